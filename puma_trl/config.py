@@ -1,0 +1,261 @@
+"""The typed, checked recipe: `PumaKLConfig`, `PumaScriptArguments` and the parser of a recipe YAML."""
+
+import difflib
+from dataclasses import dataclass, field
+
+import yaml
+from trl import ModelConfig, SFTConfig, TrlParser
+
+
+TEACHERS = ("live", "frozen", "ema")
+
+
+def as_list(value: str | list[str] | None) -> list[str]:
+    """Splits a comma-separated string, or each item of a list of such strings, into its stripped, non-empty parts."""
+    if value is None:
+        return []
+    items = [value] if isinstance(value, str) else value
+    return [part.strip() for item in items for part in str(item).split(",") if part.strip()]
+
+
+@dataclass
+class PumaKLConfig(SFTConfig):
+    r"""
+    Configuration class for the [`PumaKLTrainer`].
+
+    This class includes only the parameters that are specific to Math-PUMA training. For a full list of training
+    arguments, please refer to the [`~trl.SFTConfig`] documentation.
+
+    Args:
+        use_kl (`bool`, *optional*, defaults to `True`):
+            Whether the step is a pair step (stage 2 of the paper). With `False` it is TRL's SFT step (stages 1 and 3),
+            on the vision-rich side when the data has pairs.
+        alpha_kl (`float`, *optional*, defaults to `0.5`):
+            Weight of the forward KL(teacher‖student) in the KL term; the reverse KL(student‖teacher) gets
+            `1 - alpha_kl`.
+        lambda_kl (`float`, *optional*, defaults to `0.1`):
+            Weight of the KL term in the loss; the cross-entropy gets `1 - lambda_kl`.
+        temp_kl (`float`, *optional*, defaults to `1.0`):
+            Temperature of both distributions in the KL term, which is multiplied by its square. The cross-entropy is
+            always taken at temperature 1.
+        standardize_logits (`bool`, *optional*, defaults to `False`):
+            Whether to shift each row of logits to mean 0 and scale it to standard deviation 1 over the vocabulary
+            before the temperature, in the KL term only ([Logit Standardization in Knowledge
+            Distillation](https://huggingface.co/papers/2403.01427)).
+        teacher (`str`, *optional*, defaults to `"live"`):
+            Which weights answer the text-rich side: `"live"`, the model being trained, as in the paper; `"frozen"`, its
+            weights at the start of the stage (with adapters: the adapters switched off, at no cost in memory);
+            `"ema"`, their exponential moving average (with adapters: a second adapter).
+        teacher_update_rate (`float`, *optional*, defaults to `0.05`):
+            Share of the student's weights that enters the `"ema"` teacher at each synchronisation.
+        teacher_sync_steps (`int`, *optional*, defaults to `1`):
+            Number of optimizer steps between two synchronisations of the `"ema"` teacher.
+        trainable_parts (`list[str]`, *optional*, defaults to `["all"]`):
+            Parts of the model to train: any of `language_model`, `aligner`, `vision_tower_low`, `vision_tower_high`,
+            or `all`, as a list or separated by commas. An entry that ends with a dot is a prefix of parameter names.
+        part_learning_rates (`dict[str, float]`, *optional*):
+            Learning rates of single parts, such as `{aligner: 1e-4}`; the other parts use `learning_rate`.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["part_learning_rates"]
+
+    use_kl: bool = field(
+        default=True,
+        metadata={"help": "Whether the step is a pair step (stage 2) rather than TRL's SFT step (stages 1 and 3)."},
+    )
+    alpha_kl: float = field(
+        default=0.5,
+        metadata={"help": "Weight of the forward KL in the KL term; the reverse KL gets `1 - alpha_kl`."},
+    )
+    lambda_kl: float = field(
+        default=0.1,
+        metadata={"help": "Weight of the KL term in the loss; the cross-entropy gets `1 - lambda_kl`."},
+    )
+    temp_kl: float = field(
+        default=1.0,
+        metadata={"help": "Temperature of both distributions in the KL term, which is multiplied by its square."},
+    )
+    standardize_logits: bool = field(
+        default=False,
+        metadata={"help": "Whether to standardise each row of logits over the vocabulary, in the KL term only."},
+    )
+    teacher: str = field(
+        default="live",
+        metadata={
+            "help": "Which weights answer the text-rich side: the model itself ('live'), its weights at the start of "
+            "the stage ('frozen') or their moving average ('ema').",
+            "choices": list(TEACHERS),
+        },
+    )
+    teacher_update_rate: float = field(
+        default=0.05,
+        metadata={"help": "Share of the student's weights that enters the 'ema' teacher at each synchronisation."},
+    )
+    teacher_sync_steps: int = field(
+        default=1,
+        metadata={"help": "Number of optimizer steps between two synchronisations of the 'ema' teacher."},
+    )
+    trainable_parts: list[str] = field(
+        default_factory=lambda: ["all"],
+        metadata={
+            "help": "Parts to train: any of language_model, aligner, vision_tower_low, vision_tower_high, or all; an "
+            "entry that ends with a dot is a prefix of parameter names."
+        },
+    )
+    part_learning_rates: dict | str | None = field(
+        default=None,
+        metadata={"help": "Learning rates of single parts; the other parts use `learning_rate`."},
+    )
+
+    def __post_init__(self):
+        self.trainable_parts = as_list(self.trainable_parts)
+        for name in ("alpha_kl", "lambda_kl"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"`{name}` is {value}, but it is a weight between 0 and 1. Set it within that range.")
+        if not self.temp_kl > 0.0:
+            raise ValueError(f"`temp_kl` is {self.temp_kl}, but a temperature must be positive. The paper uses 1.0.")
+        if self.teacher not in TEACHERS:
+            raise ValueError(f"`teacher` is '{self.teacher}'. Choose one of {', '.join(TEACHERS)}.")
+        if not 0.0 < self.teacher_update_rate <= 1.0:
+            raise ValueError(
+                f"`teacher_update_rate` is {self.teacher_update_rate}, but it must be above 0 and at most 1. For a "
+                "teacher that never changes, set `teacher: frozen`."
+            )
+        if self.teacher_sync_steps < 1:
+            raise ValueError(f"`teacher_sync_steps` is {self.teacher_sync_steps}, but it must be at least 1.")
+        if not self.trainable_parts:
+            raise ValueError("`trainable_parts` is empty, so nothing would train. Name the parts, or `all`.")
+        if self.use_kl and (self.packing or self.padding_free):
+            raise ValueError(
+                "`packing` and `padding_free` are not available with `use_kl: true`: the two sides of a pair have "
+                "different lengths. Set both to false; `train_sampling_strategy: group_by_length` keeps padding low."
+            )
+        super().__post_init__()
+
+
+@dataclass
+class PumaScriptArguments:
+    r"""
+    Arguments of the training script: where the data comes from and what happens to bad rows.
+
+    Args:
+        dataset_name (`list[str]`):
+            One or several json, jsonl, csv or parquet files, folders, or data sets of the Hub, as a list or separated
+            by commas.
+        dataset_config (`str`, *optional*):
+            Configuration of the Hub data sets.
+        dataset_train_split (`str`, *optional*, defaults to `"train"`):
+            Split of the Hub data sets to train on.
+        eval_dataset_name (`list[str]`, *optional*):
+            Data to evaluate on, in the same forms as `dataset_name`.
+        eval_split_size (`float`, *optional*):
+            Part of the training data to evaluate on instead, chosen by the seed: a share below 1, or a number of rows.
+        image_root (`str`, *optional*):
+            Folder that relative image paths start from. Defaults to the folder of the data file.
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            What happens to rows that cannot be used: `"error"` stops before training and names them; `"drop"` leaves
+            them out and writes them to `dropped_rows.jsonl` in the output folder.
+        answer_mismatch (`str`, *optional*, defaults to `"error"`):
+            What happens to pairs whose two answers differ: `"error"`, `"drop"`, or `"student"`, which gives the
+            teacher the student's answer.
+
+    Raises:
+        ValueError: if a value is out of its range, or both kinds of evaluation data are given.
+    """
+
+    dataset_name: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Files (json, jsonl, csv, parquet), folders or Hub data sets, separated by commas."},
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub data sets."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split of the Hub data sets to train on."})
+    eval_dataset_name: list[str] | None = field(
+        default=None, metadata={"help": "Data to evaluate on, in the same forms as `dataset_name`."}
+    )
+    eval_split_size: float | None = field(
+        default=None,
+        metadata={"help": "Part of the training data to evaluate on: a share below 1, or a number of rows."},
+    )
+    image_root: str | None = field(default=None, metadata={"help": "Folder that relative image paths start from."})
+    bad_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+    answer_mismatch: str = field(
+        default="error",
+        metadata={
+            "help": "What happens to pairs whose two answers differ.",
+            "choices": ["error", "drop", "student"],
+        },
+    )
+
+    def __post_init__(self):
+        self.dataset_name = as_list(self.dataset_name)
+        self.eval_dataset_name = as_list(self.eval_dataset_name) or None
+        if not self.dataset_name:
+            raise ValueError("`dataset_name` is missing: name the files, folders or Hub data sets to train on.")
+        if self.bad_rows not in ("error", "drop"):
+            raise ValueError(f"`bad_rows` is '{self.bad_rows}'. Choose 'error' or 'drop'.")
+        if self.answer_mismatch not in ("error", "drop", "student"):
+            raise ValueError(f"`answer_mismatch` is '{self.answer_mismatch}'. Choose 'error', 'drop' or 'student'.")
+        if self.eval_split_size is not None and self.eval_dataset_name is not None:
+            raise ValueError("Both `eval_split_size` and `eval_dataset_name` are set. Keep one of them.")
+        if self.eval_split_size is not None and not self.eval_split_size > 0:
+            raise ValueError(
+                f"`eval_split_size` is {self.eval_split_size}, but it must be a share below 1 or a number of rows."
+            )
+
+
+def _check_keys(keys: list[str], known: set[str], where: str) -> None:
+    for key in keys:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            raise ValueError(f"Unknown key `{key}` {where}. Did you mean `{nearest[0]}`?")
+
+
+def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, ModelConfig, str | None]:
+    """
+    Parses `RECIPE.yaml [--key value …]`; the recipe may also be given as `--config RECIPE.yaml`.
+
+    Args:
+        argv (`list[str]`):
+            The command line without the program's name. Its values override those of the recipe.
+
+    Returns:
+        The script arguments, the training arguments, the model arguments, and the path of the recipe (or `None`).
+
+    Raises:
+        ValueError: if the recipe is not a YAML mapping or a key is unknown (the nearest valid one is named).
+        FileNotFoundError: if the recipe does not exist.
+    """
+    parser = TrlParser((PumaScriptArguments, PumaKLConfig, ModelConfig), allow_abbrev=False)
+    known = {action.dest for action in parser._actions} - {"help"}
+    argv = [piece for arg in argv for piece in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    if argv and argv[0].endswith((".yaml", ".yml")):
+        argv = ["--config", *argv]
+    recipe = None
+    if "--config" in argv:
+        position = argv.index("--config") + 1
+        if position == len(argv):
+            raise ValueError("`--config` needs the path of a recipe after it.")
+        recipe = argv[position]
+        with open(recipe, encoding="utf-8") as file:
+            try:
+                values = yaml.safe_load(file)
+            except yaml.YAMLError as error:
+                raise ValueError(f"The recipe {recipe} is not valid YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"The recipe {recipe} must be a YAML mapping of keys to values.")
+        _check_keys([key for key in values if key != "env"], known, f"in the recipe {recipe}")
+    flags = [arg.split("=", 1)[0] for arg in argv if arg.startswith("--") and arg != "--config"]
+    # argparse also knows the `--no_` form of boolean fields that are true by default
+    options = {option.lstrip("-") for option in parser._option_string_actions}
+    _check_keys([flag.lstrip("-") for flag in flags], options | known, "on the command line")
+    script_args, training_args, model_args = parser.parse_args_and_config(args=argv)
+    if model_args.model_name_or_path is None:
+        raise ValueError("`model_name_or_path` is missing: name a model folder or a model of the Hub.")
+    return script_args, training_args, model_args, recipe
