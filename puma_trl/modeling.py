@@ -1,0 +1,258 @@
+"""Load the model and its processor, and choose what trains: parts of the full model, or adapters on those parts."""
+
+from collections.abc import Iterable
+
+import torch
+from peft import PeftConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from trl import ModelConfig, get_kbit_device_map, get_peft_config, get_quantization_config
+
+from .config import PumaKLConfig
+from .families import Family
+
+
+PARTS = ("language_model", "aligner", "vision_tower_low", "vision_tower_high")
+
+
+def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrainedConfig:
+    """
+    Reads the configuration of the model.
+
+    Raises:
+        ValueError: if `model_name_or_path` is neither a model folder nor a model of the Hub.
+    """
+    try:
+        return AutoConfig.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"No model configuration was found for `model_name_or_path: {model_args.model_name_or_path}`. It must be a "
+            "model folder with a config.json, or the id of a model on the Hub."
+        ) from error
+
+
+def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+    """
+    Loads the processor of a vision-language model, or the tokenizer of a text model, and makes sure that it can pad.
+
+    Raises:
+        ValueError: if the folder has no processor, or the processor no chat template.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {error}. Copy the base "
+            "model's processor and tokenizer files into the folder."
+        ) from error
+    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"The tokenizer of `{model_args.model_name_or_path}` has no end token (`eos_token`), so answers could not "
+            "end. Set it in tokenizer_config.json."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if training_args.chat_template_path is None and processor.chat_template is None:
+        raise ValueError(
+            f"The processor of `{model_args.model_name_or_path}` has no chat template. Give one with "
+            "`chat_template_path`."
+        )
+    return processor
+
+
+def load_model(model_args: ModelConfig, training_args: PumaKLConfig, config: PreTrainedConfig) -> PreTrainedModel:
+    """
+    Loads the model with its native class: image-text-to-text where there is one, else a causal language model.
+
+    Raises:
+        ValueError: if the folder holds no weights, or weights that do not fit the configuration.
+    """
+    auto_class = (
+        AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
+    )
+    quantization_config = get_quantization_config(model_args)
+    kwargs = {}
+    if quantization_config is not None:
+        kwargs = {"quantization_config": quantization_config, "device_map": get_kbit_device_map()}
+    dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
+    try:
+        model, loading = auto_class.from_pretrained(
+            model_args.model_name_or_path,
+            config=config,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+            attn_implementation=model_args.attn_implementation,
+            dtype=dtype,
+            output_loading_info=True,
+            **kwargs,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"No usable weights were found in `{model_args.model_name_or_path}`: {error}. A checkpoint folder needs "
+            "model.safetensors, or its shards and their index."
+        ) from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(
+            f"The checkpoint `{model_args.model_name_or_path}` lacks {len(missing)} tensors of "
+            f"{type(model).__name__}, the first being {missing[:3]}. They would train from random values. Check that "
+            "the folder holds this model; original Math-PUMA checkpoints are converted with `puma_trl.convert`."
+        )
+    return model
+
+
+def _module_tree(model: PreTrainedModel) -> str:
+    names = [name for name, _ in model.named_modules() if name and name.count(".") < 2]
+    return "\n".join("  " * name.count(".") + name for name in names)
+
+
+def part_of(name: str, family: Family, prefixes: Iterable[str] = ()) -> str | None:
+    """
+    Returns the part that a parameter belongs to: the one with the longest matching prefix, or `None`.
+
+    Args:
+        name (`str`):
+            Name of the parameter in the unwrapped model, such as `"model.visual.merger.mlp.0.weight"`.
+        family ([`Family`]):
+            The model family, which maps parts to prefixes.
+        prefixes (`Iterable[str]`, *optional*):
+            Explicit prefixes, which are parts of their own and win over the family's.
+    """
+    for prefix in sorted(prefixes, key=len, reverse=True):
+        if name.startswith(prefix):
+            return prefix
+    matches = [
+        (len(prefix), part) for part in PARTS for prefix in family.parts.get(part, ()) if name.startswith(prefix)
+    ]
+    # the first of equals, so a model with one tower counts it as vision_tower_low
+    return max(matches, key=lambda match: match[0])[1] if matches else None
+
+
+def select_parts(model: PreTrainedModel, parts: list[str], family: Family) -> dict[str, list[str]]:
+    """
+    Resolves `trainable_parts` to names of parameters.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The unwrapped model.
+        parts (`list[str]`):
+            Parts of the family, `all`, or prefixes of parameter names that end with a dot.
+        family ([`Family`]):
+            The model family.
+
+    Returns:
+        Part → names of its parameters, every parameter under one part. In a family with one vision tower both tower
+        names mean that tower, which stands under `vision_tower_low`.
+
+    Raises:
+        ValueError: if a part matches no parameter; the message lists the parts there are.
+    """
+    prefixes = [part for part in parts if part.endswith(".")]
+    members: dict[str, list[str]] = {}
+    for name, _ in model.named_parameters():
+        members.setdefault(part_of(name, family, prefixes) or "other", []).append(name)
+    chosen: dict[str, list[str]] = {}
+    for part in parts:
+        if part == "all":
+            return members
+        # in a family with one tower, the high tower has the prefixes of the low one
+        if part == "vision_tower_high" and family.parts.get(part) == family.parts.get("vision_tower_low"):
+            part = "vision_tower_low"
+        if part not in members or part == "other":
+            raise ValueError(
+                f"`trainable_parts` names '{part}', which matches no parameter of {type(model).__name__}. Its parts "
+                f"are: {', '.join(sorted(set(members) - {'other', *prefixes})) or 'none that are known'}, or all, or "
+                "a prefix of parameter names ending with a dot. The modules, to two levels:\n" + _module_tree(model)
+            )
+        chosen[part] = members[part]
+    return chosen
+
+
+def set_trainable_parts(model: PreTrainedModel, parts: list[str], family: Family) -> dict[str, int]:
+    """
+    Makes exactly the named parts trainable.
+
+    Returns:
+        Part → number of its parameters that train.
+
+    Raises:
+        ValueError: if a part matches no parameter.
+    """
+    chosen = select_parts(model, parts, family)
+    names = {name for part in chosen.values() for name in part}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    sizes = {name: _num_elements(parameter) for name, parameter in model.named_parameters()}
+    return {part: sum(sizes[name] for name in members) for part, members in chosen.items()}
+
+
+def _num_elements(parameter: torch.nn.Parameter) -> int:
+    # DeepSpeed ZeRO-3 empties a sharded parameter and keeps its size beside it
+    return parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel()
+
+
+def count_parameters(model: PreTrainedModel, family: Family) -> dict[str, tuple[int, int]]:
+    """Returns part → (trainable, all) numbers of parameters, adapters counted with the part that they adapt."""
+    counts: dict[str, tuple[int, int]] = {}
+    for name, parameter in model.named_parameters():
+        name = name.replace("base_model.model.", "", 1) if name.startswith("base_model.model.") else name
+        part = part_of(name, family) or "other"
+        trainable, total = counts.get(part, (0, 0))
+        size = _num_elements(parameter)
+        counts[part] = (trainable + size * parameter.requires_grad, total + size)
+    return counts
+
+
+def build_peft_config(
+    model: PreTrainedModel, model_args: ModelConfig, parts: list[str], family: Family
+) -> PeftConfig | None:
+    """
+    Returns the adapter configuration of the recipe, or `None` without `use_peft`.
+
+    Where the recipe gives no `lora_target_modules`, or `all-linear`, the adapters go on the linear layers of the
+    trainable parts, those of `lora_modules_to_save` and the language-model head left out.
+
+    Raises:
+        ValueError: if `lm_head` is a target: the loss reads its weight directly, so its adapter would never train.
+    """
+    peft_config = get_peft_config(model_args)
+    if peft_config is None:
+        return None
+    targets = peft_config.target_modules
+    if "lm_head" in (targets or ()) or "lm_head" in (peft_config.target_parameters or ()):
+        raise ValueError(
+            "`lora_target_modules` names `lm_head`. The loss reads the head's weight directly and never builds the "
+            "logits, so an adapter on it would never train. Leave it out, or train it whole with "
+            "`lora_modules_to_save: [lm_head]`."
+        )
+    if targets in (None, "all-linear") or list(targets) == ["all-linear"]:
+        names = {name for members in select_parts(model, parts, family).values() for name in members}
+        whole = tuple(peft_config.modules_to_save or ())
+        head = model.get_output_embeddings()
+        peft_config.target_modules = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+            and module is not head
+            and f"{name}.weight" in names
+            and not any(part in whole for part in name.split("."))
+        ]
+    return peft_config

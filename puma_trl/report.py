@@ -1,0 +1,124 @@
+"""What a person sees: the table at the start of a run and the curves at its end."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .config import PumaKLConfig
+
+
+PANELS = (
+    ("Loss", ("loss", "eval_loss")),
+    ("KL per answer token", ("kl", "forward_kl", "reverse_kl")),
+    ("Cross-entropy per answer token", ("ce", "teacher_ce")),
+    ("Token accuracy", ("mean_token_accuracy", "teacher_mean_token_accuracy")),
+    ("Modality gap (teacher - student accuracy)", ("modality_gap", "eval_modality_gap")),
+)
+
+
+def describe_stage(args: PumaKLConfig) -> str:
+    """Returns one line that says what the step does."""
+    if not args.use_kl:
+        return "SFT (cross-entropy on the answer)"
+    return (
+        f"PUMA: {args.lambda_kl:g} · [{args.alpha_kl:g} forward KL + {1 - args.alpha_kl:g} reverse KL] + "
+        f"{1 - args.lambda_kl:g} · CE, temperature {args.temp_kl:g}"
+        + (", standardised logits" if args.standardize_logits else "")
+    )
+
+
+def print_startup(
+    args: PumaKLConfig,
+    model_name: str,
+    parts: dict[str, tuple[int, int]],
+    data_lines: Iterable[tuple[str, str]],
+    num_rows: int,
+    max_steps: int,
+) -> None:
+    """
+    Prints the table that opens a run.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            Training arguments.
+        model_name (`str`):
+            Class and source of the model.
+        parts (`dict[str, tuple[int, int]]`):
+            Part → (trainable, all) numbers of parameters.
+        data_lines (`Iterable[tuple[str, str]]`):
+            Lines about the data: what, how many.
+        num_rows (`int`):
+            Number of training rows.
+        max_steps (`int`):
+            Number of optimizer steps of the run.
+    """
+    batch, accumulation, processes = (
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+    )
+    table = Table(title="Math-PUMA", show_header=False)
+    table.add_row("Model", model_name)
+    if args.trust_remote_code:
+        table.add_row("Remote code", "[bold]runs code from the model's repository[/bold]")
+    table.add_row("Step", describe_stage(args))
+    if args.use_kl:
+        table.add_row("Teacher", args.teacher)
+    for part, (trainable, total) in sorted(parts.items()):
+        table.add_row(f"Trains: {part}", f"{trainable:,} of {total:,} parameters")
+    trainable, total = (sum(counts) for counts in zip(*parts.values(), strict=True))
+    table.add_row("Trains in all", f"{trainable:,} of {total:,} parameters ({trainable / total:.1%})")
+    for name, value in data_lines:
+        table.add_row(name, value)
+    table.add_row(
+        "Global batch size",
+        f"{batch * accumulation * processes} = {batch} per device × {accumulation} accumulation × {processes} processes",
+    )
+    table.add_row("Steps", f"{max_steps:,} ({max_steps * batch * accumulation * processes / num_rows:.2f} epochs)")
+    Console().print(table)
+
+
+def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
+    """
+    Draws loss, KL, cross-entropy, both accuracies and the modality gap over the steps of a run.
+
+    Args:
+        log_history (`list[dict[str, Any]]`):
+            `trainer.state.log_history`.
+        path (`str` or `Path`):
+            The PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    history = [_with_gap(logs) for logs in log_history]
+    panels = [(title, [name for name in names if any(name in logs for logs in history)]) for title, names in PANELS]
+    panels = [(title, names) for title, names in panels if names]
+    if not panels:
+        return
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
+    for axis, (title, names) in zip(axes[0], panels, strict=True):
+        for name in names:
+            points = [(logs["step"], logs[name]) for logs in history if name in logs]
+            axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _with_gap(logs: dict[str, Any]) -> dict[str, Any]:
+    gaps = {
+        f"{prefix}modality_gap": logs[f"{prefix}teacher_mean_token_accuracy"] - logs[f"{prefix}mean_token_accuracy"]
+        for prefix in ("", "eval_")
+        if f"{prefix}teacher_mean_token_accuracy" in logs
+    }
+    return logs | gaps

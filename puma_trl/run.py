@@ -1,0 +1,147 @@
+"""
+Runs one stage of Math-PUMA from a recipe.
+
+```bash
+accelerate launch --config_file accelerate_configs/zero3_8xa100.yaml puma_trl/run.py recipes/stage2.yaml
+accelerate launch --config_file accelerate_configs/cpu.yaml puma_trl/run.py recipes/mini/stage2.yaml --max_steps 20
+accelerate launch -m puma_trl.run --config recipes/stage3.yaml --resume_from_checkpoint true
+```
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.logging import get_logger
+from datasets import DatasetDict
+from transformers import ProcessorMixin, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from puma_trl.collator import DataCollatorForPumaPairs
+from puma_trl.config import PumaKLConfig, parse_recipe
+from puma_trl.data import DataReport, load_data, render_prompt
+from puma_trl.families import get_family
+from puma_trl.modeling import (
+    build_peft_config,
+    count_parameters,
+    load_config,
+    load_model,
+    load_processor,
+    set_trainable_parts,
+)
+from puma_trl.report import draw_curves, print_startup
+from puma_trl.trainer import PumaKLTrainer
+
+
+logger = get_logger(__name__)
+
+
+def find_checkpoint(args: PumaKLConfig) -> str | None:
+    """
+    Returns the checkpoint to resume from, if any, and makes sure that the output folder can be used.
+
+    Raises:
+        ValueError: if the folder cannot be written, holds another run that is not to be resumed, or the checkpoint
+            that is named does not exist.
+    """
+    folder = Path(args.output_dir)
+    resume = str(args.resume_from_checkpoint or "false")
+    state = PartialState()
+    if state.is_main_process:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(f"`output_dir: {folder}` cannot be written: {error}. Choose another folder.") from error
+        if resume.lower() == "false" and any(folder.iterdir()):
+            raise ValueError(
+                f"`output_dir: {folder}` is not empty, and a new run would overwrite it. Set `resume_from_checkpoint: "
+                "true` to go on with the run there, or choose another folder."
+            )
+    state.wait_for_everyone()
+    if resume.lower() == "false":
+        return None
+    if resume.lower() != "true":
+        if not os.path.isdir(resume):
+            raise ValueError(f"`resume_from_checkpoint: {resume}` is no folder. Name a checkpoint, or set it to true.")
+        return resume
+    checkpoint = get_last_checkpoint(folder)
+    logger.warning(f"Resuming from {checkpoint}" if checkpoint else f"No checkpoint in {folder}: starting afresh")
+    return checkpoint
+
+
+def to_prompt_completion(dataset: DatasetDict, tokenizer) -> DatasetDict:
+    """Renders rows for TRL's text path, which tokenises and packs them; for stage 1 on a text model."""
+    return dataset.map(
+        lambda row: {"prompt": render_prompt(tokenizer, row["instruction"], 0), "completion": row["output"]},
+        remove_columns=dataset["train"].column_names,
+    )
+
+
+def data_lines(reports: dict[str, DataReport]) -> list[tuple[str, str]]:
+    """Returns the lines of the start-up table about the data."""
+    lines = []
+    for split, report in reports.items():
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items()) or "none dropped"
+        lines.append((f"Rows: {split}", f"{report.rows_kept:,} of {report.rows_read:,} ({dropped})"))
+        lines.append((f"Answer tokens: {split}", f"{report.answer_tokens:,}"))
+    return lines
+
+
+def main(argv: list[str]) -> None:
+    """Runs the stage that the command line describes."""
+    # 1. Recipe
+    script_args, training_args, model_args, recipe = parse_recipe(argv)
+    checkpoint = find_checkpoint(training_args)
+    set_seed(training_args.seed)
+
+    # 2. Data
+    config = load_config(model_args, training_args)
+    processor = load_processor(model_args, training_args)
+    family = get_family(config)
+    dataset, reports = load_data(script_args, training_args, processor, family)
+
+    # 3. Model
+    model = load_model(model_args, training_args, config)
+    peft_config = build_peft_config(model, model_args, training_args.trainable_parts, family)
+    if peft_config is None:
+        set_trainable_parts(model, training_args.trainable_parts, family)
+
+    # 4. Trainer
+    collator = None
+    if isinstance(processor, ProcessorMixin):
+        collator = DataCollatorForPumaPairs(processor, family, use_kl=training_args.use_kl)
+    else:
+        dataset = to_prompt_completion(dataset, processor)
+    trainer = PumaKLTrainer(
+        model=model,
+        args=training_args,
+        data_collator=collator,
+        train_dataset=dataset["train"],
+        eval_dataset=dataset.get("eval"),
+        processing_class=processor,
+        peft_config=peft_config,
+    )
+    if trainer.is_world_process_zero():
+        parts = count_parameters(trainer.model, family)
+        name = f"{type(model).__name__} from {model_args.model_name_or_path}"
+        steps = trainer.count_steps()
+        print_startup(training_args, name, parts, data_lines(reports), len(trainer.train_dataset), steps)
+
+    # 5. Training
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    # 6. Saving
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        draw_curves(trainer.state.log_history, Path(training_args.output_dir) / "curves.png")
+    trainer.create_model_card(dataset_name=script_args.dataset_name)
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,383 @@
+"""`PumaKLTrainer`: TRL's `SFTTrainer` with the pair step of Math-PUMA."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from datasets import Dataset, IterableDataset
+from peft import PeftConfig
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+)
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from trl import SFTTrainer
+from trl.experimental.sdft.teacher_sync import SyncTeacherModelCallback
+from trl.models import prepare_deepspeed, prepare_fsdp
+
+from .collator import DataCollatorForPumaPairs
+from .config import PumaKLConfig
+from .families import get_family
+from .forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
+from .modeling import part_of
+
+
+TEACHER_ADAPTER = "teacher"
+COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
+
+
+class AdapterEMACallback(TrainerCallback):
+    """
+    Moves the teacher's adapter towards the student's: `teacher = (1 - rate) * teacher + rate * student`.
+
+    The average lives in the adapter itself, so checkpoints hold it and a resumed run continues it.
+
+    Args:
+        adapters (`list[tuple[torch.nn.Parameter, torch.nn.Parameter]]`):
+            Pairs of (teacher, student) parameters.
+    """
+
+    def __init__(self, adapters: list[tuple[torch.nn.Parameter, torch.nn.Parameter]]):
+        self.adapters = adapters
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % args.teacher_sync_steps == 0:
+            with torch.no_grad():
+                for teacher, student in self.adapters:
+                    teacher.lerp_(student.to(teacher.dtype), args.teacher_update_rate)
+
+
+class PumaKLTrainer(SFTTrainer):
+    """
+    Trainer for Math-PUMA ([Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical
+    Reasoning](https://huggingface.co/papers/2408.08640)).
+
+    With `use_kl=True` (stage 2) a step reads every problem twice: the model's own next-token distribution on the
+    text-rich form, without gradient, teaches the vision-rich form through forward and reverse KL beside the
+    cross-entropy. With `use_kl=False` (stages 1 and 3) the step is [`~trl.SFTTrainer`]'s.
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Model to be trained; what trains is what requires grad (see [`set_trainable_parts`]). A string is the id of
+            a model on the Hub or a folder.
+        args ([`PumaKLConfig`], *optional*):
+            Configuration for this trainer.
+        data_collator (`Callable`, *optional*):
+            Defaults to [`DataCollatorForPumaPairs`] where the processing class is a processor.
+        train_dataset ([`~datasets.Dataset`]):
+            Checked rows, as [`load_data`] returns them; with a tokenizer as processing class, any data set that
+            [`~trl.SFTTrainer`] takes.
+        eval_dataset ([`~datasets.Dataset`], *optional*):
+            Rows to evaluate on, in the same form.
+        processing_class ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor of the model, or the tokenizer of a text model.
+        callbacks (`list[~transformers.TrainerCallback]`, *optional*):
+            Further callbacks.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter configuration; the base model is frozen then.
+
+    Raises:
+        ValueError: if the pair step is asked of a text model, or packing of a vision-language one.
+        FloatingPointError: in training, if the loss of a micro-batch is not finite; its rows are named.
+    """
+
+    _tag_names = ["trl", "math-puma", "puma"]
+    _name = "PUMA"
+    _paper = {
+        "title": "Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical Reasoning",
+        "id": "2408.08640",
+        "citation": """\
+@article{zhuang2024mathpuma,
+    title        = {{Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical Reasoning}},
+    author       = {Wenwen Zhuang and Xin Huang and Xiantao Zhang and Jin Zeng},
+    year         = 2024,
+    eprint       = {arXiv:2408.08640},
+}""",
+    }
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: PumaKLConfig | None = None,
+        data_collator: Callable | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: ProcessorMixin | PreTrainedTokenizerBase | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: PeftConfig | None = None,
+    ):
+        args = args or PumaKLConfig("PUMA")
+        if isinstance(processing_class, ProcessorMixin):
+            if args.packing or args.padding_free:
+                raise ValueError(
+                    "`packing` and `padding_free` are not available for vision-language models. Set both to false."
+                )
+            # rows become tensors in the collator, where images are opened
+            args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+            if data_collator is None:
+                config = _load_config(model)
+                data_collator = DataCollatorForPumaPairs(processing_class, get_family(config), use_kl=args.use_kl)
+        elif args.use_kl:
+            raise ValueError(
+                f"`use_kl: true` needs the processor of a vision-language model as `processing_class`, but it is "
+                f"{type(processing_class).__name__}. For stage 1 on a text model set `use_kl: false`."
+            )
+        # Sums over answer tokens since the last log, on the device; reduced over ranks only when logged
+        self._sums: dict[str, torch.Tensor | int] = defaultdict(int)
+        # Row ids and loss of each micro-batch since the last check that all losses are finite
+        self._unchecked: list[tuple[list[str], torch.Tensor]] = []
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            peft_config=peft_config,
+        )
+        # Qwen2.5-VL and Qwen3-VL declare False, which would turn the token mean of the global batch into a mean of
+        # micro-batch means
+        self.model_accepts_loss_kwargs = True
+        # checked here instead, where the rows are known, and without a device synchronisation per micro-batch
+        self.args.logging_nan_inf_filter = False
+        self._is_pair_data = isinstance(processing_class, ProcessorMixin)
+        base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        self.teacher = self._make_teacher(base_model) if args.use_kl else SelfTeacher()
+        add_pair_forward(base_model, args, self.teacher)
+
+    # Teacher
+
+    def _make_teacher(self, base_model: PreTrainedModel) -> SelfTeacher | SeparateTeacher:
+        if self.args.teacher == "live":
+            return SelfTeacher()
+        if is_peft_model(self.model):
+            if self.args.teacher == "frozen":
+                return SelfTeacher(weights=self.model.disable_adapter)
+            return self._make_adapter_teacher()
+        if self.args.teacher == "ema" and (is_deepspeed_zero3_enabled() or self.is_fsdp_enabled):
+            raise ValueError(
+                "`teacher: ema` without adapters keeps a second full model, whose shards checkpoints under ZeRO-3 and "
+                "FSDP do not hold, so a resumed run would not continue it. Use `teacher: live` or `frozen`, adapters "
+                "(`use_peft: true`), or DDP or ZeRO-2."
+            )
+        if is_deepspeed_zero3_enabled():
+            # sharded parameters cannot be copied; the source still holds the weights at the start of the stage
+            teacher_model = type(base_model).from_pretrained(base_model.config._name_or_path, dtype=base_model.dtype)
+        else:
+            teacher_model = copy.deepcopy(base_model)
+            del teacher_model.forward  # TRL's patch, which would still run the original
+        teacher = SeparateTeacher(teacher_model)
+        if self.is_deepspeed_enabled:
+            teacher.wrapped = prepare_deepspeed(teacher_model, self.accelerator)
+        elif self.is_fsdp_enabled:
+            teacher.wrapped = prepare_fsdp(teacher_model, self.accelerator)
+        else:
+            teacher.wrapped = self.accelerator.prepare_model(teacher_model, evaluation_mode=True)
+        if self.args.teacher == "ema":
+            self.add_callback(SyncTeacherModelCallback(teacher_model, self.accelerator))
+        return teacher
+
+    def _make_adapter_teacher(self) -> SelfTeacher:
+        model = self.model
+        if TEACHER_ADAPTER not in model.peft_config:
+            model.add_adapter(TEACHER_ADAPTER, model.peft_config["default"])
+        parameters = dict(model.named_parameters())
+        adapters = []
+        for name, teacher in parameters.items():
+            if f".{TEACHER_ADAPTER}." in name:
+                student = parameters[name.replace(f".{TEACHER_ADAPTER}.", ".default.")]
+                teacher.data.copy_(student.data)
+                teacher.requires_grad_(False)
+                adapters.append((teacher, student))
+        self.add_callback(AdapterEMACallback(adapters))
+
+        @contextmanager
+        def teacher_adapter():
+            model.set_adapter(TEACHER_ADAPTER, inference_mode=True)
+            try:
+                yield
+            finally:
+                model.set_adapter("default")
+
+        return SelfTeacher(weights=teacher_adapter)
+
+    # Step
+
+    def _set_signature_columns_if_needed(self):
+        if self._signature_columns is None and self._is_pair_data:
+            self._signature_columns = COLUMNS
+        super()._set_signature_columns_if_needed()
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        if batch_samples:
+            self._mask_repeated_rows(batch_samples[-1])
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _mask_repeated_rows(self, batch: dict[str, Any]) -> None:
+        """
+        Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
+
+        Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data.
+        Counted twice, they would make the result depend on the number of processes.
+        """
+        state = self.accelerator.gradient_state
+        if "labels" not in batch or not state.end_of_dataloader or state.remainder <= 0:
+            return
+        batch_size = batch["labels"].shape[0]
+        num_real = state.remainder - self.accelerator.process_index * batch_size
+        for name in ("labels", "teacher_labels"):
+            if name in batch:
+                batch[name][max(num_real, 0) :] = -100
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        mode = "train" if self.model.training else "eval"
+        row_ids = inputs.pop("row_id", [])
+        if self.args.use_kl:
+            outputs = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
+        else:
+            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss, outputs = loss if return_outputs else (loss, None)
+        if mode == "train":
+            self._unchecked.append((row_ids, loss.detach()))
+        return (loss, outputs) if return_outputs else loss
+
+    def _pair_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None, mode: str
+    ) -> torch.Tensor:
+        teacher_inputs = {name: inputs.pop(name) for name in list(inputs) if name.startswith("teacher_")}
+        teacher_inputs = {name.removeprefix("teacher_"): value for name, value in teacher_inputs.items()}
+        num_tokens = inputs["attention_mask"].sum().double()
+        output = model(**inputs, teacher_inputs=teacher_inputs, num_items_in_batch=num_items_in_batch)
+        self._sums[mode] += torch.cat((output.sums, num_tokens[None]))
+        loss = output.loss
+        # `num_items_in_batch` counts the answer tokens of every rank, and the engines average gradients over ranks
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return loss
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        self._mask_repeated_rows(inputs)
+        return super().prediction_step(model, inputs, prediction_loss_only or self.args.use_kl, ignore_keys)
+
+    # Metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        mode = "train" if self.model.training else "eval"
+        if mode == "train":
+            self._check_finite()
+        if torch.is_tensor(self._sums[mode]):
+            sums = self.accelerator.reduce(self._sums.pop(mode), "sum").tolist()
+            metrics = self._pair_metrics(dict(zip((*SUMS, "input_tokens"), sums, strict=True)), mode)
+            for name, value in metrics.items():
+                self._metrics[mode][name] = [value]
+            if mode == "eval" and "eval_loss" in logs:
+                # the exact mean over tokens instead of Trainer's mean over batches
+                logs["eval_loss"] = metrics["kl"] * self.args.lambda_kl + metrics["ce"] * (1 - self.args.lambda_kl)
+        super().log(logs, start_time)
+
+    def _pair_metrics(self, sums: dict[str, float], mode: str) -> dict[str, float]:
+        if mode == "train":
+            self._total_train_tokens += int(sums["input_tokens"])
+        count = max(sums["num_tokens"], 1.0)
+        means = {
+            name: sums[name] / count for name in ("kl", "forward_kl", "reverse_kl", "ce", "teacher_ce", "entropy")
+        }
+        return means | {
+            "mean_token_accuracy": sums["correct"] / count,
+            "teacher_mean_token_accuracy": sums["teacher_correct"] / count,
+            "num_tokens": self._total_train_tokens,
+        }
+
+    def _check_finite(self) -> None:
+        """Stops the run, on all ranks, if a loss since the last check was NaN or infinite."""
+        if not self._unchecked:
+            return
+        losses = torch.stack([loss.float() for _, loss in self._unchecked])
+        finite = losses.isfinite()
+        all_finite = self.accelerator.reduce((~finite).sum(), "sum").item() == 0
+        bad = [
+            (rows, loss) for (rows, _), loss in zip(self._unchecked, losses.tolist(), strict=True) if loss - loss != 0
+        ]
+        self._unchecked.clear()
+        if all_finite:
+            return
+        rows = "; ".join(f"loss {loss} at rows {', '.join(rows)}" for rows, loss in bad[:3])
+        raise FloatingPointError(
+            f"The loss is not finite by step {self.state.global_step}: {rows or 'the rows are named by another rank'}. "
+            f"The last checkpoint in {self.args.output_dir} was written before that and is good. Look at these rows, "
+            "or lower `learning_rate` or `max_grad_norm`, then resume."
+        )
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model, trial):
+        self._check_finite()
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher):
+            self.teacher.model.save_pretrained(Path(output_dir or self.args.output_dir) / "ema_teacher")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if is_peft_model(self.model) or self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # Trainer's own way loads non-strictly under names that vision-language checkpoints do not use, and so keeps
+        # the base weights (transformers 5.23). `from_pretrained` knows the names.
+        _load_weights(self.model if model is None else model, resume_from_checkpoint)
+        if self.args.use_kl and self.args.teacher == "ema":
+            _load_weights(self.teacher.model, Path(resume_from_checkpoint) / "ema_teacher")
+
+    def _load_best_model(self) -> None:
+        if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_best_model()
+        _load_weights(self.model, self.state.best_model_checkpoint)
+
+    # Optimizer
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(model)
+        if self.args.part_learning_rates:
+            self._split_groups(optimizer, self.model if model is None else model)
+        return optimizer
+
+    def _split_groups(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
+        """Splits the groups that Trainer builds by part, each with its rate, weight decay kept."""
+        base = self.accelerator.unwrap_model(model)
+        family = get_family(base.config)
+        rates = self.args.part_learning_rates
+        part_by_id = {
+            id(parameter): part_of(name.removeprefix("module.").removeprefix("base_model.model."), family)
+            for name, parameter in model.named_parameters()
+        }
+        unknown = set(rates) - set(part_by_id.values())
+        if unknown:
+            raise ValueError(
+                f"`part_learning_rates` names {sorted(unknown)}, which are no parts of this model. Its parts are "
+                f"{sorted(part for part in set(part_by_id.values()) if part)}."
+            )
+        groups = []
+        for group in optimizer.param_groups:
+            members: dict[float, list[torch.nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                members[rates.get(part_by_id[id(parameter)], group["lr"])].append(parameter)
+            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in members.items()]
+        optimizer.param_groups[:] = groups
+
+
+def _load_config(model: str | PreTrainedModel):
+    return AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
+
+
+def _load_weights(model: PreTrainedModel, folder: str | Path) -> None:
+    loaded = type(model).from_pretrained(folder, dtype=model.dtype)
+    model.load_state_dict(loaded.state_dict(), strict=True)
