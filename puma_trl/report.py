@@ -1,5 +1,6 @@
 """What a person sees: the table at the start of a run and the curves at its end."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,20 @@ def describe_stage(args: PumaKLConfig) -> str:
     )
 
 
+def count_steps(args: PumaKLConfig, num_rows: int) -> int:
+    """Returns the number of optimizer steps of a run over `num_rows` rows, counted as Trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(num_rows / (args.per_device_train_batch_size * args.world_size))
+    return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
+
+
 def print_startup(
     args: PumaKLConfig,
     model_name: str,
     parts: dict[str, tuple[int, int]],
     data_lines: Iterable[tuple[str, str]],
     num_rows: int,
-    max_steps: int,
 ) -> None:
     """
     Prints the table that opens a run.
@@ -52,8 +60,6 @@ def print_startup(
             Lines about the data: what, how many.
         num_rows (`int`):
             Number of training rows.
-        max_steps (`int`):
-            Number of optimizer steps of the run.
     """
     batch, accumulation, processes = (
         args.per_device_train_batch_size,
@@ -77,7 +83,8 @@ def print_startup(
         "Global batch size",
         f"{batch * accumulation * processes} = {batch} per device × {accumulation} accumulation × {processes} processes",
     )
-    table.add_row("Steps", f"{max_steps:,} ({max_steps * batch * accumulation * processes / num_rows:.2f} epochs)")
+    steps = count_steps(args, num_rows)
+    table.add_row("Steps", f"{steps:,} ({steps * batch * accumulation * processes / num_rows:.2f} epochs)")
     Console().print(table)
 
 

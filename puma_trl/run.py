@@ -127,8 +127,7 @@ def main(argv: list[str]) -> None:
     if trainer.is_world_process_zero():
         parts = count_parameters(trainer.model, family)
         name = f"{type(model).__name__} from {model_args.model_name_or_path}"
-        steps = trainer.count_steps()
-        print_startup(training_args, name, parts, data_lines(reports), len(trainer.train_dataset), steps)
+        print_startup(training_args, name, parts, data_lines(reports), len(trainer.train_dataset))
 
     # 5. Training
     trainer.train(resume_from_checkpoint=checkpoint)

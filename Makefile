@@ -1,0 +1,44 @@
+# Every target works on a fresh machine: .venv is made and filled when setup.cfg is newer than it.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= outputs/mini
+FAMILY ?= qwen2_vl
+LAUNCH := $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml puma_trl/run.py
+PAIRS := $(OUT)/data/heldout.jsonl
+
+.PHONY: install demo test test-slow test-distributed quality style bench
+
+install: .venv/installed
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -e .[dev]
+	touch $@
+
+# The three stages and the evaluation on the embedded model and data, on a CPU.
+demo: install
+	rm -rf $(OUT)
+	$(BIN)/python -m puma_trl.mini --output_dir $(OUT) --family $(FAMILY)
+	$(LAUNCH) recipes/mini/stage1.yaml
+	$(LAUNCH) recipes/mini/stage2.yaml
+	$(LAUNCH) recipes/mini/stage3.yaml
+	$(BIN)/python -m puma_trl.evaluation gap --model $(OUT)/model $(OUT)/stage1 $(OUT)/stage2 $(OUT)/stage3 \
+		--data $(PAIRS) --output $(OUT)/gap.json
+
+test: install
+	$(BIN)/pytest
+
+test-slow: install
+	$(BIN)/pytest -m "slow and not distributed"
+
+test-distributed: install
+	$(BIN)/pytest -m distributed
+
+quality: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+style: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
