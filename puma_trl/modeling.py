@@ -15,7 +15,7 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from trl import ModelConfig, get_kbit_device_map, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from .config import PumaKLConfig
 from .families import Family
@@ -78,9 +78,13 @@ def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> Proc
     return processor
 
 
-def load_model(model_args: ModelConfig, training_args: PumaKLConfig, config: PreTrainedConfig) -> PreTrainedModel:
+def load_model(
+    model_args: ModelConfig, training_args: PumaKLConfig, config: PreTrainedConfig, family: Family
+) -> PreTrainedModel:
     """
     Loads the model with its native class: image-text-to-text where there is one, else a causal language model.
+
+    With `load_in_4bit` or `load_in_8bit` only the language model is quantised; aligner, vision towers and head are not.
 
     Raises:
         ValueError: if the folder holds no weights, or weights that do not fit the configuration.
@@ -89,9 +93,9 @@ def load_model(model_args: ModelConfig, training_args: PumaKLConfig, config: Pre
         AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
     )
     quantization_config = get_quantization_config(model_args)
-    kwargs = {}
     if quantization_config is not None:
-        kwargs = {"quantization_config": quantization_config, "device_map": get_kbit_device_map()}
+        others = {prefix for part in PARTS[1:] for prefix in family.parts.get(part, ())}
+        quantization_config.llm_int8_skip_modules = ["lm_head", *sorted(prefix.rstrip(".") for prefix in others)]
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
     try:
         model, loading = auto_class.from_pretrained(
@@ -101,8 +105,8 @@ def load_model(model_args: ModelConfig, training_args: PumaKLConfig, config: Pre
             trust_remote_code=training_args.trust_remote_code,
             attn_implementation=model_args.attn_implementation,
             dtype=dtype,
+            quantization_config=quantization_config,
             output_loading_info=True,
-            **kwargs,
         )
     except OSError as error:
         raise ValueError(

@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
     dataset, reports = load_data(script_args, training_args, processor, family)
 
     # 3. Model
-    model = load_model(model_args, training_args, config)
+    model = load_model(model_args, training_args, config, family)
     peft_config = build_peft_config(model, model_args, training_args.trainable_parts, family)
     if peft_config is None:
         set_trainable_parts(model, training_args.trainable_parts, family)
