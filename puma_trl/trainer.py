@@ -242,13 +242,13 @@ class PumaKLTrainer(SFTTrainer):
         mode = "train" if self.model.training else "eval"
         row_ids = inputs.pop("row_id", [])
         if self.args.use_kl:
-            outputs = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
+            result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
         else:
-            loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss, outputs = loss if return_outputs else (loss, None)
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss = result[0] if return_outputs else result
         if mode == "train":
             self._unchecked.append((row_ids, loss.detach()))
-        return (loss, outputs) if return_outputs else loss
+        return result
 
     def _pair_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None, mode: str
@@ -274,6 +274,8 @@ class PumaKLTrainer(SFTTrainer):
         mode = "train" if self.model.training else "eval"
         if mode == "train":
             self._check_finite()
+            if self.args.part_learning_rates and "learning_rate" in logs:
+                logs |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         if torch.is_tensor(self._sums[mode]):
             sums = self.accelerator.reduce(self._sums.pop(mode), "sum").tolist()
             metrics = self._pair_metrics(dict(zip((*SUMS, "input_tokens"), sums, strict=True)), mode)
@@ -352,25 +354,28 @@ class PumaKLTrainer(SFTTrainer):
 
     def _split_groups(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
         """Splits the groups that Trainer builds by part, each with its rate, weight decay kept."""
-        base = self.accelerator.unwrap_model(model)
-        family = get_family(base.config)
-        rates = self.args.part_learning_rates
+        family = get_family(self.accelerator.unwrap_model(model).config)
+        rates = dict(self.args.part_learning_rates)
+        if "vision_tower" in rates:  # both towers
+            rate = rates.pop("vision_tower")
+            rates = {"vision_tower_low": rate, "vision_tower_high": rate} | rates
         part_by_id = {
             id(parameter): part_of(name.removeprefix("module.").removeprefix("base_model.model."), family)
             for name, parameter in model.named_parameters()
         }
-        unknown = set(rates) - set(part_by_id.values())
+        parts = {part for part in part_by_id.values() if part is not None}
+        unknown = set(self.args.part_learning_rates) - parts - {"vision_tower", "vision_tower_high"}
         if unknown:
             raise ValueError(
-                f"`part_learning_rates` names {sorted(unknown)}, which are no parts of this model. Its parts are "
-                f"{sorted(part for part in set(part_by_id.values()) if part)}."
+                f"`part_learning_rates` names {sorted(unknown)}, but the parts of this model are {sorted(parts)}."
             )
         groups = []
         for group in optimizer.param_groups:
-            members: dict[float, list[torch.nn.Parameter]] = defaultdict(list)
+            members: dict[str, list[torch.nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
-                members[rates.get(part_by_id[id(parameter)], group["lr"])].append(parameter)
-            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in members.items()]
+                members[part_by_id[id(parameter)]].append(parameter)
+            for part, parameters in members.items():
+                groups.append({**group, "params": parameters, "lr": rates.get(part, group["lr"]), "part": part})
         optimizer.param_groups[:] = groups
 
 
