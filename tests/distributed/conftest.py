@@ -1,0 +1,183 @@
+"""A tiny model and pairs on disk, and the launcher of the real script in two processes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from puma_trl.mini import build_model, build_processor
+
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT = 300  # seconds; a hang fails
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2, "num_heads": 4}
+FSDP2 = {
+    "fsdp_version": 2,
+    "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+    "fsdp_reshard_after_forward": True,
+    "fsdp_cpu_ram_efficient_loading": False,
+    "fsdp_offload_params": False,
+    "fsdp_state_dict_type": "FULL_STATE_DICT",
+}
+# parameters of any size are really sharded; the defaults would keep those of a tiny model whole
+ZERO3 = {
+    "bf16": {"enabled": False},
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "zero_allow_untested_optimizer": True,
+    "zero_optimization": {
+        "overlap_comm": False,
+        "stage": 3,
+        "stage3_gather_16bit_weights_on_model_save": True,
+        "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+        "stage3_param_persistence_threshold": 0,
+        "stage3_prefetch_bucket_size": 0,
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory):
+    """A folder with `model`, `tied`, `pairs.jsonl`, `text.jsonl` and one engine YAML each."""
+    folder = tmp_path_factory.mktemp("workspace")
+    processor = build_processor("qwen2_vl")
+    for name, tie in (("model", False), ("tied", True)):
+        build_model("qwen2_vl", processor, tie_word_embeddings=tie, **SIZES).save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    rng = random.Random(0)
+    pairs, texts = [], []
+    for index in range(10):
+        answer = "so " * rng.randint(0, 3) + f"it is {rng.randrange(180)}"
+        row = {"instruction": f"Angles {index}?", "output": answer, "instruction_2": "See.", "output_2": answer}
+        texts.append({"instruction": row["instruction"], "output": answer})
+        # images on either side of some rows only, so that ranks differ within a step
+        for suffix, present in (("", index % 3 == 0), ("_2", index % 4 != 1)):
+            if present:
+                size = (28 * rng.randint(1, 2), 28 * rng.randint(1, 2))
+                color = tuple(rng.randrange(256) for _ in range(3))
+                Image.new("RGB", size, color).save(folder / f"{index}{suffix}.png")
+                row[f"image_url{suffix}"] = f"{index}{suffix}.png"
+        pairs.append(row)
+    for name, rows in (("pairs.jsonl", pairs), ("text.jsonl", texts)):
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _write_engines(folder)
+    return folder
+
+
+def _write_engines(folder):
+    (folder / "zero3.json").write_text(json.dumps(ZERO3))
+    common = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": 2, "use_cpu": True}
+    plain = {**common, "mixed_precision": "no"}
+    zero2 = {"zero_stage": 2, "offload_optimizer_device": "none", "offload_param_device": "none"}
+    engines = {
+        # MULTI_CPU would start one process
+        "ddp": {**plain, "distributed_type": "MULTI_GPU"},
+        "zero2": {**plain, "distributed_type": "DEEPSPEED", "deepspeed_config": zero2 | {"zero3_init_flag": False}},
+        "zero3": {
+            **common,
+            "distributed_type": "DEEPSPEED",
+            "deepspeed_config": {"deepspeed_config_file": str(folder / "zero3.json"), "zero3_init_flag": True},
+        },
+        "fsdp2": {**plain, "distributed_type": "FSDP", "fsdp_config": FSDP2},
+        "single": {**plain, "distributed_type": "NO", "num_processes": 1},
+    }
+    for name, config in engines.items():
+        (folder / f"{name}.yaml").write_text(json.dumps(config))  # JSON is YAML
+
+
+class Run:
+    """What a launched run left behind."""
+
+    def __init__(self, output_dir: Path, facts: Path):
+        self.output_dir = output_dir
+        self.facts = [json.loads(path.read_text()) for path in sorted(facts.parent.glob(f"{facts.name}.*"))]
+        self.log = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
+        self.losses = [logs["loss"] for logs in self.log if "loss" in logs]
+        self.grad_norms = [logs["grad_norm"] for logs in self.log if "grad_norm" in logs]
+
+    @property
+    def weights(self):
+        return dict(AutoModelForImageTextToText.from_pretrained(self.output_dir).named_parameters())
+
+    @property
+    def saved(self):
+        return load_file(self.output_dir / "model.safetensors")
+
+
+@pytest.fixture
+def command(workspace, tmp_path):
+    """Returns a function that gives the command line of a run, its output folder and its file of facts."""
+
+    def command(engine, name, *, script=None, **flags):
+        output_dir, facts = tmp_path / name, tmp_path / f"{name}-facts.json"
+        values = {
+            "model_name_or_path": workspace / "model",
+            "dataset_name": workspace / "pairs.jsonl",
+            "output_dir": output_dir,
+            "bf16": False,
+            "dtype": "float32",
+            "gradient_checkpointing": False,
+            "learning_rate": 0.3,  # large, so that errors show
+            "logging_steps": 1,
+            "max_grad_norm": 1e9,
+            "max_steps": 4,
+            "optim": "sgd",
+            "per_device_train_batch_size": 4 if engine == "single" else 2,
+            "per_device_eval_batch_size": 2,
+            "report_to": "none",
+            "save_strategy": "no",
+            "use_cpu": True,
+        } | flags
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(workspace / f"{engine}.yaml")]
+        arguments = [str(piece) for key, value in values.items() for piece in (f"--{key}", value)]
+        if script is not None:
+            return [*launch, str(script), *arguments], output_dir, facts
+        shim = ["--fsdp_on_cpu"] if engine == "fsdp2" else []
+        return [*launch, str(Path(__file__).parent / "probe.py"), str(facts), *shim, *arguments], output_dir, facts
+
+    return command
+
+
+@pytest.fixture
+def launch(command):
+    """Returns a function that launches a run, waits for it and reads what it left."""
+
+    def launch(engine, name=None, **flags):
+        argv, output_dir, facts = command(engine, name or engine, **flags)
+        process = start(argv, output_dir.parent / f"{output_dir.name}.log")
+        try:
+            code = process.wait(TIMEOUT)
+        finally:
+            stop(process)
+        log = (output_dir.parent / f"{output_dir.name}.log").read_text()
+        assert code == 0, log[-4000:]
+        return Run(output_dir, facts)
+
+    return launch
+
+
+def start(argv, log):
+    """Starts a command in a process group of its own, its output in `log`."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+    with open(log, "a") as file:
+        return subprocess.Popen(argv, stdout=file, stderr=file, env=environment, start_new_session=True)
+
+
+def stop(process):
+    """Ends the whole process group, whatever is left of it."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()

@@ -1,0 +1,66 @@
+"""
+Runs `puma_trl/run.py` and writes down what really ran: the wrapper, the world size, whether parameters were sharded.
+
+Launched by the tests with `accelerate launch … probe.py FACTS.json RECIPE.yaml --key value …`.
+"""
+
+import json
+import sys
+
+import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import FSDPModule
+
+import puma_trl.run as run
+from puma_trl.trainer import PumaKLTrainer
+
+
+def allow_fsdp_on_cpu():
+    """accelerate turns FSDP into plain DDP on a CPU, silently; this keeps FSDP."""
+    init = AcceleratorState.__init__
+
+    def patched(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if self.distributed_type != DistributedType.FSDP:
+            self.distributed_type = DistributedType.FSDP
+            self.fsdp_plugin = kwargs.get("fsdp_plugin") or FullyShardedDataParallelPlugin()
+
+    AcceleratorState.__init__ = patched
+
+
+def main():
+    facts_file, *argv = sys.argv[1:]
+    if "--fsdp_on_cpu" in argv:
+        argv.remove("--fsdp_on_cpu")
+        allow_fsdp_on_cpu()
+    row_ids = []
+    train, compute_loss = PumaKLTrainer.train, PumaKLTrainer.compute_loss
+
+    def watched_loss(self, model, inputs, **kwargs):
+        if self.model.training:
+            row_ids.append(list(inputs["row_id"]))
+        return compute_loss(self, model, inputs, **kwargs)
+
+    def watched_train(self, *args, **kwargs):
+        result = train(self, *args, **kwargs)
+        head = self.accelerator.unwrap_model(self.model_wrapped).get_output_embeddings().weight
+        facts = {
+            "world_size": self.accelerator.num_processes,
+            "wrapper": "FSDPModule" if isinstance(self.model, FSDPModule) else type(self.model_wrapped).__name__,
+            "ds_status": head.ds_status.name if hasattr(head, "ds_status") else None,
+            "device": self.accelerator.device.type,
+            "row_ids": row_ids,
+            "eval": self.evaluate() if self.eval_dataset is not None else None,
+        }
+        with open(f"{facts_file}.{self.accelerator.process_index}", "w") as file:
+            json.dump(facts, file)
+        return result
+
+    PumaKLTrainer.compute_loss, PumaKLTrainer.train = watched_loss, watched_train
+    torch.set_num_threads(1)
+    run.main(argv)
+
+
+if __name__ == "__main__":
+    main()
