@@ -1,0 +1,360 @@
+"""What is checked in every row before training: types, texts, answers, pictures, and the length in tokens."""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from datasets import Features, Image, List, Value
+from PIL import Image as PILImage
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from .data_files import COLUMNS, PAIR_COLUMNS, SIDE_COLUMNS, BrokenRow, Source, read_chunk
+from .families import Family
+from .images import DataError, image_size, image_stamp
+
+
+# The row as it is trained on, what is measured on it, what tells whether its image files have changed since, and, if
+# it cannot be used, why and how it stood in the file.
+FEATURES = Features(
+    {
+        "row_id": Value("string"),
+        **{name: List(Image(decode=False)) if name.startswith("image") else Value("string") for name in COLUMNS},
+        "length": Value("int64"),
+        "num_answer_tokens": Value("int64"),
+        "image_stamps": List(Value("int64")),
+        "image_stamps_2": List(Value("int64")),
+        "problem": Value("string"),
+        "raw": Value("string"),
+    }
+)
+
+SIDE_NAMES = {"": "text-rich", "_2": "vision-rich"}
+
+# Each worker remembers what it found in this many image files.
+MAX_SEEN_IMAGES = 50_000
+
+# A processor that cannot tell the tokens of an image from its size is asked with these sizes (height, width).
+PROBE_SIZES = ((64, 64), (480, 640), (300, 1000))
+
+
+def render_prompt(processor: ProcessorMixin | PreTrainedTokenizerBase, instruction: str, num_images: int) -> str:
+    """
+    Renders one user turn: the images first, then the instruction, then the start of the answer.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Its chat template is used. A bare tokenizer takes no images.
+        instruction (`str`):
+            The problem.
+        num_images (`int`):
+            Number of images that come before it.
+    """
+    if isinstance(processor, ProcessorMixin):
+        content = [{"type": "image"}] * num_images + [{"type": "text", "text": instruction}]
+    else:
+        content = instruction
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+
+
+def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, family: Family, output: str) -> str:
+    """
+    Renders an answer: the text and the token that ends it.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        family ([`Family`]):
+            The model family, which may name the end token. The default is the tokenizer's `eos_token`.
+        output (`str`):
+            The answer.
+    """
+    return output + (family.end_of_answer or _tokenizer(processor).eos_token)
+
+
+def _tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+
+
+@dataclass
+class TokenCounter:
+    """
+    Counts the tokens of texts and images as the processor will produce them, without decoding a picture.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        family ([`Family`]):
+            The model family.
+    """
+
+    processor: ProcessorMixin | PreTrainedTokenizerBase
+    family: Family
+    _sizes: dict[tuple[int, int], int] = field(init=False, repr=False, default_factory=dict)
+
+    def count_texts(self, texts: list[str]) -> list[int]:
+        """Returns the number of tokens of each text, without the special tokens that a tokenizer would add."""
+        tokenizer = _tokenizer(self.processor)
+        if not texts:
+            return []
+        if not tokenizer.is_fast:
+            return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        # Twice as fast as calling the tokenizer, which also builds masks and lists of ids.
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def count_image(self, size: tuple[int, int]) -> int:
+        """
+        Returns the number of tokens that an image adds to its placeholder in the prompt.
+
+        Args:
+            size (`tuple[int, int]`):
+                Height and width in pixels.
+
+        Raises:
+            ValueError: if the processor refuses the size.
+        """
+        if self._fixed is not None:
+            return self._fixed
+        if size not in self._sizes:
+            self._sizes[size] = self._by_rule(size) + self._offset if self._has_rule else self._by_run(size)
+        return self._sizes[size]
+
+    @cached_property
+    def _has_rule(self) -> bool:
+        return "_get_num_multimodal_tokens" in dir(type(self.processor))
+
+    @cached_property
+    def _fixed(self) -> int | None:
+        """The number of tokens of any image, if the processor has no rule and does not look at the size."""
+        if self._has_rule:
+            return None
+        counts = {self._by_run(size) for size in PROBE_SIZES}
+        return counts.pop() if len(counts) == 1 else None
+
+    @cached_property
+    def _offset(self) -> int:
+        """What the rule leaves out: the placeholder itself, and the tokens that some processors put around images."""
+        return self._by_run(PROBE_SIZES[1]) - self._by_rule(PROBE_SIZES[1])
+
+    def _by_rule(self, size: tuple[int, int]) -> int:
+        return int(self.processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"][0])
+
+    def _by_run(self, size: tuple[int, int]) -> int:
+        height, width = size
+        blank = PILImage.new("RGB", (width, height), "white")
+        text = self.family.image_text or self.processor.image_token
+        expanded = self.processor(images=[[blank]], text=[text], add_special_tokens=False)["input_ids"][0]
+        return len(expanded) - self.count_texts([text])[0]
+
+
+@dataclass
+class RowChecker:
+    """
+    Reads chunks and checks their rows. Called by [`~datasets.Dataset.map`] with one chunk, in several processes.
+
+    A row that cannot be used keeps what could be read of it, with the reason in `problem` as `"kind: details"`.
+
+    Args:
+        sources (`list[Source]`):
+            Where chunks come from.
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        family ([`Family`]):
+            The model family.
+        use_kl (`bool`):
+            Whether both sides of a pair are trained on. Otherwise only the vision-rich one is checked.
+        max_length (`int`, *optional*):
+            Limit of the tokens of prompt and answer on each side.
+        student_answers (`bool`):
+            Whether the text-rich side gets the vision-rich side's answer, so that they cannot differ.
+    """
+
+    sources: list[Source]
+    processor: ProcessorMixin | PreTrainedTokenizerBase
+    family: Family
+    use_kl: bool
+    max_length: int | None
+    student_answers: bool
+
+    def __post_init__(self):
+        self.counter = TokenCounter(self.processor, self.family)
+        self.takes_images = isinstance(self.processor, ProcessorMixin)
+        self.seen_images = {}
+        self.reserved = self.processor.all_special_multimodal_tokens if self.takes_images else []
+
+    def __call__(self, chunk: dict[str, list[int]]) -> dict[str, list]:
+        rows = []
+        for position, start, end, first in zip(
+            *(chunk[key] for key in ("source", "start", "end", "first")), strict=True
+        ):
+            source = self.sources[position]
+            rows += [self._read_row(source, *row) for row in read_chunk(source, start, end, first)]
+        for row in rows:
+            if row["problem"] is None:
+                row["problem"] = self._check_content(row) or self._check_images(row)
+        self._measure([row for row in rows if row["problem"] is None])
+        return {name: [row[name] for row in rows] for name in FEATURES}
+
+    def _read_row(self, source: Source, index: int, raw: Any) -> dict[str, Any]:
+        row = dict.fromkeys(FEATURES) | {"row_id": f"{source.name}:{index}"}
+        if isinstance(raw, BrokenRow):
+            return row | {"problem": raw.problem, "raw": raw.text}
+        try:
+            row |= read_row(raw, source.root)
+        except DataError as error:
+            return row | {"problem": str(error), "raw": json.dumps(raw, default=repr)}
+        for side in SIDE_NAMES:
+            if row[f"image_url{side}"] is not None:
+                row[f"image_stamps{side}"] = [image_stamp(image) for image in row[f"image_url{side}"]]
+        if self.student_answers and row["output_2"] is not None:
+            row["output"] = row["output_2"]
+        return row
+
+    def _sides(self, row: dict[str, Any]) -> tuple[str, ...]:
+        if row["instruction_2"] is None:
+            return ("",)
+        return ("", "_2") if self.use_kl else ("_2",)
+
+    def _check_content(self, row: dict[str, Any]) -> str | None:
+        sides = self._sides(row)
+        for side in sides:
+            for name in (f"instruction{side}", f"output{side}"):
+                if not row[name].strip():
+                    return f"empty text: `{name}` is empty"
+                for token in self.reserved:
+                    if token in row[name]:
+                        return f"image token in text: `{name}` contains '{token}', which the processor would replace"
+        if len(sides) == 2 and row["output"] != row["output_2"]:
+            return f"answers differ: `output` is {_shorten(row['output'])}, `output_2` is {_shorten(row['output_2'])}"
+        return None
+
+    def _check_images(self, row: dict[str, Any]) -> str | None:
+        """Looks at the headers of the images, and keeps what they add to each side's tokens in `image_tokens`."""
+        row["image_tokens"] = {}
+        for side in self._sides(row):
+            images = row[f"image_url{side}"]
+            if images and not self.takes_images:
+                return f"image for a text model: `image_url{side}` has {len(images)}"
+            results = [self._count_image(image) for image in images]
+            for result in results:
+                if isinstance(result, str):
+                    return f"{result} (`image_url{side}`)"
+            row["image_tokens"][side] = sum(results)
+        return None
+
+    def _count_image(self, image: dict[str, Any]) -> int | str:
+        """Returns the tokens that an image adds, or why it cannot be used; the answer is kept for the next row."""
+        path = image["path"] if image["bytes"] is None else None
+        if path in self.seen_images:
+            return self.seen_images[path]
+        try:
+            result = self.counter.count_image(image_size(image))
+        except DataError as error:
+            result = str(error)
+        except ValueError as error:  # processors refuse some sizes, such as very long and thin ones
+            result = f"unreadable image: '{image['path']}': {error}"
+        if path is not None:
+            if len(self.seen_images) >= MAX_SEEN_IMAGES:
+                self.seen_images.clear()
+            self.seen_images[path] = result
+        return result
+
+    def _measure(self, rows: list[dict[str, Any]]) -> None:
+        sides = [(row, side) for row in rows for side in self._sides(row)]
+        prompts = [
+            render_prompt(self.processor, row[f"instruction{side}"], len(row[f"image_url{side}"]))
+            for row, side in sides
+        ]
+        answers = [
+            render_answer(self.processor, self.family, row["output_2"] if "_2" in self._sides(row) else row["output"])
+            for row in rows
+        ]
+        for row, count in zip(rows, self.counter.count_texts(answers), strict=True):
+            row["num_answer_tokens"], row["length"] = count, 0
+        for (row, side), count in zip(sides, self.counter.count_texts(prompts), strict=True):
+            count += row["num_answer_tokens"] + row["image_tokens"][side]
+            row["length"] += count
+            if self.max_length is not None and count > self.max_length and row["problem"] is None:
+                row["problem"] = (
+                    f"too long: the {SIDE_NAMES[side]} side has {count} tokens, more than `max_length: {self.max_length}`"
+                )
+
+
+def _shorten(text: str, limit: int = 60) -> str:
+    return repr(text if len(text) <= limit else f"{text[:limit]}…")
+
+
+def read_row(raw: Any, root: str | None) -> dict[str, Any]:
+    """
+    Brings a row into the form of [`FEATURES`]: texts as they are, images as a list of structs with absolute paths.
+
+    Args:
+        raw (`Any`):
+            The row as it stands in the file.
+        root (`str`, *optional*):
+            Folder that relative image paths start from.
+
+    Returns:
+        `dict`: the six columns; those of the second side are `None` when the row has none of them.
+
+    Raises:
+        DataError: if a column is missing or has the wrong type.
+    """
+    if not isinstance(raw, dict):
+        raise DataError(f"wrong type: the row is {_describe(raw)}, not an object with columns")
+    paired = any(raw.get(name) not in (None, []) for name in PAIR_COLUMNS)
+    row = dict.fromkeys(COLUMNS)
+    for name in COLUMNS if paired else SIDE_COLUMNS:
+        value = raw.get(name)
+        if name.startswith("image"):
+            row[name] = [_read_image(image, name, root) for image in _as_images(value)]
+        elif value is None:
+            raise DataError(f"missing value: `{name}` is missing or null; the row has: {', '.join(raw)}")
+        elif not isinstance(value, str):
+            raise DataError(f"wrong type: `{name}` is {_describe(value)}, not text")
+        else:
+            row[name] = _check_text(value, name)
+    return row
+
+
+def _describe(value: Any) -> str:
+    return f"{type(value).__name__} {_shorten(repr(value))}"
+
+
+def _check_text(text: str, name: str) -> str:
+    if "\0" in text:
+        raise DataError(f"invalid text: `{name}` has a NUL byte at position {text.index(chr(0))}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"invalid text: `{name}` is not valid Unicode: {error.reason}") from None
+    return text
+
+
+def _as_images(value: Any) -> Iterable[Any]:
+    if value is None or value == "":
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _read_image(value: Any, name: str, root: str | None) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, dict) and value.get("bytes") is not None:
+        if not isinstance(value["bytes"], bytes):
+            raise DataError(f"wrong type: the bytes of `{name}` are {_describe(value['bytes'])}")
+        return {"bytes": value["bytes"], "path": value.get("path")}
+    path = value.get("path") if isinstance(value, dict) else value
+    if not isinstance(path, str) or not path:
+        raise DataError(f"wrong type: `{name}` holds {_describe(value)}, not a path or an image")
+    _check_text(path, name)
+    if root is None and not os.path.isabs(path):
+        raise DataError(f"missing image: `{name}` is '{path}', relative to no folder; set `image_root`")
+    return {"bytes": None, "path": path if root is None else os.path.join(root, path)}
