@@ -20,7 +20,6 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
-from trl.experimental.sdft.teacher_sync import SyncTeacherModelCallback
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from .collator import DataCollatorForPumaPairs
@@ -183,6 +182,9 @@ class PumaKLTrainer(SFTTrainer):
         else:
             teacher.wrapped = self.accelerator.prepare_model(teacher_model, evaluation_mode=True)
         if self.args.teacher == "ema":
+            # imported here because TRL warns that it is experimental, which concerns this teacher only
+            from trl.experimental.sdft.teacher_sync import SyncTeacherModelCallback
+
             self.add_callback(SyncTeacherModelCallback(teacher_model, self.accelerator))
         return teacher
 
