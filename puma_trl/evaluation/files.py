@@ -1,0 +1,92 @@
+"""Reading and writing json, jsonl and parquet with errors that name file and line."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import EvaluationError
+
+
+def read_text(path: Path) -> str:
+    """
+    Reads a UTF-8 text file.
+
+    Raises:
+        EvaluationError: if the file does not exist or is not UTF-8 (the line is named).
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise EvaluationError(f"There is no file {path}.") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise EvaluationError(
+            f"{path}, line {line}: byte {data[error.start]:#04x} is not UTF-8. Save the file as UTF-8."
+        ) from None
+
+
+def read_json(path: Path) -> Any:
+    """
+    Reads a json file.
+
+    Raises:
+        EvaluationError: if it is no valid json or an object repeats a key.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = dict(pairs)
+        if len(names) < len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated = next(key for key in names if keys.count(key) > 1)
+            raise EvaluationError(f"{path}: the key {repeated!r} occurs twice in one object. Remove one.")
+        return names
+
+    try:
+        return json.loads(read_text(path), object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise EvaluationError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+
+
+def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """
+    Reads a jsonl file.
+
+    Returns:
+        (line number from 1, object) of every line that is not blank.
+
+    Raises:
+        EvaluationError: if a line is no JSON object.
+    """
+    rows = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise EvaluationError(f"{path}, line {number}: not valid JSON ({error.msg}).") from None
+        if not isinstance(row, dict):
+            raise EvaluationError(f"{path}, line {number}: expected a JSON object, not {type(row).__name__}.")
+        rows.append((number, row))
+    return rows
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: to a neighbour first, which then takes its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes readable json."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes one JSON object per line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,0 +1,124 @@
+"""The items of a benchmark, as published: a local json, jsonl or parquet, or the Hub data set."""
+
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from . import mathverse, mathvista, wemath
+from .errors import EvaluationError
+from .files import read_json, read_jsonl
+
+
+BENCHMARKS: dict[str, ModuleType] = {module.NAME: module for module in (mathverse, mathvista, wemath)}
+SUFFIXES = (".json", ".jsonl", ".parquet")
+
+
+def load_items(benchmark: ModuleType, data: str | None, split: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+    """
+    Loads the items and checks columns and ids.
+
+    Args:
+        benchmark (module):
+            One of `BENCHMARKS`.
+        data (`str`, *optional*):
+            A json (list of items, or object keyed by id), jsonl or parquet file, or a Hub data set. `None` is the
+            benchmark's official data set.
+        split (`str`):
+            Split of the Hub data set.
+        columns (`tuple[str, ...]`):
+            Columns that every item must have.
+
+    Returns:
+        The items in their order, without columns of encoded pictures.
+
+    Raises:
+        EvaluationError: if there are no items, a column is missing, a gold answer is null, or ids are missing or
+            repeated.
+    """
+    data = data or benchmark.HUB_ID
+    if Path(data).suffix in SUFFIXES:
+        items = _read_file(benchmark, Path(data))
+    elif Path(data).exists():
+        raise EvaluationError(f"{data} is neither a {', '.join(SUFFIXES)} file nor a Hub data set.")
+    else:
+        items = _read_hub(benchmark, data, split)
+    if not items:
+        raise EvaluationError(f"{data} holds no items.")
+    for position, item in enumerate(items):
+        missing = [column for column in columns if column not in item]
+        if missing:
+            raise EvaluationError(
+                f"{data}, item {position} (from 0) lacks the column {', '.join(missing)}. {benchmark.TITLE} needs "
+                f"{', '.join(columns)}, named as published."
+            )
+        if item[benchmark.ID] is None or item["answer"] is None:
+            name = benchmark.ID if item[benchmark.ID] is None else "answer"
+            raise EvaluationError(f"{data}, item {position} (from 0): `{name}` is null, but every item needs one.")
+    repeated = [key for key, count in Counter(item_id(benchmark, item) for item in items).items() if count > 1]
+    if repeated:
+        raise EvaluationError(
+            f"{data}: {len(repeated)} values of `{benchmark.ID}` occur more than once, such as {repeated[0]}. "
+            f"{benchmark.DUPLICATES}"
+        )
+    return items
+
+
+def item_id(benchmark: ModuleType, item: dict[str, Any]) -> str:
+    """Returns the id of an item as text, so that 17 and "17" are the same."""
+    return str(item[benchmark.ID])
+
+
+def _read_file(benchmark: ModuleType, path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [item for _, item in read_jsonl(path)]
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    content = read_json(path)
+    if isinstance(content, dict):
+        items = list(content.values())
+        for key, item in content.items():
+            if isinstance(item, dict) and str(item.setdefault(benchmark.ID, key)) != key:
+                raise EvaluationError(
+                    f"{path}: the item under key {key!r} has `{benchmark.ID}` {item[benchmark.ID]!r}."
+                )
+    else:
+        items = content
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise EvaluationError(f"{path} must hold a list of objects, or an object of objects keyed by id.")
+    return items
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        schema = parquet.read_schema(path)
+        columns = [field.name for field in schema if not _holds_pictures(field.type)]
+        return parquet.read_table(path, columns=columns).to_pylist()
+    except FileNotFoundError:
+        raise EvaluationError(f"There is no file {path}.") from None
+    except pyarrow.ArrowInvalid as error:
+        raise EvaluationError(f"{path} is not a readable parquet file: {error}") from None
+
+
+def _holds_pictures(kind: Any) -> bool:
+    """Returns whether an arrow type is that of an encoded picture, `{"bytes", "path"}`."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
+
+
+def _read_hub(benchmark: ModuleType, data: str, split: str) -> list[dict[str, Any]]:
+    from datasets import Image, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    try:
+        dataset = load_dataset(data, name=split if benchmark.CONFIG_IS_SPLIT else None, split=split)
+    except (DatasetNotFoundError, ValueError, ConnectionError) as error:
+        raise EvaluationError(
+            f"{data} is neither a local {', '.join(SUFFIXES)} file nor a data set that the Hub gives: {error}"
+        ) from error
+    pictures = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
+    return dataset.remove_columns(pictures).to_list()

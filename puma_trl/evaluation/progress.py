@@ -1,0 +1,41 @@
+"""A bar with rate and time left, and the accuracy so far where one is known."""
+
+import sys
+from types import TracebackType
+
+from tqdm import tqdm
+
+
+class Progress:
+    """
+    A progress bar on stderr; where that is no terminal, at most one line every half minute.
+
+    Args:
+        title (`str`):
+            What is done.
+        total (`int`):
+            How many there are in all.
+        done (`int`, *optional*, defaults to `0`):
+            How many were done before.
+    """
+
+    def __init__(self, title: str, total: int, done: int = 0):
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        self.bar = tqdm(total=total, initial=done, desc=title, mininterval=interval, maxinterval=max(interval, 10.0))
+        self.correct = self.judged = 0
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.close()
+
+    def advance(self, count: int = 1, correct: int | None = None) -> None:
+        """Counts `count` more, `correct` of them right where that is known without a judge."""
+        if correct is not None:
+            self.correct += correct
+            self.judged += count
+            self.bar.set_postfix(accuracy=f"{self.correct / self.judged:.1%}", refresh=False)
+        self.bar.update(count)

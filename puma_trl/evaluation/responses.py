@@ -1,0 +1,143 @@
+"""`responses.jsonl`: one `{"id", "response"}` per line, appended as replies come and never asked for twice."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from .errors import EvaluationError
+from .files import read_json, read_jsonl, write_json
+from .items import item_id
+
+
+SYNC_EVERY = 16
+
+
+def read_responses(path: Path, benchmark: ModuleType, items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """
+    Reads a responses file and checks it against the items.
+
+    Args:
+        path (`Path`):
+            Rows `{"id", "response"}` with, optionally, `extraction` and `judgement`.
+        benchmark (module):
+            The benchmark.
+        items (`list[dict[str, Any]]`):
+            Its items.
+
+    Returns:
+        Id as text → row.
+
+    Raises:
+        EvaluationError: if a row has no id or none of response, extraction and judgement, a response is neither text
+            nor null, a judgement is neither 0 nor 1, an id is repeated, or ids are not in the items.
+    """
+    known = {item_id(benchmark, item) for item in items}
+    rows: dict[str, dict[str, Any]] = {}
+    unknown = []
+    for number, row in read_jsonl(path):
+        where = f"{path}, line {number}"
+        _check_row(row, where)
+        key = str(row["id"])
+        if key in rows:
+            raise EvaluationError(f"{where}: the id {key} occurs a second time. Keep one response per item.")
+        rows[key] = row
+        if key not in known:
+            unknown.append(key)
+    if unknown:
+        names = ", ".join(unknown[:10]) + (", …" if len(unknown) > 10 else "")
+        raise EvaluationError(
+            f"{path}: {len(unknown)} ids are not in the {benchmark.TITLE} data: {names}. An id is the item's "
+            f"`{benchmark.ID}`; check that responses and data belong together."
+        )
+    return rows
+
+
+def _check_row(row: dict[str, Any], where: str) -> None:
+    if row.get("id") is None:
+        raise EvaluationError(f"{where}: the row has no `id`.")
+    if not {"response", "extraction", "judgement"} & row.keys():
+        raise EvaluationError(f"{where}: the row has neither `response` nor `extraction` nor `judgement`.")
+    if not isinstance(row.get("response"), str | None):
+        raise EvaluationError(f"{where}: `response` is {row['response']!r}, but it must be text or null.")
+    if "judgement" in row and (type(row["judgement"]) is not int or row["judgement"] not in (0, 1)):
+        raise EvaluationError(f"{where}: `judgement` is {row['judgement']!r}, but it must be 0 or 1.")
+
+
+class ResponseWriter:
+    """
+    Appends rows to a jsonl file, line by line, with an fsync every `SYNC_EVERY` rows and at the end.
+
+    Args:
+        path (`Path`):
+            The file. A last line that a killed process left unfinished is cut off first.
+    """
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        repair_last_line(path)
+        self.file = open(path, "a", encoding="utf-8")
+        self.unsynced = 0
+
+    def __enter__(self) -> "ResponseWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.sync()
+        self.file.close()
+
+    def write(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Appends rows; each is in the operating system's hands when this returns, so a killed process loses none."""
+        for row in rows:
+            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self.unsynced += 1
+        self.file.flush()
+        if self.unsynced >= SYNC_EVERY:
+            self.sync()
+
+    def sync(self) -> None:
+        """Forces everything written so far to the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.unsynced = 0
+
+
+def repair_last_line(path: Path) -> None:
+    """Completes the last line of a jsonl file if only its line break is missing, else cuts off what is torn."""
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    head, _, tail = data.rpartition(b"\n")
+    if not tail:
+        return
+    try:
+        whole = isinstance(json.loads(tail), dict)
+    except ValueError:
+        whole = False
+    with open(path, "r+b") as file:
+        if whole:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+        else:
+            file.truncate(len(data) - len(tail))
+        os.fsync(file.fileno())
+
+
+def settings_path(responses: Path) -> Path:
+    """Returns where the settings that made a responses file are kept: `responses.settings.json` for the jsonl."""
+    return responses.with_suffix(".settings.json")
+
+
+def read_settings(responses: Path) -> dict[str, Any]:
+    """Returns the settings that made a responses file, empty if it was not made here."""
+    path = settings_path(responses)
+    return read_json(path) if path.exists() else {}
+
+
+def write_settings(responses: Path, settings: dict[str, Any]) -> None:
+    """Writes the settings beside a responses file."""
+    write_json(settings_path(responses), settings)

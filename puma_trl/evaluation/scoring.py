@@ -1,0 +1,178 @@
+"""`score`: from items and responses to `metrics.json` and `scored.jsonl`."""
+
+import argparse
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .files import write_json, write_jsonl
+from .items import BENCHMARKS, item_id, load_items
+from .judging import make_judge
+from .responses import read_responses, read_settings
+
+
+def score_responses(
+    benchmark: ModuleType,
+    items: list[dict[str, Any]],
+    responses: dict[str, dict[str, Any]],
+    rule: str,
+    null_is_none: bool = False,
+) -> list[dict[str, Any]]:
+    """
+    Scores every item by the benchmark's own comparison or the judgement that its row carries.
+
+    Args:
+        benchmark (module):
+            The benchmark.
+        items (`list[dict[str, Any]]`):
+            Its items.
+        responses (`dict[str, dict[str, Any]]`):
+            Id as text → row, as [`read_responses`] returns them.
+        rule (`str`):
+            Extraction rule for rows that carry no `extraction`.
+        null_is_none (`bool`, *optional*, defaults to `False`):
+            Whether a carried `"extraction": null` was written by the `final` rule and so means that it found nothing.
+            By the official rule null is an extraction like any other.
+
+    Returns:
+        One row `{"id", "extraction", "normalised", "answer", "correct"}` per item, in their order, null where there is
+        none. A missing response is wrong.
+    """
+    return [
+        _score_item(benchmark, item, responses.get(item_id(benchmark, item)), rule, null_is_none) for item in items
+    ]
+
+
+def _score_item(
+    benchmark: ModuleType, item: dict[str, Any], response: dict[str, Any] | None, rule: str, null_is_none: bool
+) -> dict[str, Any]:
+    extraction, normalised, correct = None, None, False
+    if response is not None:
+        carried = "extraction" in response
+        extraction = response["extraction"] if carried else benchmark.extract(item, response.get("response"), rule)
+        if extraction is not None or (carried and not null_is_none):
+            normalised = benchmark.normalise(item, extraction)
+            correct = benchmark.is_correct(item, normalised)
+        correct = bool(response.get("judgement", correct))
+    return {
+        "id": item[benchmark.ID],
+        "extraction": extraction,
+        "normalised": normalised,
+        "answer": item["answer"],
+        "correct": correct,
+    }
+
+
+def choose_rule(
+    benchmark: ModuleType,
+    extraction: str | None,
+    settings: dict[str, Any],
+    responses: dict[str, dict[str, Any]],
+) -> tuple[str, str]:
+    """
+    Chooses the extraction rule and names where the extractions come from.
+
+    Args:
+        benchmark (module):
+            The benchmark.
+        extraction (`str`, *optional*):
+            What the user asked for.
+        settings (`dict[str, Any]`):
+            The settings beside the responses file.
+        responses (`dict[str, dict[str, Any]]`):
+            Id as text → row.
+
+    Returns:
+        The rule for rows without `extraction`, and the name for `metrics.json`: the rule's, or, where every row carries
+        an extraction and none was asked for, the rule that made them, `"given"` if that is unknown.
+    """
+    rule = extraction or benchmark.DEFAULT_EXTRACTION
+    all_carry = bool(responses) and all("extraction" in row for row in responses.values())
+    return rule, settings.get("extraction", "given") if all_carry and extraction is None else rule
+
+
+def compute_metrics(
+    benchmark: ModuleType,
+    items: list[dict[str, Any]],
+    responses: dict[str, dict[str, Any]],
+    scored: list[dict[str, Any]],
+    allow_partial: bool,
+) -> dict[str, Any]:
+    """
+    Computes the aggregates, rates as unrounded fractions.
+
+    Args:
+        benchmark (module):
+            The benchmark.
+        items (`list[dict[str, Any]]`):
+            Its items.
+        responses (`dict[str, dict[str, Any]]`):
+            Id as text → row.
+        scored (`list[dict[str, Any]]`):
+            What [`score_responses`] returned.
+        allow_partial (`bool`):
+            Whether headline scores of an incomplete run are computed, labelled by `"partial": true`.
+
+    Returns:
+        Coverage (`items`, `answered`, `coverage`, `empty`, `given_extractions`, `given_judgements`, `partial`) and the
+        benchmark's own metrics. Headline scores that missing responses would falsify are null, unless `allow_partial`.
+    """
+    metrics = {
+        "items": len(items),
+        "answered": len(responses),
+        "coverage": len(responses) / len(items),
+        "empty": sum("response" in row and not (row["response"] or "").strip() for row in responses.values()),
+        "given_extractions": sum("extraction" in row for row in responses.values()),
+        "given_judgements": sum("judgement" in row for row in responses.values()),
+        **benchmark.compute_metrics(items, [row["correct"] for row in scored]),
+    }
+    unanswered = len(items) - len(responses)
+    metrics["partial"] = unanswered > 0 or metrics.get("incomplete_groups", 0) > 0
+    if unanswered and not allow_partial:
+        for name in benchmark.HEADLINE:
+            metrics[name] = None
+            print(
+                f"{unanswered} of {len(items)} items have no response, which would falsify `{name}`: it is withheld "
+                "(null). Finish the run, or pass --allow_partial to count them as wrong.",
+                file=sys.stderr,
+            )
+    return metrics
+
+
+def run_score(args: argparse.Namespace) -> dict[str, Any]:
+    """
+    Runs the subcommand: reads, scores, writes `metrics.json` and, beside it, `scored.jsonl`.
+
+    Args:
+        args (`argparse.Namespace`):
+            The options of the subcommand.
+
+    Returns:
+        The metrics.
+
+    Raises:
+        EvaluationError: if input is bad.
+    """
+    benchmark, path, output = BENCHMARKS[args.benchmark], Path(args.responses), Path(args.output)
+    judge = make_judge(args, benchmark, output.with_name("judgements.jsonl"))
+    columns = benchmark.COLUMNS + benchmark.EXTRACTION_COLUMNS.get(args.extraction, ())
+    items = load_items(benchmark, args.data, args.split, columns)
+    benchmark.check_items(items, args.allow_partial)
+    responses = read_responses(path, benchmark, items)
+    settings = read_settings(path)
+    rule, extraction = choose_rule(benchmark, args.extraction, settings, responses)
+    scored = score_responses(benchmark, items, responses, rule, settings.get("extraction") == "final")
+    judge_settings = judge(items, responses, scored) if judge else None
+    metrics = {
+        "benchmark": benchmark.NAME,
+        "extraction": extraction,
+        "judge": args.judge,
+        "prompt": settings.get("prompt"),
+        **compute_metrics(benchmark, items, responses, scored, args.allow_partial),
+        "judge_settings": judge_settings,
+        "settings": settings,
+    }
+    write_jsonl(output.with_name("scored.jsonl"), scored)
+    write_json(output, metrics)
+    return metrics
