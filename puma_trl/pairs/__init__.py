@@ -1,0 +1,1 @@
+"""Tools that make text-rich/vision-rich pairs."""

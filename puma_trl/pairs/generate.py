@@ -1,0 +1,248 @@
+"""
+Generates text-rich/vision-rich pairs: problems with exact answers by construction, drawn with Pillow.
+
+```bash
+python -m puma_trl.pairs generate --n 10000 --seed 0 --output outputs/pairs --heldout 500
+```
+
+A row is the same problem twice, in the published format: the text-rich side has no picture and all numbers in words
+(`image_url`, `instruction`, `output`), the vision-rich side has all numbers in the drawing alone (`image_url_2`,
+`instruction_2`, `output_2`). Both answers are equal. The columns `kind`, `level` and `answer` are for people.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from . import problems_basic as basic
+from .drawing import Canvas, DoesNotFit
+from .problems import Kind, Problem
+
+
+KINDS: dict[str, Kind] = {
+    "triangle_angles": basic.triangle_angles,
+    "straight_angles": basic.straight_angles,
+    "rectangle_perimeter": basic.rectangle_perimeter,
+    "segment_total": basic.segment_total,
+    "segment_part": basic.segment_part,
+    "bar_difference": basic.bar_difference,
+    "bar_total": basic.bar_total,
+}
+SPLITS = ("train", "heldout")
+HELDOUT_SHARE = 0.1
+FILES_PER_FOLDER = 10_000
+DRAWING_ATTEMPTS = 50
+SAMPLING_ATTEMPTS = 2_000
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One accepted problem: what a worker needs to make it again and draw it."""
+
+    kind: str
+    level: int
+    seed: str
+    image_size: tuple[int, int]
+
+
+def split_of(kind: str, problem: Problem) -> str:
+    """Returns the split that a problem belongs to by its content, whatever the seed, so that splits never overlap."""
+    digest = hashlib.sha256(repr((kind, problem.key)).encode()).digest()
+    return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
+
+
+def generate_pairs(
+    n: int,
+    seed: int,
+    kinds: Sequence[str] | None = None,
+    *,
+    split: str = "train",
+    levels: Sequence[int] = (1,),
+    image_size: tuple[int, int] = (512, 384),
+    num_proc: int = 1,
+    with_images: bool = True,
+) -> Iterator[dict]:
+    """
+    Generates pairs, no problem twice; the same for every number of processes.
+
+    Args:
+        n (`int`):
+            Number of pairs; the kinds take turns.
+        seed (`int`):
+            Seed of the problems and drawings.
+        kinds (`Sequence[str]`, *optional*):
+            Names of problem kinds, keys of `KINDS`. Defaults to all.
+        split (`str`, *optional*, defaults to `"train"`):
+            `"train"` or `"heldout"`: disjoint by problem content, for all seeds.
+        levels (`Sequence[int]`, *optional*, defaults to `(1,)`):
+            Difficulty levels to choose from.
+        image_size (`tuple[int, int]`, *optional*, defaults to `(512, 384)`):
+            Width and height of the drawings in pixels.
+        num_proc (`int`, *optional*, defaults to `1`):
+            Processes that draw.
+        with_images (`bool`, *optional*, defaults to `True`):
+            Whether to draw. Without, rows have the text-rich side only.
+
+    Yields:
+        Rows with `image_url` (empty), `instruction`, `output`, `image_url_2` (a PIL picture), `instruction_2`,
+        `output_2`, `kind`, `level` and `answer`.
+
+    Raises:
+        ValueError: if a kind or split is unknown, a kind has no unseen problem left, or a figure cannot be drawn
+            legibly at this size.
+    """
+    kinds = list(KINDS) if kinds is None else list(kinds)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
+    if split not in SPLITS:
+        raise ValueError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
+    tasks = islice(_sample_tasks(seed, kinds, split, levels, image_size), n)
+    if not with_images:
+        yield from (_text_side(task) for task in tasks)
+    elif num_proc == 1:
+        yield from map(_pair, tasks)
+    else:
+        with multiprocessing.Pool(num_proc) as pool:
+            yield from pool.imap(_pair, tasks, chunksize=64)
+
+
+def _sample_tasks(
+    seed: int, kinds: list[str], split: str, levels: Sequence[int], image_size: tuple[int, int]
+) -> Iterator[_Task]:
+    seen: set[bytes] = set()
+    index = 0
+    while True:
+        kind = kinds[index % len(kinds)]
+        level = levels[index // len(kinds) % len(levels)]
+        for attempt in range(SAMPLING_ATTEMPTS):
+            task = _Task(kind, level, f"{seed}/{split}/{index}/{attempt}", image_size)
+            problem = _make_problem(task)
+            if split_of(kind, problem) != split:
+                continue
+            content = hashlib.sha256(f"{problem.facts}\n{problem.question}".encode()).digest()[:8]
+            if content not in seen:
+                seen.add(content)
+                yield task
+                break
+        else:
+            raise ValueError(
+                f"The kind '{kind}' has no unseen problem left for the split '{split}' after {index} pairs. Ask for "
+                "fewer pairs, or for more kinds or levels."
+            )
+        index += 1
+
+
+def _make_problem(task: _Task) -> Problem:
+    return KINDS[task.kind](random.Random(task.seed), task.level)
+
+
+def _text_side(task: _Task) -> dict:
+    problem = _make_problem(task)
+    return {
+        "image_url": "",
+        "instruction": f"{problem.facts} {problem.question}",
+        "output": f"{problem.steps} Answer: {problem.answer}",
+        "kind": task.kind,
+        "level": task.level,
+        "answer": problem.answer,
+    }
+
+
+def _pair(task: _Task) -> dict:
+    row = _text_side(task)
+    problem = _make_problem(task)
+    return row | {
+        "image_url_2": _draw(problem, task),
+        "instruction_2": problem.question,
+        "output_2": row["output"],
+    }
+
+
+def _draw(problem: Problem, task: _Task) -> Image.Image:
+    for attempt in range(DRAWING_ATTEMPTS):
+        canvas = Canvas(*task.image_size, random.Random(f"{task.seed}/drawing/{attempt}"))
+        try:
+            problem.draw(canvas)
+        except DoesNotFit as error:
+            reason = error
+        else:
+            return canvas.finish()
+    width, height = task.image_size
+    raise ValueError(
+        f"A problem of the kind '{task.kind}' ({problem.facts}) could not be drawn in {width}x{height} pixels: {reason} "
+        "Choose a larger `image_size`, or leave the kind out."
+    )
+
+
+def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
+    """
+    Writes rows to a jsonl file and their pictures beside it, at most 10,000 files in a folder.
+
+    Args:
+        rows (`Iterator[dict]`):
+            Rows of [`generate_pairs`].
+        path (`Path`):
+            The jsonl file.
+        image_folder (`str`):
+            Folder of the pictures, relative to that of the file.
+
+    Returns:
+        Number of rows written.
+
+    Raises:
+        FileExistsError: if the file exists.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists and would be overwritten. Choose another output folder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            if "image_url_2" in row:
+                name = f"{image_folder}/{count // FILES_PER_FOLDER:03d}/{count:07d}.png"
+                target = path.parent / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                row["image_url_2"].save(target)
+                row = row | {"image_url_2": name}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m puma_trl.pairs generate`."""
+    parser.add_argument("--n", type=int, required=True, help="number of training pairs")
+    parser.add_argument("--heldout", type=int, default=0, help="number of held-out pairs, of other problems")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the problems and drawings")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="problem kinds; all by default")
+    parser.add_argument("--levels", nargs="+", type=int, choices=(1, 2, 3), default=[1], help="difficulty levels")
+    parser.add_argument("--image_size", nargs=2, type=int, default=[512, 384], help="width and height in pixels")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes that draw")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Writes `train.jsonl`, and `heldout.jsonl` if held-out pairs are asked for, with their pictures."""
+    for split, count in (("train", args.n), ("heldout", args.heldout)):
+        if not count:
+            continue
+        rows = generate_pairs(
+            count,
+            args.seed,
+            args.kinds,
+            split=split,
+            levels=args.levels,
+            image_size=tuple(args.image_size),
+            num_proc=args.num_proc,
+        )
+        path = args.output / f"{split}.jsonl"
+        print(f"{write_pairs(rows, path, f'images/{split}'):,} pairs in {path}")
