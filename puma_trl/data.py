@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
@@ -195,10 +195,48 @@ def _images_changed(rows: Dataset) -> bool:
     return any(stamp != 0 and stamp != image_stamp({"bytes": None, "path": path}) for path, stamp in stamps.items())
 
 
-def _column_names_missing(rows: Dataset) -> list[str]:
-    """Returns which of the pair's text columns no row has."""
-    names = ("instruction_2", "output_2")
-    return [name for name in names if rows.data.column(name).null_count == len(rows)]
+def _require_pairs(rows: Dataset, problems: np.ndarray, is_pair: np.ndarray, split: str, use_kl: bool) -> None:
+    """Stops when `use_kl` needs pairs and a file has none; in files with pairs, rows without become problems."""
+    sources = rows.data.column("source").to_numpy()
+    good = ~problems.astype(bool)
+    for source in np.unique(sources):
+        single = (sources == source) & good & ~is_pair
+        if not single.any():
+            continue
+        example = int(np.flatnonzero(single)[0])
+        if ((sources == source) & good & is_pair).any():
+            problems[single] = (
+                "missing value: `instruction_2` and `output_2` are missing or null, unlike in other rows"
+            )
+        elif use_kl:
+            raise DataError(
+                f"`use_kl: true` trains on pairs, but '{rows[example]['row_id'].rsplit(':', 1)[0]}' of the {split} data "
+                f"has no `instruction_2` and no `output_2`. Give pairs ({', '.join(SIDE_COLUMNS + PAIR_COLUMNS)}), or "
+                "set `use_kl: false`."
+            )
+
+
+def _trained_rows(rows: Dataset, good: np.ndarray, is_pair: np.ndarray) -> Dataset:
+    """
+    Returns the good rows with the columns to train on: both sides of pairs, or the only side.
+
+    When some files have pairs and others do not (which `use_kl` forbids), the vision-rich side of the pairs is taken as
+    their only one.
+    """
+    measured = ("length", "num_answer_tokens")
+    indices = np.flatnonzero(good)
+    paired = is_pair[indices]
+    parts = []
+    for run in np.split(indices, np.flatnonzero(np.diff(paired)) + 1):
+        if paired.all():
+            names = SIDE_COLUMNS + PAIR_COLUMNS
+        else:
+            names = PAIR_COLUMNS if is_pair[run[0]] else SIDE_COLUMNS
+        part = rows.select_columns(["row_id", *names, *measured]).select(run)
+        if names == PAIR_COLUMNS:
+            part = part.rename_columns(dict(zip(PAIR_COLUMNS, SIDE_COLUMNS, strict=True)))
+        parts.append(part)
+    return concatenate_datasets(parts)
 
 
 def _apply_policy(
@@ -209,17 +247,10 @@ def _apply_policy(
     dropped: list[dict[str, Any]],
 ) -> tuple[Dataset, DataReport]:
     """Stops at, or leaves out, the rows that have a problem; those left out are added to `dropped`."""
-    missing = _column_names_missing(rows)
-    if training_args.use_kl and missing:
-        raise DataError(
-            f"`use_kl: true` trains on pairs, but the {split} data has no `{'` and no `'.join(missing)}`. Give pairs "
-            f"({', '.join(SIDE_COLUMNS + PAIR_COLUMNS)}), or set `use_kl: false`."
-        )
     problems = np.array(rows.data.column("problem").to_pylist(), dtype=object)
-    single = pc.is_null(rows.data.column("instruction_2")).to_numpy()
-    if not missing:
-        problems[single & (problems == None)] = "missing value: `instruction_2` and `output_2`, which other rows have"  # noqa: E711
-    bad = np.flatnonzero(problems != None)  # noqa: E711
+    is_pair = rows.data.column("instruction_2").is_valid().to_numpy()
+    _require_pairs(rows, problems, is_pair, split, training_args.use_kl)
+    bad = np.flatnonzero(problems)
     kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
     policies = dict.fromkeys(kinds, script_args.bad_rows)
     if "answers differ" in kinds and script_args.answer_mismatch != "student":
@@ -233,10 +264,7 @@ def _apply_policy(
             + _explain(rows, problems, bad, split, training_args.output_dir)
         )
     dropped += [{"split": split, "reason": problems[index], **_as_written(rows[int(index)])} for index in bad]
-    columns = ["row_id", *SIDE_COLUMNS, *(() if missing else PAIR_COLUMNS), "length", "num_answer_tokens"]
-    kept = rows.select_columns(columns)
-    if len(bad):
-        kept = kept.select(np.flatnonzero(problems == None))  # noqa: E711
+    kept = _trained_rows(rows, ~problems.astype(bool), is_pair)
     return kept, DataReport(len(rows), len(kept), dict(kinds.most_common()), _answer_tokens(kept))
 
 

@@ -16,7 +16,7 @@ from .families import Family
 from .images import DataError, image_size, image_stamp
 
 
-# The row as it is trained on, what is measured on it, what tells whether its image files have changed since, and, if
+# The row as it is trained on, what is measured on it, the position of its file, what tells whether its image files have changed since, and, if
 # it cannot be used, why and how it stood in the file.
 FEATURES = Features(
     {
@@ -24,6 +24,7 @@ FEATURES = Features(
         **{name: List(Image(decode=False)) if name.startswith("image") else Value("string") for name in COLUMNS},
         "length": Value("int64"),
         "num_answer_tokens": Value("int64"),
+        "source": Value("int32"),
         "image_stamps": List(Value("int64")),
         "image_stamps_2": List(Value("int64")),
         "problem": Value("string"),
@@ -195,15 +196,16 @@ class RowChecker:
             *(chunk[key] for key in ("source", "start", "end", "first")), strict=True
         ):
             source = self.sources[position]
-            rows += [self._read_row(source, *row) for row in read_chunk(source, start, end, first)]
+            rows += [self._read_row(position, *row) for row in read_chunk(source, start, end, first)]
         for row in rows:
             if row["problem"] is None:
                 row["problem"] = self._check_content(row) or self._check_images(row)
         self._measure([row for row in rows if row["problem"] is None])
         return {name: [row[name] for row in rows] for name in FEATURES}
 
-    def _read_row(self, source: Source, index: int, raw: Any) -> dict[str, Any]:
-        row = dict.fromkeys(FEATURES) | {"row_id": f"{source.name}:{index}"}
+    def _read_row(self, position: int, index: int, raw: Any) -> dict[str, Any]:
+        source = self.sources[position]
+        row = dict.fromkeys(FEATURES) | {"row_id": f"{source.name}:{index}", "source": position}
         if isinstance(raw, BrokenRow):
             return row | {"problem": raw.problem, "raw": raw.text}
         try:
