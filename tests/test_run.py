@@ -1,0 +1,138 @@
+"""The run script: one small run end to end, and what it says to bad input before the first step."""
+
+import json
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from puma_trl import run
+from puma_trl.trainer import PumaKLTrainer
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, processor):
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    rows = []
+    for index in range(6):
+        name = f"{index}.png"
+        Image.new("RGB", (56, 56), (40 * index, 0, 0)).save(tmp_path / name)
+        answer = f"It is {index}."
+        rows.append(
+            {"instruction": f"Is {index} it?", "output": answer}
+            | {"image_url_2": name, "instruction_2": "What is it?", "output_2": answer}
+        )
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def main(folder):
+    """Returns a function that runs the script on the folder, with flags changed or removed (`None`)."""
+
+    def main(**flags):
+        values = {
+            "model_name_or_path": folder / "model",
+            "dataset_name": folder / "pairs.jsonl",
+            "output_dir": folder / "out",
+            "bf16": False,
+            "dataset_num_proc": 1,
+            "dtype": "float32",
+            "logging_steps": 1,
+            "max_steps": 2,
+            "report_to": "none",
+            "save_strategy": "no",
+            "use_cpu": True,
+        } | flags
+        run.main([str(piece) for key, value in values.items() if value is not None for piece in (f"--{key}", value)])
+        return folder / "out"
+
+    return main
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def train(self, *args, **kwargs):
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(PumaKLTrainer, "train", train)
+
+
+@pytest.mark.parametrize("use_kl", [True, False])
+def test_a_stage_end_to_end(main, folder, capsys, use_kl):
+    out = main(use_kl=use_kl, trainable_parts="aligner", eval_split_size=2, eval_strategy="steps", eval_steps=1)
+    before, after = load_file(folder / "model" / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not (before[name] == after[name]).all()}
+    assert changed and all(".merger." in name or "visual.merger" in name for name in changed)
+    for name in ("README.md", "curves.png", "generation_config.json", "processor_config.json", "trainer_state.json"):
+        assert (out / name).is_file(), name
+    table = capsys.readouterr().out
+    for text in ("Trains: aligner", "Trains: language_model", "4 of 4", "Answer tokens", "Global batch size", "Steps"):
+        assert text in table, text
+
+
+def write(folder, *rows):
+    path = folder / "bad.jsonl"
+    path.write_bytes(b"".join(row if isinstance(row, bytes) else json.dumps(row).encode() + b"\n" for row in rows))
+    return path
+
+
+PAIR = {"instruction": "a", "output": "b", "instruction_2": "c", "output_2": "b"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"model_name_or_path": "{folder}/nothing"}, "No model configuration"),
+        ({"dataset_name": "{folder}/nothing.jsonl"}, "nothing.jsonl"),
+        ({"alpha_kl": 1.5}, "`alpha_kl` is 1.5"),
+        ({"temp_kl": 0}, "`temp_kl` is 0.0"),
+        ({"trainable_parts": "visoin"}, "'visoin'"),
+        ({"output_dir": "{folder}/pairs.jsonl/out"}, "cannot be written"),
+        ({"output_dir": "{folder}/model"}, "is not empty"),
+        ({"resume_from_checkpoint": "{folder}/checkpoint-9"}, "is no folder"),
+        ({"max_length": 3}, "max_length"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_arguments_stop_before_training(main, folder, no_training, flags, message):
+    flags = {key: value.format(folder=folder) if isinstance(value, str) else value for key, value in flags.items()}
+    with pytest.raises(ValueError, match=message):
+        main(**flags)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "bad.jsonl"),
+        ([PAIR, b'{"instruction": \n'], "bad.jsonl"),
+        ([{key: value for key, value in PAIR.items() if key != "output_2"}], "output_2"),
+        ([PAIR, PAIR | {"output_2": "c"}], "bad.jsonl:1"),
+        ([PAIR, PAIR | {"output": " ", "output_2": " "}], "bad.jsonl:1"),
+        ([PAIR, PAIR | {"image_url_2": "missing.png"}], "missing.png"),
+        ([PAIR, PAIR | {"instruction_2": "c" * 3000}], "bad.jsonl:1"),
+    ],
+    ids=["empty", "broken-json", "no-output_2", "answers-differ", "empty-answer", "no-image", "over-long-side"],
+)
+def test_bad_rows_stop_before_training(main, folder, no_training, rows, message):
+    with pytest.raises(ValueError, match=message):
+        main(dataset_name=write(folder, *rows))
+
+
+def test_dropped_rows_are_recorded(main, folder, capsys):
+    out = main(dataset_name=write(folder, PAIR, PAIR | {"output_2": "c"}, PAIR), bad_rows="drop", max_steps=1)
+    dropped = [json.loads(line) for line in (out / "dropped_rows.jsonl").read_text().splitlines()]
+    assert [row["row_id"] for row in dropped] == ["bad.jsonl:1"]
+    assert "2 of 3" in capsys.readouterr().out
+
+
+def test_folder_without_weights(main, folder, no_training):
+    (folder / "model" / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="No usable weights"):
+        main()
+
+
+def test_resume_in_an_empty_folder_starts_afresh(main):
+    assert (main(resume_from_checkpoint=True, max_steps=1) / "model.safetensors").is_file()
