@@ -22,6 +22,8 @@ def make_parser() -> argparse.ArgumentParser:
     score.add_argument("--output", default="metrics.json", help="metrics file; scored.jsonl is written beside it")
     add_scoring(score)
     add_server(score)
+    gap = commands.add_parser("gap", help="modality gap of models on a pair file", allow_abbrev=False)
+    add_gap(gap)
     return parser
 
 
@@ -54,6 +56,18 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max_retries", type=int, default=5, help="tries after the first (default: 5)")
 
 
+def add_gap(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `gap`."""
+    parser.add_argument("--model", nargs="+", required=True, help="one or several model folders, a row each")
+    parser.add_argument("--data", required=True, help="pairs with the published columns: file, folder or Hub data set")
+    parser.add_argument("--image_root", help="folder that relative image paths start from")
+    parser.add_argument("--batch_size", type=int, default=16, help="pairs in a batch (default: 16)")
+    parser.add_argument("--max_new_tokens", type=int, help="longest reply (default: a quarter over the longest gold)")
+    parser.add_argument("--num_rows", type=int, help="use the first rows only")
+    parser.add_argument("--dtype", default="auto", help="type of the weights (default: that of the checkpoint)")
+    parser.add_argument("--output", default="gap.json", help="json; gap.png and gap.pairs.jsonl are written beside it")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one subcommand; returns the exit code."""
     args = make_parser().parse_args(argv)
@@ -62,6 +76,10 @@ def main(argv: list[str] | None = None) -> int:
             from .scoring import run_score
 
             print_summary(run_score(args))
+        elif args.command == "gap":
+            from .gap import run_gap
+
+            run_gap(args)
     except (EvaluationError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,161 @@
+"""Replies of a transformers model, in batches of prompts of similar length."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
+
+from ..data import open_image, render_prompt
+from ..images import image_size
+from .errors import EvaluationError
+
+
+# For sorting only: about one token per 28 x 28 pixels, and no more than for a megapixel.
+PIXELS_PER_TOKEN = 28 * 28
+MAX_PIXELS = 10**6
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """
+    What a model is asked.
+
+    Args:
+        text (`str`):
+            The instruction.
+        images (`Sequence[Any]`):
+            Pictures that come before it, as [`open_image`] takes them.
+    """
+
+    text: str
+    images: Sequence[Any] = field(default_factory=tuple)
+
+
+def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel, ProcessorMixin]:
+    """
+    Loads model and processor, on this process's device.
+
+    Args:
+        path (`str`):
+            Folder or Hub name of the model.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Type of the weights; `"auto"` is that of the checkpoint.
+
+    Raises:
+        EvaluationError: if the folder lacks the model, its processor or its chat template.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(path)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"No image-text-to-text model with its processor in {path}: {error}") from error
+    if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:
+        raise EvaluationError(f"{path} has no processor with a chat template. Copy those of the base model into it.")
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return model.eval().to(PartialState().device), processor
+
+
+class Generator:
+    """
+    Answers prompts in batches, greedily unless a temperature is set.
+
+    The checkpoint's own sampling defaults and penalties are not used, so that runs are comparable.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model.
+        processor ([`~transformers.ProcessorMixin`]):
+            Its processor.
+        batch_size (`int`, *optional*, defaults to `16`):
+            Prompts in a batch.
+        max_new_tokens (`int`, *optional*, defaults to `1024`):
+            Longest reply in tokens.
+        temperature (`float`, *optional*, defaults to `0.0`):
+            Sampling temperature; 0 takes the likeliest token.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Share of probability that is sampled from.
+
+    Raises:
+        EvaluationError: if a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        batch_size: int = 16,
+        max_new_tokens: int = 1024,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+    ):
+        if batch_size < 1 or max_new_tokens < 1:
+            raise EvaluationError(
+                f"`batch_size` is {batch_size} and `max_new_tokens` {max_new_tokens}, but both must be at least 1."
+            )
+        if temperature < 0 or not 0 < top_p <= 1:
+            raise EvaluationError(f"`temperature` {temperature} must not be negative, `top_p` {top_p} in (0, 1].")
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self.processor.tokenizer.padding_side = "left"
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
+        # `generate` fills what is unset from the model's own configuration, so that is replaced
+        model.generation_config = GenerationConfig(
+            eos_token_id=_end_tokens(model, processor),
+            pad_token_id=processor.tokenizer.pad_token_id,
+            max_new_tokens=max_new_tokens,
+            **(sampling or {"do_sample": False}),
+        )
+
+    def generate(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, str]]]:
+        """
+        Answers all prompts, the longest first, so that a batch too large for the memory fails at once.
+
+        Args:
+            prompts (`Sequence[Prompt]`):
+                What to ask.
+
+        Yields:
+            (position in `prompts`, reply) of one batch after the other.
+        """
+        for batch in self.batches(prompts):
+            yield list(zip(batch, self.answer([prompts[position] for position in batch]), strict=True))
+
+    def batches(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Returns positions in batches of similar length; prompts with and without pictures are not mixed."""
+        lengths = [self._length(prompt) for prompt in prompts]
+        batches = []
+        for with_images in (True, False):
+            group = [position for position, prompt in enumerate(prompts) if bool(prompt.images) == with_images]
+            group.sort(key=lambda position: -lengths[position])
+            batches += [group[start : start + self.batch_size] for start in range(0, len(group), self.batch_size)]
+        return batches
+
+    def _length(self, prompt: Prompt) -> float:
+        sizes = (image_size(image) for image in prompt.images)
+        pixels = sum(min(height * width, MAX_PIXELS) for height, width in sizes)
+        return len(self.processor.tokenizer(prompt.text)["input_ids"]) + pixels / PIXELS_PER_TOKEN
+
+    @torch.inference_mode()
+    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
+        """Answers one batch."""
+        texts = [render_prompt(self.processor, prompt.text, len(prompt.images)) for prompt in prompts]
+        images = [[open_image(image) for image in prompt.images] for prompt in prompts]
+        inputs = self.processor(
+            text=texts,
+            images=images if images[0] else None,
+            padding=True,
+            add_special_tokens=False,
+            return_tensors="pt",
+        ).to(self.model.device, self.model.dtype)
+        tokens = self.model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
+    """Returns the tokens that end a reply: the checkpoint's and the tokenizer's."""
+    end = model.generation_config.eos_token_id
+    ends = [] if end is None else [end] if isinstance(end, int) else list(end)
+    return sorted({*ends, processor.tokenizer.eos_token_id})
