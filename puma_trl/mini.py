@@ -1,12 +1,24 @@
 """
-The embedded default: tiny, randomly initialised but real models with their own tokenizer and processor.
+The embedded default: tiny, randomly initialised but real models with their own tokenizer and processor, and the data
+that they learn from in minutes on a CPU.
 
+```bash
+python -m puma_trl.mini --output_dir outputs/mini
+```
+
+writes the model to `outputs/mini/model` and the data of the three stages and the held-out pairs to `outputs/mini/data`.
 Everything that a full-size model goes through (chat template, image processor, `AutoProcessor`,
-`AutoModelForImageTextToText`, `generate`) works on them, on a CPU and without the Hub.
+`AutoModelForImageTextToText`, `generate`) works on these models, without the Hub.
 """
 
+import argparse
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
@@ -21,6 +33,8 @@ from transformers import (
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
 )
+
+from .pairs.generate import generate_pairs, write_pairs
 
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl")
@@ -39,8 +53,20 @@ SPECIAL_TOKENS = [
     "<|video_pad|>",
 ]
 
-# Words stay whole, every digit is a token of its own, so numbers of any length are read and written digit by digit.
-WORD_PATTERN = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+# Words and operators take the spaces around them, which keeps prompts short; every digit is a token of its own, so that
+# numbers of any length are read and written digit by digit.
+PIECES = r" ?\p{L}+ ?|\p{N}| ?[^\s\p{L}\p{N}]+ ?|\s+"
+
+# The kinds that the mini model can learn: small numbers, and drawings that stay legible at this size.
+KINDS = (
+    "triangle_angles",
+    "rectangle_perimeter",
+    "segment_total",
+    "segment_part",
+    "bar_difference",
+    "bar_total",
+)
+IMAGE_SIZE = (84, 84)
 
 # As in the original's data, the pictures come before the text of a turn whatever their order in the message.
 CHAT_TEMPLATE = """\
@@ -66,22 +92,29 @@ CHAT_TEMPLATE = """\
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """
-    Builds the tokenizer of the mini models: one token per byte, so that any text survives a round trip.
+    Builds the tokenizer of the mini models: the words of the generated problems are tokens, and so is every byte, so
+    that any text survives a round trip.
 
     Returns:
         A tokenizer with the ChatML and vision tokens of Qwen2-VL, `<|im_end|>` as end and `<|endoftext|>` as padding.
     """
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: index for index, token in enumerate(SPECIAL_TOKENS + alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated"),
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    problems = generate_pairs(20 * len(KINDS), seed=0, kinds=KINDS, with_images=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (f"system\nuser\n{row['instruction']}assistant\n{row['output']}" for row in problems)
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
@@ -216,3 +249,64 @@ def build_model(
 def _check_family(family_name: str) -> None:
     if family_name not in FAMILIES:
         raise ValueError(f"There is no mini model of the family '{family_name}'. Choose one of {', '.join(FAMILIES)}.")
+
+
+def _single_sided(pairs: Iterator[dict]) -> Iterator[dict]:
+    """Turns pairs into rows with one side: the drawing, and in every fifth row the text."""
+    shared = ("kind", "level", "answer")
+    for index, pair in enumerate(pairs):
+        suffix = "" if index % 5 == 0 else "_2"
+        side = {name: pair[name + suffix] for name in ("image_url", "instruction", "output")}
+        yield side | {name: pair[name] for name in shared}
+
+
+def write_data(folder: Path, num_rows: int, num_heldout: int, seed: int, num_proc: int) -> None:
+    """
+    Writes the data of the three stages and the held-out pairs.
+
+    Args:
+        folder (`Path`):
+            Where `stage1.jsonl` (text alone), `stage2.jsonl` (pairs), `stage3.jsonl` (drawings, and one text in five
+            rows so that reading text is not forgotten), `heldout.jsonl` (pairs of problems in none of the others) and the
+            pictures go.
+        num_rows (`int`):
+            Number of rows of each stage.
+        num_heldout (`int`):
+            Number of held-out pairs.
+        seed (`int`):
+            Seed of the problems and drawings.
+        num_proc (`int`):
+            Processes that draw.
+
+    Raises:
+        FileExistsError: if one of the files exists.
+    """
+    options = {"kinds": KINDS, "image_size": IMAGE_SIZE, "num_proc": num_proc}
+    texts = generate_pairs(num_rows, seed, KINDS, with_images=False)
+    pairs = generate_pairs(2 * num_rows, seed + 1, **options)
+    heldout = generate_pairs(num_heldout, seed, split="heldout", **options)
+    write_pairs(texts, folder / "stage1.jsonl", "images/stage1")
+    write_pairs(islice(pairs, num_rows), folder / "stage2.jsonl", "images/stage2")
+    write_pairs(_single_sided(pairs), folder / "stage3.jsonl", "images/stage3")
+    write_pairs(heldout, folder / "heldout.jsonl", "images/heldout")
+
+
+def main() -> None:
+    """Writes the model and the data."""
+    parser = argparse.ArgumentParser(prog="python -m puma_trl.mini", description="Writes the mini model and its data.")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/mini"), help="folder to write to")
+    parser.add_argument("--family", choices=FAMILIES, default="qwen2_vl", help="model family")
+    parser.add_argument("--n", type=int, default=16_000, help="rows of each stage")
+    parser.add_argument("--heldout", type=int, default=300, help="held-out pairs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights, problems and drawings")
+    parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="processes that draw")
+    args = parser.parse_args()
+    write_data(args.output_dir / "data", args.n, args.heldout, args.seed, args.num_proc)
+    processor = build_processor(args.family)
+    processor.save_pretrained(args.output_dir / "model")
+    build_model(args.family, processor, seed=args.seed).save_pretrained(args.output_dir / "model")
+    print(f"The mini model is in {args.output_dir / 'model'}, its data in {args.output_dir / 'data'}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -189,7 +189,7 @@ def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
 
     Args:
         rows (`Iterator[dict]`):
-            Rows of [`generate_pairs`].
+            Rows of [`generate_pairs`], or of one side of them; at most one picture in a row.
         path (`Path`):
             The jsonl file.
         image_folder (`str`):
@@ -207,12 +207,13 @@ def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
     count = 0
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
-            if "image_url_2" in row:
-                name = f"{image_folder}/{count // FILES_PER_FOLDER:03d}/{count:07d}.png"
-                target = path.parent / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                row["image_url_2"].save(target)
-                row = row | {"image_url_2": name}
+            for column in ("image_url", "image_url_2"):
+                if isinstance(row.get(column), Image.Image):
+                    name = f"{image_folder}/{count // FILES_PER_FOLDER:03d}/{count:07d}.png"
+                    target = path.parent / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    row[column].save(target)
+                    row = row | {column: name}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count

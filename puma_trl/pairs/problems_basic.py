@@ -169,7 +169,7 @@ def bar_difference(rng: random.Random, level: int) -> Problem:
         facts="In a bar chart "
         + ", ".join(f"{name} is {value}" for name, value in zip(names, values, strict=True))
         + ".",
-        question=f"How much more is {names[high]} than {names[low]}?",
+        question=f"By how much does {names[high]} exceed {names[low]} in the chart?",
         steps=f"{values[high]} - {values[low]} = {difference}.",
         answer=str(difference),
         key=(values[high], values[low]),
@@ -187,7 +187,7 @@ def bar_total(rng: random.Random, level: int) -> Problem:
         facts="In a bar chart "
         + ", ".join(f"{name} is {value}" for name, value in zip(names, values, strict=True))
         + ".",
-        question=f"Find {names[first]} and {names[second]} together.",
+        question=f"Find the sum of {names[first]} and {names[second]} in the chart.",
         steps=f"{values[first]} + {values[second]} = {total}.",
         answer=str(total),
         key=tuple(sorted((values[first], values[second]))),
