@@ -75,7 +75,11 @@ def answer_hidden_states(model: PreTrainedModel, inputs: dict[str, Any], labels:
 
 
 def read_head(model: PreTrainedModel) -> Head:
-    """Returns weight (V, H) and bias (V,) of the language-model head; must be called inside a wrapped forward."""
+    """
+    Returns weight (V, H) and bias (V,) of the language-model head, to be called inside the student's wrapped forward.
+
+    Under ZeRO-3 they may still be sharded; `maybe_gather_lm_head_ctx` gathers them.
+    """
     head = model.get_output_embeddings()
     # FSDP2 makes the head of a vision-language model a unit of its own. The loss reads its weight without calling it,
     # so nothing would gather it, and the gradient of a DTensor gathered by hand would keep this rank's part only.
@@ -121,14 +125,14 @@ class SeparateTeacher:
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            The teacher. Its forward is replaced by one that returns hidden states and head.
+            The teacher. Its forward is replaced by one that returns hidden states.
     """
 
     def __init__(self, model: PreTrainedModel):
         self.model = model.eval().requires_grad_(False)
 
         def hidden_forward(self, inputs, labels):
-            return answer_hidden_states(self, inputs, labels), read_head(self)
+            return answer_hidden_states(self, inputs, labels)
 
         model.forward = types.MethodType(hidden_forward, model)
         # What the engine's wrapper makes of the model; the trainer sets it.
@@ -139,7 +143,8 @@ class SeparateTeacher:
     ) -> tuple[torch.Tensor, Head]:
         """Returns the hidden states (N, H) that predict the answer on the text-rich side, and the teacher's head."""
         with torch.no_grad():
-            return self.wrapped(inputs=inputs, labels=labels)
+            # the head is read here because what leaves a DeepSpeed forward is a copy that cannot be gathered
+            return self.wrapped(inputs=inputs, labels=labels), read_head(self.model)
 
 
 def add_pair_forward(model: PreTrainedModel, config: PumaKLConfig, teacher: SelfTeacher | SeparateTeacher) -> None:
