@@ -81,6 +81,44 @@ def _tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTraine
     return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
 
 
+class PromptRenderer:
+    """
+    Renders many prompts like [`render_prompt`], about 30 times as fast.
+
+    The chat template is rendered once per number of images, around a stand-in for the instruction. A template that does
+    more with the instruction than trim it is noticed, because the first prompt of every call is rendered in full too.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+    """
+
+    STAND_IN = "instruction\ue000stands\ue000here"
+
+    def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase):
+        self.processor = processor
+        self.frames = {}
+        self.verbatim = True
+
+    def __call__(self, prompts: list[tuple[str, int]]) -> list[str]:
+        """Renders prompts, each given as its instruction and its number of images."""
+        if prompts and self.verbatim:
+            instruction, num_images = prompts[0]
+            self.verbatim = self._render(instruction, num_images) == render_prompt(
+                self.processor, instruction, num_images
+            )
+        return [self._render(*prompt) for prompt in prompts]
+
+    def _render(self, instruction: str, num_images: int) -> str:
+        if num_images not in self.frames:
+            rendered = render_prompt(self.processor, self.STAND_IN, num_images)
+            self.frames[num_images] = rendered.split(self.STAND_IN)
+        frame = self.frames[num_images]
+        if not self.verbatim or len(frame) != 2 or instruction != instruction.strip():
+            return render_prompt(self.processor, instruction, num_images)
+        return instruction.join(frame)
+
+
 @dataclass
 class TokenCounter:
     """
@@ -186,6 +224,7 @@ class RowChecker:
 
     def __post_init__(self):
         self.counter = TokenCounter(self.processor, self.family)
+        self.render_prompts = PromptRenderer(self.processor)
         self.takes_images = isinstance(self.processor, ProcessorMixin)
         self.seen_images = {}
         self.reserved = self.processor.all_special_multimodal_tokens if self.takes_images else []
@@ -270,10 +309,9 @@ class RowChecker:
 
     def _measure(self, rows: list[dict[str, Any]]) -> None:
         sides = [(row, side) for row in rows for side in self._sides(row)]
-        prompts = [
-            render_prompt(self.processor, row[f"instruction{side}"], len(row[f"image_url{side}"]))
-            for row, side in sides
-        ]
+        prompts = self.render_prompts(
+            [(row[f"instruction{side}"], len(row[f"image_url{side}"])) for row, side in sides]
+        )
         answers = [
             render_answer(self.processor, self.family, row["output_2"] if "_2" in self._sides(row) else row["output"])
             for row in rows
