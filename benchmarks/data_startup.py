@@ -1,0 +1,170 @@
+"""
+Time and memory of reading, checking and mapping a pair data set before training: first, and from the cache.
+
+```bash
+python benchmarks/data_startup.py                 # the size of the paper's stage 2: 692,000 pairs
+python benchmarks/data_startup.py --rows 20000    # a quick look
+```
+
+The pairs are generated: texts of realistic length (text-rich 40-110 words, vision-rich 10-40, answers 40-140), all
+different, one picture per row out of a pool of files of 40 sizes, and a byte-pair tokenizer trained on such texts. Every
+measurement runs in a process of its own; memory is that of the process and its workers together.
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+GOALS = {"first": 300.0, "cached": 15.0, "memory": 2.0}
+
+
+def make_words(rng: random.Random, count: int = 8_000) -> list[str]:
+    """Returns made-up words of 2 to 10 letters, the most common ones being the shortest."""
+    syllables = [a + b for a in "bcdfglmnprstv" for b in "aeiou"]
+    return sorted(("".join(rng.choices(syllables, k=rng.randint(1, 5))) for _ in range(count)), key=len)
+
+
+def make_text(rng: random.Random, words: list[str], low: int, high: int) -> str:
+    """Returns `low` to `high` words, common ones far more often, with formulas between them."""
+    size = rng.randint(low, high)
+    chosen = [words[int(len(words) ** rng.random())] for _ in range(size)]  # Zipf's law
+    for _ in range(size // 12):
+        chosen[rng.randrange(size)] = f"${rng.randrange(100)}x + {rng.randrange(1000)} = {rng.random():.3f}$"
+    return " ".join(chosen) + "."
+
+
+def make_data(folder: Path, rows: int, images: int) -> None:
+    """Writes `pairs.jsonl`, the pool of pictures, and a processor with a trained tokenizer."""
+    from PIL import Image
+
+    from puma_trl.mini import build_processor
+
+    rng = random.Random(0)
+    words = make_words(rng)
+    (folder / "images").mkdir(parents=True)
+    for index in range(images):
+        size = (28 * rng.randint(4, 16), 28 * rng.randint(4, 16))
+        Image.new("RGB", size, tuple(rng.randrange(256) for _ in range(3))).save(folder / f"images/{index}.png")
+    with open(folder / "pairs.jsonl", "w", encoding="utf-8") as file:
+        for index in range(rows):
+            answer = make_text(rng, words, 40, 140)
+            row = {
+                "image_url": None,
+                "instruction": make_text(rng, words, 40, 110),
+                "output": answer,
+                "image_url_2": f"images/{index % images}.png",
+                "instruction_2": make_text(rng, words, 10, 40),
+                "output_2": answer,
+            }
+            file.write(json.dumps(row) + "\n")
+
+    processor = build_processor("qwen2_vl")
+    texts = [make_text(rng, words, 60, 200) for _ in range(5000)]
+    processor.tokenizer = processor.tokenizer.train_new_from_iterator(texts, vocab_size=16_000)
+    processor.save_pretrained(folder / "processor")
+
+
+def load(folder: Path, num_proc: int | None) -> None:
+    """Loads the data set once and prints the seconds and what came out; runs in a process of its own."""
+    import datasets
+    from transformers import AutoProcessor
+
+    from puma_trl.config import PumaKLConfig, PumaScriptArguments
+    from puma_trl.data import load_data
+    from puma_trl.families.qwen import QWEN_VL
+
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+    processor = AutoProcessor.from_pretrained(folder / "processor")
+    script_args = PumaScriptArguments(dataset_name=[str(folder / "pairs.jsonl")], bad_rows="drop")
+    training_args = PumaKLConfig(
+        output_dir=str(folder / "out"), use_cpu=True, bf16=False, max_length=2048, dataset_num_proc=num_proc
+    )
+    start = time.perf_counter()
+    dataset, reports = load_data(script_args, training_args, processor, QWEN_VL)
+    seconds = time.perf_counter() - start
+    lengths = dataset["train"].with_format("numpy")["length"][:]
+    report = reports["train"]
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "rows": report.rows_kept,
+                "answer_tokens": report.answer_tokens,
+                "mean_length": float(lengths.mean()),
+            }
+        )
+    )
+
+
+def memory_of(pid: int) -> tuple[int, int]:
+    """Returns proportional and plain resident bytes of a process and its descendants; shared pages count once in the first."""
+    proportional = resident = 0
+    pending = [pid]
+    while pending:
+        process = Path(f"/proc/{pending.pop()}")
+        try:
+            values = dict(line.split(":", 1) for line in (process / "smaps_rollup").read_text().splitlines()[1:])
+            pending += [
+                int(child)
+                for task in (process / "task").iterdir()
+                for child in (task / "children").read_text().split()
+            ]
+        except (OSError, ValueError):  # the process has just ended
+            continue
+        proportional += int(values["Pss"].split()[0]) * 1024
+        resident += int(values["Rss"].split()[0]) * 1024
+    return proportional, resident
+
+
+def measure(folder: Path, num_proc: int | None) -> dict:
+    """Runs [`load`] in a new process and watches its memory."""
+    command = [sys.executable, __file__, "--dir", str(folder), "--load"]
+    command += ["--num_proc", str(num_proc)] if num_proc else []
+    peaks = [0, 0]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output)
+        while process.poll() is None:
+            peaks = [max(pair) for pair in zip(peaks, memory_of(process.pid), strict=True)]
+            time.sleep(0.2)
+        if process.returncode:
+            raise SystemExit(process.returncode)
+        output.seek(0)
+        result = json.loads(output.read().splitlines()[-1])
+    return result | {"proportional": peaks[0] / 2**30, "resident": peaks[1] / 2**30}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=692_000)
+    parser.add_argument("--images", type=int, default=20_000, help="Number of picture files.")
+    parser.add_argument("--num_proc", type=int, default=None, help="Worker processes. Defaults to every core.")
+    parser.add_argument(
+        "--dir", type=Path, help="Folder for the data, made when missing. Defaults to a temporary one."
+    )
+    parser.add_argument("--load", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.load:
+        load(args.dir, args.num_proc)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.dir or Path(temporary) / "data"
+        if not folder.exists():
+            make_data(folder, args.rows, args.images)
+        size = (folder / "pairs.jsonl").stat().st_size / 2**30
+        first, cached = measure(folder, args.num_proc), measure(folder, args.num_proc)
+    print(f"{first['rows']:,} pairs, {size:.2f} GiB, {first['mean_length']:.0f} tokens per pair on average")
+    print(f"{'':8}{'seconds':>10}{'peak memory (GiB)':>20}{'sum of RSS (GiB)':>20}")
+    for name, result in (("first", first), ("cached", cached)):
+        print(f"{name:8}{result['seconds']:>10.1f}{result['proportional']:>20.2f}{result['resident']:>20.2f}")
+    print(f"goals   first {GOALS['first']:.0f} s, cached {GOALS['cached']:.0f} s, memory {GOALS['memory']:.0f} GiB")
+    print(f"ratio   first / cached = {first['seconds'] / cached['seconds']:.1f}")
+
+
+if __name__ == "__main__":
+    main()
