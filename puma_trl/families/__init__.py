@@ -1,49 +1,42 @@
-"""What differs between model families: one small file each, found by `config.model_type`."""
+"""
+What differs between model families: one small file each, found by `config.model_type`.
 
-from dataclasses import dataclass
+Importing this package registers Math-PUMA's own model with the Auto classes.
+"""
 
 from transformers import PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from .deepseek_vl_hybrid import DEEPSEEK_VL_HYBRID
+from .family import Family
+from .gemma3 import GEMMA3
+from .idefics3 import IDEFICS3
+from .llava import LLAVA
+from .math_puma_qwen2 import MATH_PUMA_QWEN2
+from .qwen import QWEN_VL
 
 
-@dataclass(frozen=True)
-class Family:
-    """
-    The facts about a model family that the recipe needs and transformers does not tell.
+__all__ = ["FAMILIES", "Family", "get_family"]
 
-    Args:
-        model_types (`tuple[str, ...]`):
-            Values of `config.model_type` that belong to the family.
-        parts (`dict[str, tuple[str, ...]]`):
-            Trainable part → prefixes of its parameter names. A parameter belongs to the part with the longest matching
-            prefix, so `model.visual.` may be the vision tower and `model.visual.merger.` the aligner inside it.
-        image_text (`str`, *optional*):
-            The text that stands for one image inside a rendered prompt. `None` is the processor's `image_token`.
-        end_of_answer (`str`, *optional*):
-            The token that ends an answer. `None` is the tokenizer's `eos_token`.
-    """
 
-    model_types: tuple[str, ...]
-    parts: dict[str, tuple[str, ...]]
-    image_text: str | None = None
-    end_of_answer: str | None = None
+FAMILIES = (QWEN_VL, LLAVA, MATH_PUMA_QWEN2, DEEPSEEK_VL_HYBRID, IDEFICS3, GEMMA3)
 
 
 def get_family(config: PretrainedConfig) -> Family:
     """
     Returns the family of a model.
 
+    A model of a type that is not registered has no named parts, and `trainable_parts` takes prefixes of its parameter
+    names; a text model is one part, `language_model`.
+
     Args:
         config ([`~transformers.PretrainedConfig`]):
             Configuration of the model; its `model_type` decides.
-
-    Raises:
-        ValueError: if no family is registered for the model type.
     """
-    from . import qwen
-
-    families = [qwen.QWEN_VL]
-    for family in families:
+    for family in FAMILIES:
         if config.model_type in family.model_types:
             return family
-    known = sorted(name for family in families for name in family.model_types)
-    raise ValueError(f"No model family is known for model type '{config.model_type}'. Known model types: {known}.")
+    is_text_model = (
+        type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    )
+    return Family(model_types=(config.model_type,), parts={"language_model": ("",)} if is_text_model else {})

@@ -1,0 +1,124 @@
+"""
+The network of Math-PUMA_Qwen2VL: LLaVA whose projector is a gated MLP, as native transformers classes.
+
+Importing this module registers them, so that `AutoModelForImageTextToText` and `AutoProcessor` load a checkpoint of
+model type `math_puma_qwen2`.
+"""
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaModel,
+    LlavaProcessor,
+)
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import SubConfigSpec
+
+from .family import Family
+
+
+IMAGE_TOKEN = "<|image|>"
+
+
+@strict
+class MathPumaQwen2Config(LlavaConfig):
+    r"""
+    Configuration of [`MathPumaQwen2ForConditionalGeneration`]; the defaults are those of the 1.5B checkpoint's vision
+    tower and aligner. See [`~transformers.LlavaConfig`] for the arguments.
+
+    SigLIP has no class token, so `vision_feature_select_strategy="default"` leaves out the first patch: 728 image
+    tokens remain of 27 x 27 patches.
+    """
+
+    model_type = "math_puma_qwen2"
+
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="siglip_vision_model",
+            init_kwargs={
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_hidden_layers": 27,
+                "num_attention_heads": 16,
+                "image_size": 384,
+                "patch_size": 14,
+            },
+        ),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="qwen2"),
+    }
+
+    image_token_index: int = 151646
+    image_seq_length: int = 728
+    multimodal_projector_bias: bool = False
+
+
+class MathPumaQwen2Projector(nn.Module):
+    """
+    The aligner: `down(act(gate(x)) * up(x))`, without biases.
+
+    Args:
+        config ([`MathPumaQwen2Config`]):
+            `gate_proj` and `up_proj` go from the vision tower's width to the language model's width H, `down_proj` from
+            H to H.
+    """
+
+    def __init__(self, config: MathPumaQwen2Config):
+        super().__init__()
+        vision_size, hidden_size = config.vision_config.hidden_size, config.text_config.hidden_size
+        bias = config.multimodal_projector_bias
+        self.gate_proj = nn.Linear(vision_size, hidden_size, bias=bias)
+        self.up_proj = nn.Linear(vision_size, hidden_size, bias=bias)
+        self.down_proj = nn.Linear(hidden_size, hidden_size, bias=bias)
+        self.act_fn = ACT2FN[config.projector_hidden_act]
+
+    def forward(self, image_features: torch.Tensor) -> torch.Tensor:
+        """Projects features (images, patches, vision width) to (images, patches, H)."""
+        return self.down_proj(self.act_fn(self.gate_proj(image_features)) * self.up_proj(image_features))
+
+
+class MathPumaQwen2Model(LlavaModel):
+    """Vision tower, gated aligner and language model, without the language-model head."""
+
+    config: MathPumaQwen2Config
+
+    def __init__(self, config: MathPumaQwen2Config):
+        super().__init__(config)
+        self.multi_modal_projector = MathPumaQwen2Projector(config)
+        self.post_init()
+
+
+class MathPumaQwen2ForConditionalGeneration(LlavaForConditionalGeneration):
+    """The model with its language-model head; the arguments of `forward` are those of LLaVA."""
+
+    config: MathPumaQwen2Config
+
+    def __init__(self, config: MathPumaQwen2Config):
+        # not LLaVA's own, which would build tower and language model once more
+        super(LlavaForConditionalGeneration, self).__init__(config)
+        self.model = MathPumaQwen2Model(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+
+MATH_PUMA_QWEN2 = Family(
+    model_types=("math_puma_qwen2",),
+    parts={
+        "language_model": ("model.language_model.", "lm_head."),
+        "aligner": ("model.multi_modal_projector.",),
+        "vision_tower_low": ("model.vision_tower.",),
+        "vision_tower_high": ("model.vision_tower.",),
+    },
+)
+
+AutoConfig.register("math_puma_qwen2", MathPumaQwen2Config)
+AutoModel.register(MathPumaQwen2Config, MathPumaQwen2Model)
+AutoModelForImageTextToText.register(MathPumaQwen2Config, MathPumaQwen2ForConditionalGeneration)
+AutoProcessor.register(MathPumaQwen2Config, LlavaProcessor)
