@@ -78,7 +78,10 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: to a neighbour first, which then takes its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    with open(part, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 

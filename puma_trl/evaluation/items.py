@@ -95,7 +95,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
     try:
         schema = parquet.read_schema(path)
-        columns = [field.name for field in schema if not _holds_pictures(field.type)]
+        columns = [field.name for field in schema if not holds_pictures(field.type)]
         return parquet.read_table(path, columns=columns).to_pylist()
     except FileNotFoundError:
         raise EvaluationError(f"There is no file {path}.") from None
@@ -103,7 +103,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         raise EvaluationError(f"{path} is not a readable parquet file: {error}") from None
 
 
-def _holds_pictures(kind: Any) -> bool:
+def holds_pictures(kind: Any) -> bool:
     """Returns whether an arrow type is that of an encoded picture, `{"bytes", "path"}`."""
     from pyarrow import types
 

@@ -50,7 +50,9 @@ def make_judge(args: argparse.Namespace, benchmark: ModuleType, cache: Path) -> 
         )
     if args.judge == "math_verify":
         return lambda items, responses, scored: judge_by_math_verify(benchmark, items, responses, scored)
-    server = Server.from_args(args, args.judge_model)
+    if args.llm is None:
+        raise EvaluationError("--judge openai needs the name of a model: pass --llm.")
+    server = Server.for_llm(args)
     return lambda items, responses, scored: judge_by_server(benchmark, items, responses, scored, server, cache)
 
 

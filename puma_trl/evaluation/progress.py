@@ -15,13 +15,15 @@ class Progress:
             What is done.
         total (`int`):
             How many there are in all.
-        done (`int`, *optional*, defaults to `0`):
-            How many were done before.
+        disable (`bool`, *optional*, defaults to `False`):
+            Whether to show nothing, on all processes but the first.
     """
 
-    def __init__(self, title: str, total: int, done: int = 0):
+    def __init__(self, title: str, total: int, disable: bool = False):
         interval = 0.1 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(total=total, initial=done, desc=title, mininterval=interval, maxinterval=max(interval, 10.0))
+        self.bar = tqdm(
+            total=total, desc=title, mininterval=interval, maxinterval=max(interval, 10.0), disable=disable
+        )
         self.correct = self.judged = 0
 
     def __enter__(self) -> "Progress":

@@ -8,7 +8,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from .errors import EvaluationError
-from .files import read_json, read_jsonl, write_json
+from .files import read_json, read_jsonl, write_json, write_jsonl
 from .items import item_id
 
 
@@ -125,6 +125,28 @@ def repair_last_line(path: Path) -> None:
         else:
             file.truncate(len(data) - len(tail))
         os.fsync(file.fileno())
+
+
+def rank_path(path: Path, rank: int) -> Path:
+    """Returns the file that one of several processes writes: `responses.rank00003.jsonl`."""
+    return path.with_suffix(f".rank{rank:05d}.jsonl")
+
+
+def merge_ranks(path: Path) -> None:
+    """Moves the rows of all ranks' files into the responses file, each id once, whole or not at all."""
+    parts = sorted(path.parent.glob(f"{path.stem}.rank*.jsonl"))
+    if not parts:
+        return
+    rows: dict[str, dict[str, Any]] = {}
+    for part in [path, *parts]:
+        repair_last_line(part)
+        if part.exists():
+            for _, row in read_jsonl(part):
+                # a process killed between writing the merged file and deleting the parts leaves rows twice
+                rows.setdefault(str(row["id"]), row)
+    write_jsonl(path, list(rows.values()))
+    for part in parts:
+        part.unlink()
 
 
 def settings_path(responses: Path) -> Path:

@@ -16,6 +16,7 @@ Request = TypeVar("Request")
 Answer = TypeVar("Answer")
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+URL_VARIABLE = "OPENAI_BASE_URL"
 # Requests that fail one after another before the run stops: the server is down, not busy.
 MAX_FAILURES_IN_A_ROW = 20
 
@@ -53,10 +54,16 @@ class Server:
     ):
         from openai import OpenAI
 
-        key = os.environ.get(KEY_VARIABLE)
-        if key is None and base_url is None:
+        if concurrency < 1 or timeout <= 0 or max_retries < 0:
             raise EvaluationError(
-                f"No server: set {KEY_VARIABLE} in the environment, or name a server with --base_url."
+                f"`concurrency` is {concurrency}, `timeout` {timeout} and `max_retries` {max_retries}: the first must be "
+                "at least 1, the second positive, the third not negative."
+            )
+        key = os.environ.get(KEY_VARIABLE)
+        if key is None and base_url is None and URL_VARIABLE not in os.environ:
+            raise EvaluationError(
+                f"No server to ask {model}: set {KEY_VARIABLE} in the environment for OpenAI's own, or name the address "
+                "of another with --base_url (the model under test) or --llm_base_url (extraction and judge)."
             )
         self.model = model
         self.concurrency = concurrency
@@ -64,26 +71,32 @@ class Server:
         self.client = OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries)
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace, model: str | None) -> "Server":
-        """Makes the server that the command line describes."""
-        if model is None:
-            raise EvaluationError("A server needs the name of a model: pass --judge_model (or --llm for extraction).")
-        return cls(model, args.base_url, args.concurrency, args.timeout, args.max_retries)
+    def for_llm(cls, args: argparse.Namespace) -> "Server":
+        """Makes the server that extracts and judges, as the command line describes it."""
+        return cls(args.llm, args.llm_base_url, args.concurrency, args.timeout, args.max_retries)
 
-    def ask(self, messages: list[dict[str, Any]], temperature: float = 0.0, max_tokens: int = 512) -> str:
+    def ask(self, messages: list[dict[str, Any]], **options: Any) -> str:
         """
-        Asks once (with the client's retries).
+        Asks once (with the client's retries); an empty reply is "".
+
+        Args:
+            messages (`list[dict[str, Any]]`):
+                The chat.
+            options:
+                `temperature`, `max_tokens` and others of the API.
 
         Raises:
             openai.OpenAIError: if the request fails after all retries.
         """
-        completion = self.client.chat.completions.create(
-            model=self.model, messages=messages, temperature=temperature, max_tokens=max_tokens
-        )
+        completion = self.client.chat.completions.create(model=self.model, messages=messages, **options)
         return completion.choices[0].message.content or ""
 
     def map(
-        self, requests: Iterable[tuple[Key, Request]], ask: Callable[[Request], Answer], title: str
+        self,
+        requests: Iterable[tuple[Key, Request]],
+        ask: Callable[[Request], Answer],
+        title: str,
+        is_right: Callable[[Key, Answer], bool] | None = None,
     ) -> Iterator[tuple[Key, Answer | None]]:
         """
         Asks many requests with bounded concurrency.
@@ -95,6 +108,8 @@ class Server:
                 Asks one request, in a thread.
             title (`str`):
                 Words of the progress bar.
+            is_right (`Callable[[Key, Answer], bool]`, *optional*):
+                Judges an answer for the accuracy that the bar shows.
 
         Yields:
             (key, answer) as answers come; the answer is `None` where the request failed for good (said on stderr).
@@ -117,7 +132,8 @@ class Server:
                     key = running.pop(future)
                     answer = self._result(future, key)
                     failures = 0 if future.exception() is None else failures + 1
-                    progress.advance()
+                    judged = is_right is not None and answer is not None
+                    progress.advance(1, int(is_right(key, answer)) if judged else None)
                     yield key, answer
                 if failures >= MAX_FAILURES_IN_A_ROW:
                     pool.shutdown(wait=False, cancel_futures=True)

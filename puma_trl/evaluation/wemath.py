@@ -215,7 +215,7 @@ def compute_metrics(items: list[dict[str, Any]], correct: list[bool]) -> dict[st
         **{name: rate(outcomes)["accuracy"] for name, outcomes in steps.items()},
         "domains": _domain_rates(concepts, read_domains()),
         "four_dimensional": four_dimensional(items, correct),
-        "groups": len(groups),
+        "num_groups": len(groups),
         "incomplete_groups": sum(not _is_whole(group) for group in groups.values()),
     }
 

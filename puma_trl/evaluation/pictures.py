@@ -1,0 +1,185 @@
+"""Pictures of a benchmark: encoded in the data set, files in a folder, or files in its zip archive."""
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+from .errors import EvaluationError
+from .items import SUFFIXES, item_id
+
+
+MAX_FILES = 100_000
+MAX_BYTES = 16 * 2**30
+# Pictures are compressed already; what shrinks a hundredfold in a zip is no archive of pictures.
+MAX_RATIO = 100
+
+
+def find_pictures(
+    benchmark: ModuleType, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
+) -> list[list[Any]]:
+    """
+    Finds the pictures of every item.
+
+    Args:
+        benchmark (module):
+            The benchmark.
+        items (`list[dict[str, Any]]`):
+            Its items, as [`load_items`] returns them.
+        data (`str`, *optional*):
+            Where they come from.
+        split (`str`):
+            Split of the Hub data set.
+        image_root (`str`, *optional*):
+            Folder or zip archive with the files, or `"hub"` for the archive of the official data set. By default the
+            pictures are those encoded in the data, else files beside the data file or the archive of the Hub data set.
+
+    Returns:
+        For each item a list with its picture, as [`open_image`] takes it; empty for items without one (null or "").
+
+    Raises:
+        EvaluationError: if a picture is missing.
+    """
+    data = data or benchmark.HUB_ID
+    is_file = Path(data).suffix in SUFFIXES
+    if image_root is None:
+        encoded = _encoded_pictures(benchmark, data, split, is_file)
+        if encoded is not None:
+            return [[] if picture is None else [picture] for picture in encoded]
+    root = _find_root(benchmark, data, is_file, image_root)
+    pictures = [_find_file(benchmark, item, root) for item in items]
+    missing = [
+        f"item {item_id(benchmark, item)}: {found}"
+        for item, found in zip(items, pictures, strict=True)
+        if isinstance(found, str)
+    ]
+    if missing:
+        raise EvaluationError(
+            f"{len(missing)} pictures of {benchmark.TITLE} are not in {root}: {'; '.join(missing[:3])}. Pass the folder "
+            f"or {benchmark.ARCHIVE} with --image_root, or --image_root hub to download that archive from "
+            f"{benchmark.HUB_ID}."
+        )
+    return pictures
+
+
+def _encoded_pictures(benchmark: ModuleType, data: str, split: str, is_file: bool) -> Sequence[Any] | None:
+    """Returns the column of encoded pictures, `{"bytes", "path"}` each, or `None` if the data has none."""
+    if is_file:
+        if not data.endswith(".parquet"):
+            return None
+        from pyarrow import parquet
+
+        from .items import holds_pictures
+
+        schema = parquet.read_schema(data)
+        for name in benchmark.IMAGE_COLUMNS:
+            if name in schema.names and holds_pictures(schema.field(name).type):
+                return parquet.read_table(data, columns=[name]).column(name).to_pylist()
+        return None
+    from datasets import Image, load_dataset
+
+    dataset = load_dataset(data, name=split if benchmark.CONFIG_IS_SPLIT else None, split=split)
+    for name in benchmark.IMAGE_COLUMNS:
+        if isinstance(dataset.features.get(name), Image):
+            return dataset.cast_column(name, Image(decode=False))[name]
+    return None
+
+
+def _find_root(benchmark: ModuleType, data: str, is_file: bool, image_root: str | None) -> Path:
+    if image_root is None and is_file:
+        return Path(data).parent
+    if image_root is None or image_root == "hub":
+        from huggingface_hub import hf_hub_download
+
+        repository = benchmark.HUB_ID if is_file else data
+        return extract_archive(Path(hf_hub_download(repository, benchmark.ARCHIVE, repo_type="dataset")))
+    root = Path(image_root)
+    if root.is_dir():
+        return root
+    if not root.exists():
+        raise EvaluationError(f"--image_root {root} does not exist.")
+    return extract_archive(root)
+
+
+def _find_file(benchmark: ModuleType, item: dict[str, Any], root: Path) -> list[str] | str:
+    """Returns the item's file in a list, an empty list where the item names none, or the name that is not found."""
+    names = [item[column] for column in benchmark.IMAGE_COLUMNS if item.get(column) is not None]
+    name = next((name for name in names if isinstance(name, str)), "")
+    if not name:
+        return []
+    # archives wrap the published path in one more folder, or leave its first one out
+    inside = PurePosixPath(name).parts[1:]
+    candidates = [root / name, *(folder / name for folder in _folders(root)), root.joinpath(*inside)]
+    for candidate in candidates:
+        if candidate.is_file() and candidate.resolve().is_relative_to(root.resolve()):
+            return [str(candidate)]
+    return name
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+
+
+def extract_archive(path: Path) -> Path:
+    """
+    Extracts a zip archive once into the cache of the Hub's library.
+
+    Args:
+        path (`Path`):
+            The archive. The same file (by path, size and time) is not extracted again.
+
+    Returns:
+        The folder.
+
+    Raises:
+        EvaluationError: if the file is no zip archive, a member would leave the folder or is a link, or the content
+            is larger than pictures are.
+    """
+    from huggingface_hub.constants import HF_HOME
+
+    status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}".encode()).hexdigest()[:16]
+    target = Path(HF_HOME) / "puma_trl" / "pictures" / f"{path.stem}-{key}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            _check_members(path, members)
+            # zipfile stops at the size that was checked, whatever the compressed stream holds
+            archive.extractall(part, members)
+        os.rename(part, target)
+    except zipfile.BadZipFile as error:
+        raise EvaluationError(f"{path} is no intact zip archive ({error}). Download it again.") from None
+    except OSError:
+        if not target.is_dir():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
+    for member in members:
+        name = PurePosixPath(member.filename.replace("\\", "/"))
+        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+            raise EvaluationError(f"{path}: the member {member.filename!r} would leave the folder. Refused.")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise EvaluationError(f"{path}: the member {member.filename!r} is a link. Refused.")
+        if member.flag_bits & 1:
+            raise EvaluationError(f"{path}: the member {member.filename!r} is encrypted. Refused.")
+    size, packed = sum(member.file_size for member in members), sum(member.compress_size for member in members)
+    if len(members) > MAX_FILES or size > MAX_BYTES or size > MAX_RATIO * max(packed, 1):
+        raise EvaluationError(
+            f"{path} would unpack to {len(members):,} files of {size:,} bytes from {packed:,}; refused as too large "
+            f"(limits: {MAX_FILES:,} files, {MAX_BYTES:,} bytes, {MAX_RATIO} times the packed size). If it is right, "
+            "unpack it yourself and pass the folder with --image_root."
+        )
