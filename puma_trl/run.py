@@ -17,7 +17,6 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import DatasetDict
 from transformers import ProcessorMixin, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from puma_trl.collator import DataCollatorForPumaPairs
 from puma_trl.config import PumaKLConfig, parse_recipe
@@ -32,7 +31,7 @@ from puma_trl.modeling import (
     set_trainable_parts,
 )
 from puma_trl.report import draw_curves, print_startup
-from puma_trl.trainer import PumaKLTrainer
+from puma_trl.trainer import COMPLETE_MARKER, PumaKLTrainer
 
 
 logger = get_logger(__name__)
@@ -67,9 +66,19 @@ def find_checkpoint(args: PumaKLConfig) -> str | None:
         if not os.path.isdir(resume):
             raise ValueError(f"`resume_from_checkpoint: {resume}` is no folder. Name a checkpoint, or set it to true.")
         return resume
-    checkpoint = get_last_checkpoint(folder)
+    checkpoint = last_complete_checkpoint(folder)
     logger.warning(f"Resuming from {checkpoint}" if checkpoint else f"No checkpoint in {folder}: starting afresh")
     return checkpoint
+
+
+def last_complete_checkpoint(folder: Path) -> str | None:
+    """Returns the newest checkpoint that was written to its end; one that a killed run cut short is passed over."""
+    checkpoints = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-[0-9]*")}
+    for _, path in sorted(checkpoints.items(), reverse=True):
+        if (path / COMPLETE_MARKER).exists():
+            return str(path)
+        logger.warning(f"{path} was cut short while it was written: the one before it is used")
+    return None
 
 
 def to_prompt_completion(dataset: DatasetDict, tokenizer) -> DatasetDict:

@@ -19,6 +19,7 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
@@ -30,6 +31,8 @@ from .modeling import part_of
 
 
 TEACHER_ADAPTER = "teacher"
+# Written into a checkpoint when all of it is; a checkpoint without it was cut short
+COMPLETE_MARKER = "checkpoint_complete"
 COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
 
 
@@ -326,6 +329,10 @@ class PumaKLTrainer(SFTTrainer):
     def _save_checkpoint(self, model, trial):
         self._check_finite()
         super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # every rank has written its part
+        if self.args.should_save:
+            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            (Path(self._get_output_dir(trial)) / folder / COMPLETE_MARKER).touch()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

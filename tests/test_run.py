@@ -136,3 +136,15 @@ def test_folder_without_weights(main, folder, no_training):
 
 def test_resume_in_an_empty_folder_starts_afresh(main):
     assert (main(resume_from_checkpoint=True, max_steps=1) / "model.safetensors").is_file()
+
+
+def test_checkpoint_that_was_cut_short_is_passed_over(main, folder, caplog):
+    flags = {"save_strategy": "steps", "save_steps": 1, "resume_from_checkpoint": True}
+    out = main(**flags, max_steps=2)
+    (out / "checkpoint-2" / "checkpoint_complete").unlink()
+    (out / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
+    main(**flags, max_steps=3)
+    assert "checkpoint-2 was cut short" in caplog.text
+    assert f"Resuming from {out / 'checkpoint-1'}" in caplog.text
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert [logs["step"] for logs in history if "loss" in logs] == [1, 2, 3]

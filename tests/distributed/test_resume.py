@@ -37,7 +37,7 @@ def test_kill_and_resume(command, workspace, tmp_path, engine, use_kl):
     argv, output_dir, facts = command(engine, "killed", script=script, resume_from_checkpoint=True, **flags)
     log = tmp_path / "killed.log"
     process = start(argv, log)
-    wait_for(output_dir / "checkpoint-2" / "trainer_state.json", process, log)
+    wait_for(output_dir / "checkpoint-2" / "checkpoint_complete", process, log)
     os.killpg(process.pid, signal.SIGKILL)
     stop(process)
     assert not (output_dir / "model.safetensors").exists()  # it was killed before its end
