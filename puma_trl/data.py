@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import transformers
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from . import data_checks, data_files, images
 from .config import PumaKLConfig, PumaScriptArguments
 from .data_checks import FEATURES, SIDE_NAMES, RowChecker, render_answer, render_prompt
-from .data_files import PAIR_COLUMNS, SIDE_COLUMNS, find_chunks, find_sources
+from .data_files import PAIR_COLUMNS, SIDE_COLUMNS, Source, find_chunks, find_sources
 from .families import Family
 from .images import DataError, image_stamp, open_image
 
@@ -32,11 +33,15 @@ __all__ = ["DataError", "DataReport", "load_data", "open_image", "render_answer"
 
 CHUNK_FEATURES = Features({name: Value("int64") for name in ("source", "start", "end", "first")})
 
+# By default, cores up to this number check the data.
+MAX_PROCESSES = 16
+
+MISMATCH = "answers differ"
 REMEDIES = {
-    "answers differ": "`answer_mismatch: student` gives the text-rich side the vision-rich side's answer, `drop` leaves "
-    "such pairs out",
-    "too long": "a larger `max_length` keeps long rows",
-    "missing image": "`image_root` is the folder that relative image paths start from",
+    MISMATCH: "Set `answer_mismatch: student` to give the text-rich side the vision-rich side's answer, or `answer_mismatch: "
+    "drop` to leave such pairs out.",
+    "too long": "A larger `max_length` keeps long rows.",
+    "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
 }
 
 
@@ -78,7 +83,7 @@ def load_data(
         script_args ([`PumaScriptArguments`]):
             Where the data is and what happens to bad rows.
         training_args ([`PumaKLConfig`]):
-            `use_kl`, `max_length`, `seed`, `dataset_num_proc` (default: every core) and `output_dir` are used.
+            `use_kl`, `max_length`, `seed`, `dataset_num_proc` (default: every core, up to 16) and `output_dir` are used.
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
             Processor or tokenizer of the model.
         family ([`Family`]):
@@ -95,8 +100,6 @@ def load_data(
         DataError: if data cannot be read, is empty, lacks the columns that `use_kl` needs, or has rows that cannot be
             used and the policy is to stop.
     """
-    if render_answer(processor, family, "") == "":
-        raise DataError("The tokenizer has an empty `eos_token`, so answers would not end. Set one in the tokenizer.")
     splits, reports, dropped = {}, {}, []
     names = {"train": script_args.dataset_name, "eval": script_args.eval_dataset_name}
     with training_args.main_process_first(desc="loading and checking the data"):
@@ -130,41 +133,48 @@ def _check_split(
         student_answers=script_args.answer_mismatch == "student",
     )
     files = [(source.name, source.kind, source.root, source.version) for source in sources]
-    settings = (checker.use_kl, checker.max_length, checker.student_answers, family, _processor_digest(processor))
     code = [Path(module.__file__).read_text(encoding="utf-8") for module in (data_checks, data_files, images)]
+    settings = (checker.use_kl, checker.max_length, checker.student_answers, family, _processor_digest(processor))
+    chunks = _divide(sources, _digest(files, code))
+    _require_rows(sources, chunks, split)
+    num_proc = min(training_args.dataset_num_proc or min(os.cpu_count(), MAX_PROCESSES), len(chunks))
+    arguments = {
+        "batched": True,
+        "batch_size": 1,
+        "features": FEATURES,
+        "remove_columns": chunks.column_names,
+        "num_proc": num_proc if num_proc > 1 else None,
+        "new_fingerprint": _digest(files, code, settings, transformers.__version__),
+        "desc": f"Checking the {split} data",
+    }
+    rows = chunks.map(checker, load_from_cache_file=True, **arguments)
+    if _images_changed(rows):
+        rows = chunks.map(checker, load_from_cache_file=False, **arguments)
+    _require_rows(sources, rows, split)
+    return rows
+
+
+def _divide(sources: list[Source], fingerprint: str) -> Dataset:
+    """Returns the chunks of all sources, from the cache if the files are the same."""
     try:
-        # a tuple, because a list would be taken for shards
-        chunks = Dataset.from_generator(
+        return Dataset.from_generator(
             find_chunks,
             features=CHUNK_FEATURES,
-            gen_kwargs={"sources": tuple(sources)},
-            fingerprint=_digest(files, code),
+            gen_kwargs={"sources": tuple(sources)},  # a list would be taken for shards
+            fingerprint=fingerprint,
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
-    num_proc = min(training_args.dataset_num_proc or len(os.sched_getaffinity(0)), len(chunks))
 
-    def check(reuse: bool) -> Dataset:
-        return chunks.map(
-            checker,
-            batched=True,
-            batch_size=1,
-            features=FEATURES,
-            remove_columns=chunks.column_names,
-            num_proc=num_proc if num_proc > 1 else None,
-            load_from_cache_file=reuse,
-            new_fingerprint=_digest(files, code, settings),
-            desc=f"Checking the {split} data",
-        )
 
-    if len(chunks) == 0:
-        raise DataError(f"The {split} data is empty: {', '.join(names)} has no row.")
-    rows = check(reuse=True)
-    if _images_changed(rows):
-        rows = check(reuse=False)
-    return rows
+def _require_rows(sources: list[Source], table: Dataset, split: str) -> None:
+    """Stops if some source has nothing in a table of chunks or rows."""
+    filled = set(table.data.column("source").unique().to_pylist())
+    empty = [source.path or source.name for position, source in enumerate(sources) if position not in filled]
+    if empty:
+        raise DataError(f"The {split} data is empty: no row in {', '.join(empty)}. Name data with rows.")
 
 
 def _digest(*values: Any) -> str:
@@ -253,8 +263,8 @@ def _apply_policy(
     bad = np.flatnonzero(problems)
     kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
     policies = dict.fromkeys(kinds, script_args.bad_rows)
-    if "answers differ" in kinds and script_args.answer_mismatch != "student":
-        policies["answers differ"] = script_args.answer_mismatch
+    if MISMATCH in kinds:
+        policies[MISMATCH] = script_args.answer_mismatch
     if "error" in policies.values():
         stopping = [index for index in bad if policies[problems[index].split(":", 1)[0]] == "error"]
         raise DataError(_explain(rows, problems, stopping, split, training_args.output_dir))
@@ -277,11 +287,13 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: list[int], split: str, ou
     kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     first = "\n".join(f"  {rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
-    remedies = "".join(f"; {REMEDIES[kind]}" for kind in kinds if kind in REMEDIES)
+    remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
+    if kinds.keys() - {MISMATCH}:
+        target = os.path.join(output_dir, "dropped_rows.jsonl")
+        remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")
     return (
         f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones:\n{first}\n"
-        f"Repair them, or set `bad_rows: drop` to leave them out and have them listed in "
-        f"{os.path.join(output_dir, 'dropped_rows.jsonl')}{remedies}."
+        f"Repair them. {' '.join(remedies)}"
     )
 
 

@@ -73,8 +73,16 @@ def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, family: F
             The model family, which may name the end token. The default is the tokenizer's `eos_token`.
         output (`str`):
             The answer.
+
+    Raises:
+        DataError: if there is no end token, so that a model would never learn to stop.
     """
-    return output + (family.end_of_answer or _tokenizer(processor).eos_token)
+    end = family.end_of_answer or _tokenizer(processor).eos_token
+    if not end:
+        raise DataError(
+            "The tokenizer has no `eos_token`, so answers would not end. Set one and save the tokenizer again."
+        )
+    return output + end
 
 
 def _tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -227,7 +235,9 @@ class RowChecker:
         self.render_prompts = PromptRenderer(self.processor)
         self.takes_images = isinstance(self.processor, ProcessorMixin)
         self.seen_images = {}
-        self.reserved = self.processor.all_special_multimodal_tokens if self.takes_images else []
+        # the processor would take these for images, and the model this for the end of the answer
+        self.image_tokens = self.processor.all_special_multimodal_tokens if self.takes_images else []
+        self.end_token = render_answer(self.processor, self.family, "")
 
     def __call__(self, chunk: dict[str, list[int]]) -> dict[str, list]:
         rows = []
@@ -269,9 +279,9 @@ class RowChecker:
             for name in (f"instruction{side}", f"output{side}"):
                 if not row[name].strip():
                     return f"empty text: `{name}` is empty"
-                for token in self.reserved:
+                for token in [*self.image_tokens, *([self.end_token] if name.startswith("output") else [])]:
                     if token in row[name]:
-                        return f"image token in text: `{name}` contains '{token}', which the processor would replace"
+                        return f"special token in text: `{name}` contains '{token}', which has a meaning to the model"
         if len(sides) == 2 and row["output"] != row["output_2"]:
             return f"answers differ: `output` is {_shorten(row['output'])}, `output_2` is {_shorten(row['output_2'])}"
         return None
