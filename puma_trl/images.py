@@ -50,10 +50,14 @@ def _open_header(value: Any) -> Image.Image:
     except Exception as error:  # Pillow's plugins raise all kinds of errors on broken headers
         raise DataError(f"unreadable image: {name}: {error}") from None
     width, height = image.size
+    problem = None
     if width * height > MAX_PIXELS:
-        raise DataError(f"image too large: {name} has {width} x {height} pixels, more than {MAX_PIXELS:,}")
-    if image.mode == "F":
-        raise DataError(f"unreadable image: {name} has floating-point pixels; convert it to 8 or 16 bits")
+        problem = f"image too large: {name} has {width} x {height} pixels, more than {MAX_PIXELS:,}"
+    elif image.mode == "F":
+        problem = f"unreadable image: {name} has floating-point pixels; convert it to 8 or 16 bits"
+    if problem:
+        image.close()
+        raise DataError(problem)
     return image
 
 
