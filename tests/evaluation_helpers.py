@@ -38,7 +38,7 @@ def vista_item(index, question_type="multi_choice", answer_type="text", metadata
         "choices": ["10 cm", "20 cm", "30 cm"] if choice else None,
         "unit": None,
         "precision": 1.0 if answer_type == "float" else None,
-        "answer": "20 cm" if choice else "14",
+        "answer": {"text": "20 cm", "integer": "14", "float": "1.4", "list": "[1, 2]"}[answer_type],
         "question_type": question_type,
         "answer_type": answer_type,
         "metadata": {

@@ -3,6 +3,8 @@
 from types import ModuleType
 from typing import Any
 
+from .errors import EvaluationError
+
 
 EXTRACT = (
     "You read a reply to a mathematics question and copy out the answer that the reply commits to. Output that answer "
@@ -71,9 +73,19 @@ def extraction_messages(benchmark: ModuleType, item: dict[str, Any], reply: str)
 
 
 def judge_messages(item: dict[str, Any], extraction: str) -> list[dict[str, Any]]:
-    """Returns the chat that asks a language model whether an extraction agrees with the gold answer of an item."""
+    """
+    Returns the chat that asks a language model whether an extraction agrees with the gold answer of a MathVerse item.
+
+    Raises:
+        EvaluationError: if the item holds no question.
+    """
     # `question` is empty for Vision Only, so the judge reads the full one
-    question = item.get("question_for_eval") or item.get("question") or ""
+    question = item.get("question_for_eval") or item.get("question")
+    if not question:
+        raise EvaluationError(
+            f"Item {item['sample_index']} has neither `question_for_eval` nor `question`, which the judge reads. Use "
+            "the Hub's copy of the data, which has the former."
+        )
     messages = [{"role": "system", "content": JUDGE}]
     for example_question, gold, answer, verdict in JUDGE_EXAMPLES:
         messages.append({"role": "user", "content": _comparison(example_question, gold, answer)})
