@@ -42,7 +42,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             Type of tensor to return. Only `"pt"` is supported.
 
     The output has `input_ids`, `attention_mask`, `labels` (B, L) and the processor's image tensors, the same with the
-    prefix `teacher_` (B, L'), and `row_id`, the list of the rows' names.
+    prefix `teacher_` (B, L'), `same_images`, whether both sides show the same pictures, and `row_id`, the list of the
+    rows' names.
 
     Raises:
         ValueError: if `use_kl` is set and a row has no second side, or the answers of a row tokenise differently.
@@ -75,6 +76,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             teacher = self._collate_side(rows, "", suffix, "teacher")
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
             batch.update({f"teacher_{key}": value for key, value in teacher.items()})
+            images = [(row["image_url"] or [], row["image_url_2"] or []) for row in rows]
+            batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
         batch["row_id"] = row_ids
         return batch
 

@@ -21,6 +21,7 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from .config import PumaKLConfig
 from .losses import fused_puma_loss
+from .tower_memo import TowerMemo
 
 
 # Sums over answer tokens that the pair step returns, in the order of `PairOutput.sums`.
@@ -147,7 +148,12 @@ class SeparateTeacher:
             return self.wrapped(inputs=inputs, labels=labels), read_head(self.model)
 
 
-def add_pair_forward(model: PreTrainedModel, config: PumaKLConfig, teacher: SelfTeacher | SeparateTeacher) -> None:
+def add_pair_forward(
+    model: PreTrainedModel,
+    config: PumaKLConfig,
+    teacher: SelfTeacher | SeparateTeacher,
+    memo: TowerMemo | None = None,
+) -> None:
     """
     Adds the pair step to `model`: `model(**student, labels=…, teacher_inputs=…)` returns a [`PairOutput`].
 
@@ -161,6 +167,8 @@ def add_pair_forward(model: PreTrainedModel, config: PumaKLConfig, teacher: Self
             Weights and temperature of the loss.
         teacher ([`SelfTeacher`] or [`SeparateTeacher`]):
             Who reads the text-rich side.
+        memo ([`TowerMemo`], *optional*):
+            Used in steps called with `same_images=True`, where both sides show the same pictures.
     """
     sft_forward = model.forward
     text_config = model.config.get_text_config()
@@ -170,7 +178,7 @@ def add_pair_forward(model: PreTrainedModel, config: PumaKLConfig, teacher: Self
 
     # keep the original signature: `generate` and Trainer inspect it
     @functools.wraps(type(model).forward)
-    def pair_forward(self, *args, teacher_inputs=None, **kwargs):
+    def pair_forward(self, *args, teacher_inputs=None, same_images=False, **kwargs):
         if teacher_inputs is None:
             if isinstance(self.get_output_embeddings(), FSDPModule):
                 self.get_output_embeddings().unshard()  # TRL's fused head has the need explained in `read_head`
@@ -179,8 +187,11 @@ def add_pair_forward(model: PreTrainedModel, config: PumaKLConfig, teacher: Self
         labels, num_items = kwargs.pop("labels"), kwargs.pop("num_items_in_batch")
         teacher_inputs = dict(teacher_inputs)
         teacher_labels = teacher_inputs.pop("labels")
-        teacher_hidden, teacher_head = teacher(self, teacher_inputs, teacher_labels)
-        student_hidden = answer_hidden_states(self, kwargs, labels)
+        use_memo = memo is not None and same_images
+        with memo.record() if use_memo else nullcontext():
+            teacher_hidden, teacher_head = teacher(self, teacher_inputs, teacher_labels)
+        with memo.replay() if use_memo else nullcontext():
+            student_hidden = answer_hidden_states(self, kwargs, labels)
         weight, bias = read_head(self)
         if teacher_head[0] is weight:
             teacher_head = (None, None)  # one head, gathered and projected from once

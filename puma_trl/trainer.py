@@ -28,6 +28,7 @@ from .config import PumaKLConfig
 from .families import get_family
 from .forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
 from .modeling import part_of
+from .tower_memo import TowerMemo
 
 
 TEACHER_ADAPTER = "teacher"
@@ -154,7 +155,10 @@ class PumaKLTrainer(SFTTrainer):
         self._is_pair_data = isinstance(processing_class, ProcessorMixin)
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         self.teacher = self._make_teacher(base_model) if args.use_kl else SelfTeacher()
-        add_pair_forward(base_model, args, self.teacher)
+        memo = None
+        if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
+            memo = TowerMemo(base_model, get_family(base_model.config))
+        add_pair_forward(base_model, args, self.teacher, memo)
 
     # Teacher
 
