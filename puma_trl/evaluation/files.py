@@ -8,6 +8,10 @@ from typing import Any
 from .errors import EvaluationError
 
 
+# Beyond the control characters, which json always escapes.
+LINE_BREAKS = "\x85\u2028\u2029"
+
+
 def read_text(path: Path) -> str:
     """
     Reads a UTF-8 text file.
@@ -90,6 +94,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
+def json_line(row: dict[str, Any]) -> str:
+    """Returns one line of jsonl; characters that some readers take for line breaks are escaped."""
+    line = json.dumps(row, ensure_ascii=False)
+    for character in LINE_BREAKS:
+        line = line.replace(character, f"\\u{ord(character):04x}")
+    return line + "\n"
+
+
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     """Writes one JSON object per line."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, "".join(json_line(row) for row in rows))

@@ -113,9 +113,10 @@ def _find_file(benchmark: ModuleType, item: dict[str, Any], root: Path) -> list[
     name = next((name for name in names if isinstance(name, str)), "")
     if not name:
         return []
-    # archives wrap the published path in one more folder, or leave its first one out
-    inside = PurePosixPath(name).parts[1:]
-    candidates = [root / name, *(folder / name for folder in _folders(root)), root.joinpath(*inside)]
+    # an archive may wrap the published paths in one more folder, and the root may be the first folder of the paths
+    candidates = [root / name, *(folder / name for folder in _folders(root))]
+    if PurePosixPath(name).parts[0] == root.name:
+        candidates.append(root.parent / name)
     for candidate in candidates:
         if candidate.is_file() and candidate.resolve().is_relative_to(root.resolve()):
             return [str(candidate)]

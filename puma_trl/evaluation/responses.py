@@ -8,7 +8,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from .errors import EvaluationError
-from .files import read_json, read_jsonl, write_json, write_jsonl
+from .files import json_line, read_json, read_jsonl, write_json, write_jsonl
 from .items import item_id
 
 
@@ -93,7 +93,7 @@ class ResponseWriter:
     def write(self, rows: Iterable[dict[str, Any]]) -> None:
         """Appends rows; each is in the operating system's hands when this returns, so a killed process loses none."""
         for row in rows:
-            self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self.file.write(json_line(row))
             self.unsynced += 1
         self.file.flush()
         if self.unsynced >= SYNC_EVERY:
