@@ -37,7 +37,7 @@ SIDE_NAMES = {"": "text-rich", "_2": "vision-rich"}
 # Each worker remembers what it found in this many image files.
 MAX_SEEN_IMAGES = 50_000
 
-# A processor that cannot tell the tokens of an image from its size is asked with these sizes (height, width).
+# Blank images of these sizes (height, width) show how a processor turns images into tokens.
 PROBE_SIZES = ((64, 64), (480, 640), (300, 1000))
 
 
@@ -141,7 +141,7 @@ class TokenCounter:
 
     processor: ProcessorMixin | PreTrainedTokenizerBase
     family: Family
-    _sizes: dict[tuple[int, int], int] = field(init=False, repr=False, default_factory=dict)
+    _counts: dict[tuple[int, int], int] = field(init=False, repr=False, default_factory=dict)
 
     def count_texts(self, texts: list[str]) -> list[int]:
         """Returns the number of tokens of each text, without the special tokens that a tokenizer would add."""
@@ -169,26 +169,30 @@ class TokenCounter:
         """
         if self._fixed is not None:
             return self._fixed
-        if size not in self._sizes:
-            self._sizes[size] = self._by_rule(size) + self._offset if self._has_rule else self._by_run(size)
-        return self._sizes[size]
+        if size not in self._counts:
+            self._counts[size] = self._by_run(size) if self._offset is None else self._by_rule(size) + self._offset
+        return self._counts[size]
 
     @cached_property
-    def _has_rule(self) -> bool:
-        return "_get_num_multimodal_tokens" in dir(type(self.processor))
+    def _probes(self) -> list[int]:
+        return [self._by_run(size) for size in PROBE_SIZES]
+
+    @cached_property
+    def _offset(self) -> int | None:
+        """
+        What the processor's rule leaves out: the placeholder itself, and tokens that some put around images. `None` if
+        it has no rule, or one that does not agree with what it does.
+        """
+        try:
+            offsets = {run - self._by_rule(size) for size, run in zip(PROBE_SIZES, self._probes, strict=True)}
+        except (AttributeError, TypeError):  # LlavaProcessor's rule fails with image processors that do not crop
+            return None
+        return offsets.pop() if len(offsets) == 1 else None
 
     @cached_property
     def _fixed(self) -> int | None:
         """The number of tokens of any image, if the processor has no rule and does not look at the size."""
-        if self._has_rule:
-            return None
-        counts = {self._by_run(size) for size in PROBE_SIZES}
-        return counts.pop() if len(counts) == 1 else None
-
-    @cached_property
-    def _offset(self) -> int:
-        """What the rule leaves out: the placeholder itself, and the tokens that some processors put around images."""
-        return self._by_run(PROBE_SIZES[1]) - self._by_rule(PROBE_SIZES[1])
+        return self._probes[0] if self._offset is None and len(set(self._probes)) == 1 else None
 
     def _by_rule(self, size: tuple[int, int]) -> int:
         return int(self.processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"][0])
