@@ -24,6 +24,9 @@ COLUMNS = SIDE_COLUMNS + PAIR_COLUMNS
 CHUNK_BYTES = 1 << 20
 CHUNK_ROWS = 500
 
+# The first character of a JSON file must stand within this many bytes.
+START_BYTES = 4096
+
 RAW_DECODE = json.JSONDecoder().raw_decode
 
 
@@ -132,7 +135,7 @@ def _file_source(path: Path, image_root: str | None) -> Source:
 
 def _first_byte(path: Path) -> bytes:
     with open(path, "rb") as file:
-        return file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+        return file.read(START_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _hub_source(name: str, image_root: str | None, config: str | None, split: str) -> Source:
@@ -198,7 +201,7 @@ class _ListScanner:
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         with open(self.path, "rb") as self.file:
-            self._read(CHUNK_BYTES)
+            self._read(max(CHUNK_BYTES, START_BYTES))
             self.position = self.text.index("[") + 1
             following = self._peek()
             while following != "]":
@@ -217,11 +220,12 @@ class _ListScanner:
 
     def _read(self, size: int) -> bool:
         block = self.file.read(size)
+        before = len(self.text)
+        self.text += block.decode("latin-1")
         try:
             self.utf8.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            self._fail(f"not UTF-8 text: {error}", len(self.text))
-        self.text += block.decode("latin-1")
+            self._fail(f"not UTF-8 text: {error}", before + error.start)
         return bool(block)
 
     def _peek(self) -> str:
@@ -273,7 +277,10 @@ def _csv_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
                     yield start, consumed, first
                     start, first = consumed, index
         except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"Broken csv in '{source.path}' on line {reader.line_num + 1}: {error}.") from error
+            line = reader.line_num + isinstance(
+                error, UnicodeDecodeError
+            )  # the latter comes before the line is counted
+            raise DataError(f"Broken csv in '{source.path}' on line {line}: {error}. Repair the file.") from error
         if consumed > start:
             yield start, consumed, first
 
