@@ -97,6 +97,8 @@ def write_json(path: Path, value: Any) -> None:
 def json_line(row: dict[str, Any]) -> str:
     """Returns one line of jsonl; characters that some readers take for line breaks are escaped."""
     line = json.dumps(row, ensure_ascii=False)
+    if any("\ud800" <= character <= "\udfff" for character in line):
+        line = json.dumps(row)  # half a character, as a cut reply may end in, has no UTF-8
     for character in LINE_BREAKS:
         line = line.replace(character, f"\\u{ord(character):04x}")
     return line + "\n"

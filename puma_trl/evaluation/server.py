@@ -1,6 +1,7 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a commercial API), for replies and judgements."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -88,8 +89,13 @@ class Server:
         Raises:
             openai.OpenAIError: if the request fails after all retries.
         """
-        completion = self.client.chat.completions.create(model=self.model, messages=messages, **options)
-        return completion.choices[0].message.content or ""
+        from openai import OpenAIError
+
+        try:
+            completion = self.client.chat.completions.create(model=self.model, messages=messages, **options)
+            return completion.choices[0].message.content or ""
+        except (AttributeError, IndexError, TypeError, json.JSONDecodeError) as error:
+            raise OpenAIError(f"the reply is no chat completion ({error})") from error
 
     def map(
         self,
