@@ -264,7 +264,7 @@ class RowChecker:
         try:
             row |= read_row(raw, source.root)
         except DataError as error:
-            return row | {"problem": str(error), "raw": json.dumps(raw, default=repr)}
+            return row | {"problem": str(error), "raw": json.dumps(raw, default=lambda value: _shorten(repr(value)))}
         for side in SIDE_NAMES:
             if row[f"image_url{side}"] is not None:
                 row[f"image_stamps{side}"] = [image_stamp(image) for image in row[f"image_url{side}"]]
@@ -287,7 +287,7 @@ class RowChecker:
                     if token in row[name]:
                         return f"special token in text: `{name}` contains '{token}', which has a meaning to the model"
         if len(sides) == 2 and row["output"] != row["output_2"]:
-            return f"answers differ: `output` is {_shorten(row['output'])}, `output_2` is {_shorten(row['output_2'])}"
+            return f"answers differ: `output` is {_quote(row['output'])}, `output_2` is {_quote(row['output_2'])}"
         return None
 
     def _check_images(self, row: dict[str, Any]) -> str | None:
@@ -341,10 +341,6 @@ class RowChecker:
                 )
 
 
-def _shorten(text: str, limit: int = 60) -> str:
-    return repr(text if len(text) <= limit else f"{text[:limit]}…")
-
-
 def read_row(raw: Any, root: str | None) -> dict[str, Any]:
     """
     Brings a row into the form of [`FEATURES`]: texts as they are, images as a list of structs with absolute paths.
@@ -378,8 +374,16 @@ def read_row(raw: Any, root: str | None) -> dict[str, Any]:
     return row
 
 
+def _quote(text: str) -> str:
+    return repr(_shorten(text))
+
+
 def _describe(value: Any) -> str:
     return f"{type(value).__name__} {_shorten(repr(value))}"
+
+
+def _shorten(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _check_text(text: str, name: str) -> str:
