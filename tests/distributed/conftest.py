@@ -17,6 +17,12 @@ from puma_trl.mini import build_model, build_processor
 
 
 ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # ninja, which builds DeepSpeed's op
+    "PYTHONPATH": str(ROOT),
+    "TOKENIZERS_PARALLELISM": "false",
+}
 TIMEOUT = 300  # seconds; a hang fails
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2, "num_heads": 4}
 FSDP2 = {
@@ -96,6 +102,13 @@ def _write_engines(folder):
         (folder / f"{name}.yaml").write_text(json.dumps(config))  # JSON is YAML
 
 
+@pytest.fixture(scope="session")
+def deepspeed_ops():
+    """Builds what DeepSpeed compiles at its first launch on a CPU, so that no launch waits for the compiler."""
+    code = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=900, env=ENVIRONMENT)
+
+
 class Run:
     """What a launched run left behind."""
 
@@ -150,7 +163,7 @@ def command(workspace, tmp_path):
 
 
 @pytest.fixture
-def launch(command):
+def launch(command, deepspeed_ops):
     """Returns a function that launches a run, waits for it and reads what it left."""
 
     def launch(engine, name=None, **flags):
@@ -169,9 +182,8 @@ def launch(command):
 
 def start(argv, log):
     """Starts a command in a process group of its own, its output in `log`."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
     with open(log, "a") as file:
-        return subprocess.Popen(argv, stdout=file, stderr=file, env=environment, start_new_session=True)
+        return subprocess.Popen(argv, stdout=file, stderr=file, env=ENVIRONMENT, start_new_session=True)
 
 
 def stop(process):
