@@ -42,3 +42,7 @@ quality: install
 style: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Prints both sides of every claim of speed or memory, measured in the same run; wants a machine with nothing else to do.
+bench: install
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
