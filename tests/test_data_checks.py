@@ -232,8 +232,8 @@ def test_student_answers_replace_the_text_rich_ones(check):
 @pytest.mark.parametrize(("change", "side"), [("instruction", "text-rich"), ("instruction_2", "vision-rich")])
 def test_a_row_may_be_too_long_on_one_side_only(change, side, check):
     _, (length,), _ = check([GOOD])
-    at_limit = length // 2 + 10  # both sides of GOOD are equally long, and a letter is a token
-    rows = [GOOD | {change: "x" * 11}, GOOD | {change: "x" * 12}]
+    at_limit = length // 2 + 10  # both sides of GOOD are equally long; a letter is a token, and so is a digit
+    rows = [GOOD | {change: "7" * 11}, GOOD | {change: "7" * 12}]
     problems, *_ = check(rows, max_length=at_limit)
     assert problems[0] is None
     assert problems[1] == (f"too long: the {side} side has {at_limit + 1} tokens, more than `max_length: {at_limit}`")
