@@ -334,7 +334,7 @@ def fused_puma_loss(
     them and multiplied by the head at once; the backward only scales. The products with the head are the three that no
     exact method avoids (four with a trained head), and what lies between them is compiled by `torch.compile` where the
     vocabulary is worth it and a compiler is there. Arithmetic is in single precision for half-precision inputs,
-    under autocast too.
+    under autocast too. Logits must be finite.
 
     Without answer tokens (N = 0) the result is zero and still attached to the graph, so that all ranks run the same
     collectives in the backward. Under `torch.no_grad`, and for inputs that need none, no gradient is computed.

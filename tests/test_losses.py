@@ -119,6 +119,22 @@ def check_fused(inputs, tolerance, chunk_size=4, **kwargs):
     return output
 
 
+class Watch(TorchDispatchMode):
+    """Counts matrix products and keeps the number of entries of the largest tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.products += func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm)
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if torch.is_tensor(value):
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
 class TestPumaLoss:
     @pytest.mark.parametrize("standardize_logits", [False, True])
     @pytest.mark.parametrize("temp_kl", TEMPERATURES)
@@ -301,3 +317,142 @@ class TestFusedPumaLoss:
             ).loss
 
         assert torch.autograd.gradcheck(loss, (student, weight, bias))
+
+    @pytest.mark.parametrize("num_items", [50, torch.tensor(50), torch.tensor(50.0)])
+    def test_num_items(self, num_items):
+        check_fused(make_inputs(), 1e-6, **SETTINGS, num_items=num_items)
+
+    def test_one_token(self):
+        check_fused(make_inputs(num_tokens=1), 1e-6, **SETTINGS)
+
+    @pytest.mark.parametrize("num_items", [None, 0, torch.tensor(0), torch.tensor(5)])
+    def test_no_token_gives_an_attached_zero(self, num_items):
+        student, teacher, weight, labels = make_inputs(num_tokens=0)
+        bias = make_bias()
+        output = fused_puma_loss(student, teacher, weight, labels, **SETTINGS, lm_head_bias=bias, num_items=num_items)
+        assert output.loss == 0 and output.num_tokens == 0
+        output.loss.backward()
+        assert student.grad.shape == (0, HIDDEN)
+        assert torch.all(weight.grad == 0) and weight.grad.shape == weight.shape
+        assert torch.all(bias.grad == 0) and bias.grad.shape == bias.shape
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_autocast(self, dtype):
+        inputs = make_inputs(dtype=dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = check_fused(inputs, 1e-6 if dtype == torch.float32 else 1e-2, **SETTINGS)
+        assert output.loss.dtype == torch.float32
+
+    @pytest.mark.parametrize("factor", [1024.0, 0.0])
+    def test_scaled_and_repeated_backward(self, factor):
+        student, teacher, weight, labels = make_inputs()
+        inputs = (student, weight)
+        loss = fused_puma_loss(student, teacher, weight, labels, **SETTINGS, chunk_size=4).loss
+        once = torch.autograd.grad(loss, inputs, retain_graph=True)
+        scaled = torch.autograd.grad(loss * factor, inputs, retain_graph=True)
+        again = torch.autograd.grad(loss, inputs)
+        for grad, grad_scaled, grad_again in zip(once, scaled, again, strict=True):
+            torch.testing.assert_close(grad_scaled, grad * factor)
+            assert torch.equal(grad_again, grad)
+
+    def test_accumulated_micro_batches_equal_one_batch(self):
+        student, teacher, weight, labels = make_inputs()
+        fused_puma_loss(student, teacher, weight, labels, **SETTINGS).loss.backward()
+        parts = student.detach().clone().requires_grad_(), weight.detach().clone().requires_grad_()
+        for rows in (slice(0, 3), slice(3, 11)):
+            loss = fused_puma_loss(
+                parts[0][rows], teacher[rows], parts[1], labels[rows], **SETTINGS, num_items=11
+            ).loss
+            loss.backward()
+        torch.testing.assert_close(parts[0].grad, student.grad)
+        torch.testing.assert_close(parts[1].grad, weight.grad)
+
+    def test_tied_weight(self):
+        student, teacher, weight, labels = make_inputs()
+        tokens = torch.arange(labels.shape[0])
+        fused_puma_loss(student + weight[tokens], teacher, weight, labels, **SETTINGS).loss.backward()
+        student64, teacher64, weight64 = map(doubled, (student, teacher, weight))
+        reference(student64 + weight64[tokens], teacher64, weight64, labels, **SETTINGS)["loss"].backward()
+        assert_close(weight.grad, weight64.grad, 1e-6)
+        assert_close(student.grad, student64.grad, 1e-6)
+
+    @pytest.mark.parametrize(
+        ("trained", "products"), [("both", 3), ("hidden", 2), ("weight", 2), ("bias", 1), ("none", 1), ("no_grad", 1)]
+    )
+    def test_only_needed_products_run(self, trained, products):
+        student, teacher, weight, labels = make_inputs()
+        bias = make_bias()
+        student.requires_grad_(trained in ("both", "hidden", "no_grad"))
+        weight.requires_grad_(trained in ("both", "weight", "no_grad"))
+        bias.requires_grad_(trained == "bias")
+        with torch.set_grad_enabled(trained != "no_grad"), Watch() as watch:
+            output = fused_puma_loss(student, teacher, weight, labels, **SETTINGS, lm_head_bias=bias)
+        assert watch.products == products  # of one chunk; the two projections are one product
+        assert output.loss.requires_grad == (trained not in ("none", "no_grad"))
+        if output.loss.requires_grad:
+            with Watch() as watch:
+                output.loss.backward()
+            assert watch.products == 0
+        for value, names in ((student, ("both", "hidden")), (weight, ("both", "weight")), (bias, ("bias",))):
+            assert (value.grad is not None) == (trained in names)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    def test_logits_of_one_chunk_at_a_time(self, dtype):
+        inputs = make_inputs(num_tokens=40, vocab_size=64, dtype=dtype)
+        with Watch() as watch:
+            fused_puma_loss(*inputs, **SETTINGS, chunk_size=4).loss.backward()
+        assert watch.largest == 2 * 4 * 64  # both sides of a chunk; the head has 64 * 8 entries too
+
+    def test_automatic_chunks_fill_the_memory_budget(self, monkeypatch):
+        monkeypatch.setattr("puma_trl.losses.CHUNK_MEMORY", 2 * 64 * 4 * 50)  # 50 tokens, 32 in round numbers
+        inputs = make_inputs(num_tokens=65, vocab_size=64)
+        with Watch() as watch:
+            fused_puma_loss(*inputs, **SETTINGS).loss.backward()
+        assert watch.largest == 2 * 22 * 64  # three equal chunks rather than 32, 32 and 1
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"teacher_hidden": torch.zeros(10, HIDDEN)}, "11 answer positions, the teacher 10"),
+            ({"labels": torch.zeros(12, dtype=torch.long)}, "`labels` 12"),
+            ({"teacher_lm_head_weight": torch.zeros(VOCAB + 1, HIDDEN)}, "37 entries, the teacher's 38"),
+            ({"chunk_size": 0}, "`chunk_size` is 0"),
+        ],
+    )
+    def test_wrong_arguments(self, change, message):
+        names = ("student_hidden", "teacher_hidden", "lm_head_weight", "labels")
+        with pytest.raises(ValueError, match=message):
+            fused_puma_loss(**dict(zip(names, make_inputs(), strict=True)) | SETTINGS | change)
+
+    def test_broken_compiler_warns_once_and_falls_back(self, monkeypatch):
+        monkeypatch.setattr(loss_chunk, "COMPILE_MIN_VOCAB", 2)
+        monkeypatch.setattr(loss_chunk, "_compiler_works", True)
+        torch._dynamo.reset()
+        with (
+            torch._inductor.config.patch({"cpp.cxx": ("/nowhere/g++",), "force_disable_caches": True}),
+            warnings.catch_warnings(record=True) as caught,
+        ):
+            warnings.simplefilter("always")
+            check_fused(make_inputs(), 1e-6, **SETTINGS)
+            check_fused(make_inputs(), 1e-6, **SETTINGS)
+        assert ["loss is computed eagerly" in str(warning.message) for warning in caught].count(True) == 1
+
+    @pytest.mark.slow
+    def test_compiled(self):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        vocab_size = loss_chunk.COMPILE_MIN_VOCAB + 1
+        for num_tokens in (11, 5, 1, 7):  # chunks of 4, 3 and 1 tokens
+            check_fused(make_inputs(num_tokens, vocab_size), 1e-6, **SETTINGS)
+        assert loss_chunk._compiler_works
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+        with torch.no_grad():
+            fused_puma_loss(*make_inputs(11, vocab_size), **SETTINGS)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("transform", [{"softcap": 5.0}, {"logit_scale": 1.5}, {"standardize_logits": True}])
+    def test_compiled_transforms(self, transform):
+        torch._dynamo.reset()
+        check_fused(make_inputs(11, loss_chunk.COMPILE_MIN_VOCAB + 1), 1e-6, **SETTINGS, **transform)
+        assert loss_chunk._compiler_works
