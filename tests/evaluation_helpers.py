@@ -66,7 +66,7 @@ def wemath_group(number, steps, first_number, concepts=CONCEPTS):
             "ID": f"{steps}steps_{number}",
             "split": "testmini",
             "knowledge concept": "; ".join(concepts[:steps]) if key.endswith("multi") else concepts[index],
-            "question": f"Part {index} of problem {number}?",
+            "question": f"Part {index} of {steps}-step problem {number}?",
             "option": "A. 10; B. 20; C. 30; D. No correct answer",
             "answer": "B",
             "image_path": f"{steps}steps/image/{number}-{index}.png",

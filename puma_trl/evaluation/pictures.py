@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
+from ..images import DataError, image_size
 from .errors import EvaluationError
 from .items import SUFFIXES, item_id
 
@@ -44,8 +45,27 @@ def find_pictures(
         For each item a list with its picture, as [`open_image`] takes it; empty for items without one (null or "").
 
     Raises:
-        EvaluationError: if a picture is missing.
+        EvaluationError: if a picture is missing or unreadable.
     """
+    pictures = _locate_pictures(benchmark, items, data, split, image_root)
+    unreadable = []
+    for item, found in zip(items, pictures, strict=True):
+        try:
+            for picture in found:
+                image_size(picture)
+        except DataError as error:
+            unreadable.append(f"item {item_id(benchmark, item)}: {error}")
+    if unreadable:
+        raise EvaluationError(
+            f"{len(unreadable)} pictures of {benchmark.TITLE} cannot be read: {'; '.join(unreadable[:3])}. Download "
+            "them again."
+        )
+    return pictures
+
+
+def _locate_pictures(
+    benchmark: ModuleType, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
+) -> list[list[Any]]:
     data = data or benchmark.HUB_ID
     is_file = Path(data).suffix in SUFFIXES
     if image_root is None:
