@@ -20,7 +20,10 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    DeepseekVLHybridConfig,
+    DeepseekVLHybridForConditionalGeneration,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
@@ -34,24 +37,41 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from .families import deepseek_vl_hybrid, math_puma_qwen2
 from .pairs.generate import generate_pairs, write_pairs
 
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+MODEL_CLASSES = {
+    "qwen2_vl": Qwen2VLForConditionalGeneration,
+    "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration,
+    "math_puma_qwen2": math_puma_qwen2.MathPumaQwen2ForConditionalGeneration,
+    "deepseek_vl_hybrid": DeepseekVLHybridForConditionalGeneration,
+}
+FAMILIES = tuple(MODEL_CLASSES)
+INITIALIZER_RANGE = 0.06
 PATCH_SIZE = 14
 MERGE_SIZE = 2
 MIN_PIXELS = (PATCH_SIZE * MERGE_SIZE) ** 2
 MAX_PIXELS = 36 * MIN_PIXELS
 
-SPECIAL_TOKENS = [
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-]
+CHATML_TOKENS = {"pad_token": "<|endoftext|>", "im_start_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+QWEN_TOKENS = CHATML_TOKENS | {
+    "vision_start_token": "<|vision_start|>",
+    "vision_end_token": "<|vision_end|>",
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+}
+SPECIAL_TOKENS = {
+    "qwen2_vl": QWEN_TOKENS,
+    "qwen2_5_vl": QWEN_TOKENS,
+    "math_puma_qwen2": CHATML_TOKENS | {"image_token": math_puma_qwen2.IMAGE_TOKEN},
+    "deepseek_vl_hybrid": {
+        "bos_token": "<｜begin▁of▁sentence｜>",
+        "eos_token": "<｜end▁of▁sentence｜>",
+        "pad_token": "<｜end▁of▁sentence｜>",
+        "image_token": deepseek_vl_hybrid.IMAGE_TOKEN,
+    },
+}
 
 # Words and operators take the spaces around them, which keeps prompts short; every digit is a token of its own, so that
 # numbers of any length are read and written digit by digit.
@@ -90,14 +110,16 @@ CHAT_TEMPLATE = """\
 """
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(family_name: str = "qwen2_vl") -> PreTrainedTokenizerFast:
     """
-    Builds the tokenizer of the mini models: the words of the generated problems are tokens, and so is every byte, so
-    that any text survives a round trip.
+    Builds the tokenizer of a mini model: the words of the generated problems are tokens, and so is every byte, so that
+    any text survives a round trip.
 
-    Returns:
-        A tokenizer with the ChatML and vision tokens of Qwen2-VL, `<|im_end|>` as end and `<|endoftext|>` as padding.
+    Args:
+        family_name (`str`, *optional*, defaults to `"qwen2_vl"`):
+            One of `FAMILIES`; its special tokens are those of the full-size model.
     """
+    special_tokens = SPECIAL_TOKENS[family_name]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -109,17 +131,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     problems = generate_pairs(20 * len(KINDS), seed=0, kinds=KINDS, with_images=False)
     trainer = trainers.BpeTrainer(
         vocab_size=1024,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=list(dict.fromkeys(special_tokens.values())),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     texts = (f"system\nuser\n{row['instruction']}assistant\n{row['output']}" for row in problems)
     tokenizer.train_from_iterator(texts, trainer)
+    standard = {name: token for name, token in special_tokens.items() if name[:4] in ("bos_", "eos_", "pad_")}
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-        extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"},
+        **standard,
+        extra_special_tokens={name: token for name, token in special_tokens.items() if name not in standard},
         model_max_length=4096,
         clean_up_tokenization_spaces=False,
     )
@@ -131,21 +153,24 @@ def build_processor(family_name: str = "qwen2_vl") -> ProcessorMixin:
 
     Args:
         family_name (`str`, *optional*, defaults to `"qwen2_vl"`):
-            `"qwen2_vl"` or `"qwen2_5_vl"`.
-
-    Returns:
-        The processor; one picture of `H x W` pixels takes about `H * W / 784` tokens.
+            One of `FAMILIES`. With Qwen2-VL and Qwen2.5-VL one picture of `height x width` pixels takes about
+            `height * width / 784` tokens; the others resize every picture to 84x84 pixels.
 
     Raises:
         ValueError: if the family has no mini model.
     """
     _check_family(family_name)
+    tokenizer = build_tokenizer(family_name)
+    if family_name == "math_puma_qwen2":
+        return math_puma_qwen2.build_processor(tokenizer, _math_puma_config({}, width=32, depth=2, heads=4))
+    if family_name == "deepseek_vl_hybrid":
+        return deepseek_vl_hybrid.build_processor(tokenizer, _deepseek_config({}, width=32, depth=2, heads=4))
     processor_class = {"qwen2_vl": Qwen2VLProcessor, "qwen2_5_vl": Qwen2_5_VLProcessor}[family_name]
     sizes = {"patch_size": PATCH_SIZE, "merge_size": MERGE_SIZE}
     pixels = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     return processor_class(
         image_processor=Qwen2VLImageProcessor(size=dict(pixels), **sizes),
-        tokenizer=build_tokenizer(),
+        tokenizer=tokenizer,
         video_processor=Qwen2VLVideoProcessor(size=dict(pixels), **sizes),
         chat_template=CHAT_TEMPLATE,
     )
@@ -156,10 +181,10 @@ def build_model(
     processor: ProcessorMixin,
     *,
     seed: int = 0,
-    hidden_size: int = 128,
-    num_hidden_layers: int = 4,
-    vision_embed_dim: int = 128,
-    vision_depth: int = 3,
+    hidden_size: int = 96,
+    num_hidden_layers: int = 3,
+    vision_embed_dim: int = 96,
+    vision_depth: int = 2,
     num_heads: int = 4,
     tie_word_embeddings: bool = False,
 ) -> PreTrainedModel:
@@ -168,19 +193,19 @@ def build_model(
 
     Args:
         family_name (`str`):
-            `"qwen2_vl"` or `"qwen2_5_vl"`.
+            One of `FAMILIES`.
         processor ([`~transformers.ProcessorMixin`]):
             The processor that [`build_processor`] made for this family; it gives the vocabulary and the token ids.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the weights. The global random state is left as it was.
-        hidden_size (`int`, *optional*, defaults to `128`):
+        hidden_size (`int`, *optional*, defaults to `96`):
             Width of the language model.
-        num_hidden_layers (`int`, *optional*, defaults to `4`):
+        num_hidden_layers (`int`, *optional*, defaults to `3`):
             Layers of the language model.
-        vision_embed_dim (`int`, *optional*, defaults to `128`):
-            Width of the vision tower.
-        vision_depth (`int`, *optional*, defaults to `3`):
-            Layers of the vision tower.
+        vision_embed_dim (`int`, *optional*, defaults to `96`):
+            Width of the vision tower, or of both.
+        vision_depth (`int`, *optional*, defaults to `2`):
+            Layers of the vision tower, or of both.
         num_heads (`int`, *optional*, defaults to `4`):
             Attention heads of both; half as many key-value heads in the language model.
         tie_word_embeddings (`bool`, *optional*, defaults to `False`):
@@ -197,7 +222,6 @@ def build_model(
                 f"{num_heads} heads."
             )
     tokenizer = processor.tokenizer
-    quarter = hidden_size // num_heads // 8
     text_config = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
@@ -206,40 +230,30 @@ def build_model(
         "num_attention_heads": num_heads,
         "num_key_value_heads": max(1, num_heads // 2),
         "max_position_embeddings": tokenizer.model_max_length,
-        # time, height and width share the rotary frequencies as 2 : 1 : 1
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "mrope_section": [2 * quarter, quarter, quarter],
-        },
-        "bos_token_id": None,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        # larger than usual: narrow models start to learn arithmetic several times sooner than with 0.02
+        "initializer_range": INITIALIZER_RANGE,
+        "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision_config = {"depth": vision_depth, "num_heads": num_heads, "patch_size": PATCH_SIZE}
-    if family_name == "qwen2_vl":
-        config_class, model_class = Qwen2VLConfig, Qwen2VLForConditionalGeneration
-        vision_config |= {"embed_dim": vision_embed_dim, "hidden_size": hidden_size}
+    tower = {"width": vision_embed_dim, "depth": vision_depth, "heads": num_heads}
+    if family_name == "math_puma_qwen2":
+        config = _math_puma_config(text_config, **tower)
+        config.image_token_index = processor.image_token_id
+    elif family_name == "deepseek_vl_hybrid":
+        config = _deepseek_config(text_config, **tower)
+        config.image_token_id = processor.image_token_id
     else:
-        config_class, model_class = Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-        vision_config |= {
-            "hidden_size": vision_embed_dim,
-            "out_hidden_size": hidden_size,
-            "intermediate_size": 4 * vision_embed_dim,
-            "fullatt_block_indexes": [vision_depth - 1],
-        }
-    config = config_class(
-        text_config=text_config,
-        vision_config=vision_config | {"spatial_merge_size": MERGE_SIZE, "initializer_range": 0.02},
-        image_token_id=processor.image_token_id,
-        video_token_id=processor.video_token_id,
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=tie_word_embeddings,
-    )
+        config = _qwen_vl_config(family_name, text_config, **tower)
+        config.image_token_id = processor.image_token_id
+        config.video_token_id = processor.video_token_id
+        config.vision_start_token_id = tokenizer.vision_start_token_id
+        config.vision_end_token_id = tokenizer.vision_end_token_id
+    config.tie_word_embeddings = tie_word_embeddings
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = model_class(config)
+        model = MODEL_CLASSES[family_name](config)
     model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False
     )
@@ -249,6 +263,74 @@ def build_model(
 def _check_family(family_name: str) -> None:
     if family_name not in FAMILIES:
         raise ValueError(f"There is no mini model of the family '{family_name}'. Choose one of {', '.join(FAMILIES)}.")
+
+
+def _qwen_vl_config(family_name: str, text_config: dict, width: int, depth: int, heads: int) -> PreTrainedConfig:
+    hidden_size = text_config["hidden_size"]
+    # time, height and width share the rotary frequencies as 2 : 1 : 1
+    quarter = hidden_size // text_config["num_attention_heads"] // 8
+    rope_parameters = text_config["rope_parameters"] | {"mrope_section": [2 * quarter, quarter, quarter]}
+    vision_config = {
+        "depth": depth,
+        "num_heads": heads,
+        "patch_size": PATCH_SIZE,
+        "spatial_merge_size": MERGE_SIZE,
+        "initializer_range": INITIALIZER_RANGE,
+    }
+    if family_name == "qwen2_vl":
+        config_class = Qwen2VLConfig
+        vision_config |= {"embed_dim": width, "hidden_size": hidden_size}
+    else:
+        config_class = Qwen2_5_VLConfig
+        vision_config |= {
+            "hidden_size": width,
+            "out_hidden_size": hidden_size,
+            "intermediate_size": 4 * width,
+            "fullatt_block_indexes": [depth - 1],
+        }
+    return config_class(text_config=text_config | {"rope_parameters": rope_parameters}, vision_config=vision_config)
+
+
+def _siglip_config(patch_size: int, width: int, depth: int, heads: int) -> dict:
+    return {
+        "model_type": "siglip_vision_model",
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": depth,
+        "num_attention_heads": heads,
+        "image_size": IMAGE_SIZE[0],
+        "patch_size": patch_size,
+    }
+
+
+def _math_puma_config(text_config: dict, width: int, depth: int, heads: int) -> PreTrainedConfig:
+    return math_puma_qwen2.MathPumaQwen2Config(
+        text_config=text_config | {"model_type": "qwen2"},
+        # one layer more than is used: the aligner reads the last but one, as in the original
+        vision_config=_siglip_config(PATCH_SIZE, width, depth + 1, heads) | {"vision_use_head": False},
+        image_seq_length=(IMAGE_SIZE[0] // PATCH_SIZE) ** 2 - 1,
+    )
+
+
+def _deepseek_config(text_config: dict, width: int, depth: int, heads: int) -> PreTrainedConfig:
+    # the high-resolution tower sees four times as many patches a side as the low one, as in the original
+    low, high = 2 * PATCH_SIZE, PATCH_SIZE // 2
+    return DeepseekVLHybridConfig(
+        text_config=text_config | {"model_type": "llama"},
+        vision_config=_siglip_config(low, width, depth, heads) | {"vision_use_head": False},
+        high_res_vision_config={
+            "model_type": "sam_vision_model",
+            "hidden_size": width,
+            "mlp_dim": 4 * width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "image_size": IMAGE_SIZE[0],
+            "patch_size": high,
+            "window_size": 6,
+            "global_attn_indexes": [depth - 1],
+            "output_channels": width // 2,
+        },
+    )
 
 
 def _single_sided(pairs: Iterator[dict]) -> Iterator[dict]:

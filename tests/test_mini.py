@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from puma_trl.mini import FAMILIES, KINDS, build_model, build_processor, build_tokenizer, write_data
+from puma_trl.families import get_family
+from puma_trl.mini import FAMILIES, KINDS, SPECIAL_TOKENS, build_model, build_processor, build_tokenizer, write_data
 
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2}
@@ -51,20 +52,22 @@ def test_save_and_load(family_name, tmp_path):
     assert type(loaded_processor) is type(processor) and type(loaded_model) is type(model)
     assert loaded_model.config.model_type == family_name
     tokenizer = loaded_processor.tokenizer
-    assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    special_tokens = SPECIAL_TOKENS[family_name]
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (special_tokens["eos_token"], special_tokens["pad_token"])
     assert loaded_model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert loaded_model.generation_config.pad_token_id == tokenizer.pad_token_id
 
-    text = "<|vision_start|><|image_pad|><|vision_end|>What is 12 + 30?"
+    text = f"{get_family(model.config).image_text or processor.image_token}What is 12 + 30?"
     picture = Image.linear_gradient("L").resize((84, 56)).convert("RGB")
     batch = processor(images=[picture], text=[text], return_tensors="pt")
     loaded_batch = loaded_processor(images=[picture], text=[text], return_tensors="pt")
     assert batch.keys() == loaded_batch.keys()
     assert all(torch.equal(batch[name], loaded_batch[name]) for name in batch)
-    assert (batch["input_ids"] == model.config.image_token_id).sum() == 3 * 2
+    num_image_tokens = {"qwen2_vl": 3 * 2, "qwen2_5_vl": 3 * 2, "math_puma_qwen2": 35, "deepseek_vl_hybrid": 9}
+    assert (batch["input_ids"] == model.config.image_token_id).sum() == num_image_tokens[family_name]
     with torch.no_grad():
         logits, loaded_logits = model.eval()(**batch).logits, loaded_model.eval()(**batch).logits
-        batch["pixel_values"] = batch["pixel_values"].flip(0)
+        batch["pixel_values"] = -batch["pixel_values"]
         other_picture = model(**batch).logits
     assert torch.equal(logits, loaded_logits)
     assert (logits[0, -1] - other_picture[0, -1]).abs().max() > 1e-5  # the picture reaches the last token
@@ -82,9 +85,19 @@ def test_seed_decides_the_weights_and_nothing_else():
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
-def test_tied_embeddings():
-    model = build_model("qwen2_vl", build_processor(), tie_word_embeddings=True, **SIZES)
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_tied_embeddings(family_name):
+    model = build_model(family_name, build_processor(family_name), tie_word_embeddings=True, **SIZES)
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("family_name", FAMILIES)
+def test_every_part_has_parameters(family_name):
+    model = build_model(family_name, build_processor(family_name), **SIZES)
+    parts = get_family(model.config).parts
+    names = [name for name, _ in model.named_parameters()]
+    for part, prefixes in parts.items():
+        assert any(name.startswith(prefixes) for name in names), part
 
 
 def test_chat_template_puts_pictures_first():
