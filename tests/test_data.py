@@ -367,7 +367,7 @@ open(f"{folder}/{bad_rows}{args.process_index}.json", "w").write(json.dumps(fact
 def test_the_first_process_works_and_the_others_read(bad_rows, folder):
     write(folder / "pairs.jsonl", [*(pair(index) for index in range(8)), "broken"])
     (folder / "launched.py").write_text(LAUNCHED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     command += [str(folder / "launched.py"), str(folder), bad_rows]
     subprocess.run(command, check=True, env=environment, timeout=300)
