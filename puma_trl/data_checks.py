@@ -16,8 +16,8 @@ from .families import Family
 from .images import DataError, image_size, image_stamp
 
 
-# The row as it is trained on, what is measured on it, the position of its file, what tells whether its image files have changed since, and, if
-# it cannot be used, why and how it stood in the file.
+# The row as it is trained on, what is measured on it, the position of its file, what tells whether its image files have
+# changed since, and, if it cannot be used, why and how it stood in the file.
 FEATURES = Features(
     {
         "row_id": Value("string"),
