@@ -71,7 +71,7 @@ def test_same_seed_same_pairs(num_proc):
 def test_no_problem_twice_and_splits_are_disjoint():
     keys = {}
     for split, seed in (("train", 0), ("heldout", 1)):
-        tasks = _sample_tasks(seed, list(KINDS), split, (1,), (512, 384))
+        tasks = _sample_tasks(seed, list(KINDS), split, (1,), (512, 384), 1)
         problems = [(task.kind, _make_problem(task)) for task, _ in zip(tasks, range(1500), strict=False)]
         assert all(split_of(kind, problem) == split for kind, problem in problems)
         texts = [f"{problem.facts} {problem.question}" for _, problem in problems]

@@ -42,9 +42,13 @@ class Canvas:
             Source of the small variations between two drawings of the same figure.
         font_size (`int`, *optional*):
             Size of the labels in pixels. Defaults to a size that stays legible: 16, or 1/18 of the shorter side.
+        label_grid (`int`, *optional*, defaults to `1`):
+            Distance in pixels of the lines that labels stand on. With the patch size of a vision tower, a digit looks
+            the same wherever it stands, which a small tower learns to read much sooner.
     """
 
-    def __init__(self, width: int, height: int, rng: random.Random, font_size: int | None = None):
+    def __init__(self, width: int, height: int, rng: random.Random, font_size: int | None = None, label_grid: int = 1):
+        self.label_grid = label_grid
         self.width = width
         self.height = height
         self.rng = rng
@@ -135,7 +139,8 @@ class Canvas:
                 # the distance at which the box of the text just leaves the point
                 leave = min(half[0] / abs(dx) if dx else math.inf, half[1] / abs(dy) if dy else math.inf)
                 away = (0.0 if math.isinf(leave) else leave) + 2 * self.stroke + 1.0 + reach * self.font_size
-                x, y = point[0] + dx * away, point[1] + dy * away
+                x = self._snap(point[0] + dx * away + box[0], 2.0) - box[0]
+                y = self._snap(point[1] + dy * away, self.label_grid / 2)
                 place = (x + box[0] - 1, y + box[1] - 1, x + box[2] + 1, y + box[3] + 1)
                 if self._is_free(place):
                     self._boxes.append(place)
@@ -143,6 +148,9 @@ class Canvas:
                     self._draw.text(position, text, fill=INK, font=load_font(size), anchor="mm")
                     return
         raise DoesNotFit(f"The label '{text}' found no free place in a picture of {self.width}x{self.height} pixels.")
+
+    def _snap(self, value: float, offset: float) -> float:
+        return round((value - offset) / self.label_grid) * self.label_grid + offset if self.label_grid > 1 else value
 
     def _is_free(self, box: tuple[float, float, float, float]) -> bool:
         left, top, right, bottom = box

@@ -51,6 +51,7 @@ class _Task:
     level: int
     seed: str
     image_size: tuple[int, int]
+    label_grid: int
 
 
 def split_of(kind: str, problem: Problem) -> str:
@@ -67,6 +68,7 @@ def generate_pairs(
     split: str = "train",
     levels: Sequence[int] = (1,),
     image_size: tuple[int, int] = (512, 384),
+    label_grid: int = 1,
     num_proc: int = 1,
     with_images: bool = True,
 ) -> Iterator[dict]:
@@ -86,6 +88,8 @@ def generate_pairs(
             Difficulty levels to choose from.
         image_size (`tuple[int, int]`, *optional*, defaults to `(512, 384)`):
             Width and height of the drawings in pixels.
+        label_grid (`int`, *optional*, defaults to `1`):
+            Distance in pixels of the lines that labels stand on (see [`Canvas`]).
         num_proc (`int`, *optional*, defaults to `1`):
             Processes that draw.
         with_images (`bool`, *optional*, defaults to `True`):
@@ -105,7 +109,7 @@ def generate_pairs(
             raise ValueError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
     if split not in SPLITS:
         raise ValueError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
-    tasks = islice(_sample_tasks(seed, kinds, split, levels, image_size), n)
+    tasks = islice(_sample_tasks(seed, kinds, split, levels, image_size, label_grid), n)
     if not with_images:
         yield from (_text_side(task) for task in tasks)
     elif num_proc == 1:
@@ -116,7 +120,7 @@ def generate_pairs(
 
 
 def _sample_tasks(
-    seed: int, kinds: list[str], split: str, levels: Sequence[int], image_size: tuple[int, int]
+    seed: int, kinds: list[str], split: str, levels: Sequence[int], image_size: tuple[int, int], label_grid: int
 ) -> Iterator[_Task]:
     seen: set[bytes] = set()
     index = 0
@@ -124,7 +128,7 @@ def _sample_tasks(
         kind = kinds[index % len(kinds)]
         level = levels[index // len(kinds) % len(levels)]
         for attempt in range(SAMPLING_ATTEMPTS):
-            task = _Task(kind, level, f"{seed}/{split}/{index}/{attempt}", image_size)
+            task = _Task(kind, level, f"{seed}/{split}/{index}/{attempt}", image_size, label_grid)
             problem = _make_problem(task)
             if split_of(kind, problem) != split:
                 continue
@@ -169,7 +173,8 @@ def _pair(task: _Task) -> dict:
 
 def _draw(problem: Problem, task: _Task) -> Image.Image:
     for attempt in range(DRAWING_ATTEMPTS):
-        canvas = Canvas(*task.image_size, random.Random(f"{task.seed}/drawing/{attempt}"))
+        rng = random.Random(f"{task.seed}/drawing/{attempt}")
+        canvas = Canvas(*task.image_size, rng, label_grid=task.label_grid)
         try:
             problem.draw(canvas)
         except DoesNotFit as error:

@@ -155,7 +155,7 @@ def _bars(values: list[int], names: list[str], canvas: Canvas) -> None:
         top = floor - room * value / 100
         half = width * canvas.rng.uniform(0.25, 0.4)
         canvas.rectangle(middle - half, top, middle + half, floor, canvas.rng.choice(BAR_COLOURS))
-        canvas.label(str(value), (middle, top), [(0, -1)])
+        canvas.label(str(value), (middle, top), [(0, -1), (-0.3, -1), (0.3, -1)])
         canvas.label(name, (middle, floor), [(0, 1)])
 
 
