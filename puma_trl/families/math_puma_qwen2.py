@@ -17,6 +17,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaModel,
     LlavaProcessor,
+    PreTrainedTokenizerBase,
+    SiglipImageProcessor,
 )
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
@@ -25,6 +27,30 @@ from .family import Family
 
 
 IMAGE_TOKEN = "<|image|>"
+
+# The images of a turn come before its text, whatever their order in the message.
+CHAT_TEMPLATE = """\
+{%- if messages[0]['role'] != 'system' -%}
+{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+{{- '<|im_start|>' + message['role'] + '\\n' -}}
+{%- if message['content'] is string -%}
+{{- message['content'] -}}
+{%- else -%}
+{%- for part in message['content'] if part['type'] == 'image' -%}
+{{- '<|image|>\\n' -}}
+{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'text' -%}
+{{- part['text'] -}}
+{%- endfor -%}
+{%- endif -%}
+{{- '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+"""
 
 
 @strict
@@ -106,6 +132,33 @@ class MathPumaQwen2ForConditionalGeneration(LlavaForConditionalGeneration):
         self.model = MathPumaQwen2Model(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase, config: MathPumaQwen2Config) -> LlavaProcessor:
+    """
+    Builds the processor of the original: every picture is resized to the vision tower's square, bicubic, without
+    keeping its proportions, and scaled to [-1, 1].
+
+    The original resized with Pillow. `AutoProcessor.from_pretrained(..., backend="pil")` does so too, bit for bit; the
+    default, torchvision, differs by a rounding step.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer whose `image_token` is `<|image|>`.
+        config ([`MathPumaQwen2Config`]):
+            Gives image size, patch size and the select strategy, hence the number of tokens of an image.
+    """
+    vision_config = config.vision_config
+    size = {"height": vision_config.image_size, "width": vision_config.image_size}
+    return LlavaProcessor(
+        # LLaVA's rule for counting image tokens reads the crop size, though nothing is cropped
+        image_processor=SiglipImageProcessor(size=size, crop_size=size, do_center_crop=False),
+        tokenizer=tokenizer,
+        patch_size=vision_config.patch_size,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        chat_template=CHAT_TEMPLATE,
+        image_token=IMAGE_TOKEN,
+    )
 
 
 MATH_PUMA_QWEN2 = Family(
