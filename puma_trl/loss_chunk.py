@@ -49,21 +49,27 @@ def _token_statistics(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch
     return centred, log_sum, ce, logits.argmax(-1, keepdim=True) == labels
 
 
+def _standard_deviation(centred: torch.Tensor) -> torch.Tensor:
+    """Unbiased standard deviation over the vocabulary."""
+    deviation = centred - centred.mean(-1, keepdim=True)
+    return (deviation.square().sum(-1, keepdim=True) / (centred.shape[-1] - 1)).sqrt()
+
+
 def _kl_argument(centred: torch.Tensor, settings: Settings) -> tuple[torch.Tensor | float, torch.Tensor]:
     """Factor on the logits and argument of the softmax in the KL term; a shift of the whole row does not matter."""
     if settings.standardize_logits:
-        factor = 1 / ((centred.std(-1, keepdim=True) + STD_EPS) * settings.temp_kl)
+        factor = 1 / ((_standard_deviation(centred) + STD_EPS) * settings.temp_kl)
         return factor, centred * factor
     if settings.temp_kl == 1:
         return 1.0, centred  # the very same tensor, so that its exponentials are computed once
     return 1 / settings.temp_kl, centred / settings.temp_kl
 
 
-def _through_standardization(grad: torch.Tensor, centred: torch.Tensor) -> torch.Tensor:
-    """Takes out of a gradient of zero mean what the standard deviation of the row takes back."""
-    std = centred.std(-1, keepdim=True)
-    along = (grad * centred).sum(-1, keepdim=True) / ((std + STD_EPS) * std * (centred.shape[-1] - 1))
-    return grad - torch.where(std > 0, along, 0) * (centred - centred.mean(-1, keepdim=True))
+def _through_standardization(grad: torch.Tensor, along: torch.Tensor, centred: torch.Tensor) -> torch.Tensor:
+    """Takes out of a gradient of zero mean, with `along = (grad * centred).sum(-1)`, what the scaling takes back."""
+    std = _standard_deviation(centred)
+    share = along / ((std + STD_EPS) * std * (centred.shape[-1] - 1))
+    return grad - torch.where(std > 0, share, 0) * (centred - centred.mean(-1, keepdim=True))
 
 
 def chunk_arithmetic(
@@ -113,7 +119,11 @@ def chunk_arithmetic(
     p, q = (u - sum_u.log()).exp(), (v - sum_v.log()).exp()
     grad = mix(settings.alpha_kl, p - q, p * (log_ratio - gap - reverse_kl))
     if settings.standardize_logits:
-        grad = _through_standardization(grad, a)
+        # (grad * a).sum(-1) from sums of its own: as a use of `grad` it would keep that in memory
+        mean_p, mean_q = (u.exp() * a).sum(-1, keepdim=True) / sum_u, (v.exp() * a).sum(-1, keepdim=True) / sum_v
+        mean_gap = (u.exp() * gap * a).sum(-1, keepdim=True) / sum_u
+        along = mix(settings.alpha_kl, mean_p - mean_q, (log_ratio - reverse_kl) * mean_p - mean_gap)
+        grad = _through_standardization(grad, along, a)
     is_label = torch.arange(s.shape[-1], device=s.device) == labels
     ce_grad = (a - log_sum).exp() - is_label.to(a.dtype)
     grad = mix(settings.lambda_kl, settings.temp_kl**2 * factor * grad, ce_grad)

@@ -443,7 +443,8 @@ class TestFusedPumaLoss:
         torch._dynamo.utils.counters.clear()
         vocab_size = loss_chunk.COMPILE_MIN_VOCAB + 1
         for num_tokens in (11, 5, 1, 7):  # chunks of 4, 3 and 1 tokens
-            check_fused(make_inputs(num_tokens, vocab_size), 1e-6, **SETTINGS)
+            # summing over so many entries in single precision has an error of about 2e-6 by itself, in any loss
+            check_fused(make_inputs(num_tokens, vocab_size), 5e-6, **SETTINGS)
         assert loss_chunk._compiler_works
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
         with torch.no_grad():
@@ -454,5 +455,6 @@ class TestFusedPumaLoss:
     @pytest.mark.parametrize("transform", [{"softcap": 5.0}, {"logit_scale": 1.5}, {"standardize_logits": True}])
     def test_compiled_transforms(self, transform):
         torch._dynamo.reset()
-        check_fused(make_inputs(11, loss_chunk.COMPILE_MIN_VOCAB + 1), 1e-6, **SETTINGS, **transform)
+        inputs = make_inputs(11, loss_chunk.COMPILE_MIN_VOCAB + 1, dtype=torch.float64)
+        check_fused(inputs, 1e-10, **SETTINGS, **transform)
         assert loss_chunk._compiler_works
