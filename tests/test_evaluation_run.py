@@ -32,8 +32,8 @@ def model_folder(tmp_path_factory, processor):
 
     folder = tmp_path_factory.mktemp("model")
     model = build_model("qwen2_vl", processor, seed=3, **TINY)
-    with torch.no_grad():  # sharper logits, so that no two tokens are nearly tied
-        model.lm_head.weight.mul_(20)
+    with torch.no_grad():  # no special tokens in the replies: a server reads those as the parts of a message
+        model.lm_head.weight[processor.tokenizer.all_special_ids] = 0
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
@@ -298,7 +298,7 @@ def served(model_folder):
 
 
 @pytest.mark.slow
-def test_run_through_transformers_serve(served, model_folder, processor, tmp_path, monkeypatch):
+def test_run_through_transformers_serve(served, model_folder, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # a server of one's own needs none
     data = write_data(tmp_path / "data", "mathverse")
     judge = ["--judge", "openai", "--llm", str(model_folder), "--llm_base_url", served]
@@ -306,11 +306,7 @@ def test_run_through_transformers_serve(served, model_folder, processor, tmp_pat
     assert main(options("mathverse", model_folder, data, tmp_path / "served", *server, *judge)) == 0
     assert main(options("mathverse", model_folder, data, tmp_path / "local")) == 0
     metrics, responses, _ = result(tmp_path / "served")
-    local = result(tmp_path / "local")[1]
-    for key, reply in responses.items():  # the server leaves special tokens in its replies
-        for token in processor.tokenizer.all_special_tokens:
-            reply = reply.replace(token, "")
-        assert reply.split() == local[key].split()
+    assert responses == result(tmp_path / "local")[1]
     assert metrics["extraction"] == "official" and metrics["settings"]["extraction_llm"] == str(model_folder)
     assert metrics["answered"] == len(make_items("mathverse"))
     # a tiny random judge says nothing that counts: every item is judged, every judgement fails, none is right
