@@ -93,6 +93,36 @@ def test_encoded_column_of_a_parquet(tmp_path):
     assert sizes(found) == [[(9, 5)], [], [(9, 5)]]
 
 
+@pytest.mark.parametrize("pictures_in", ["column", "archive"])
+def test_copy_of_a_hub_data_set(pictures_in, tmp_path):
+    """A folder with parquet files of the split, as the Hub has it, goes the way of a Hub data set."""
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    write_data(tmp_path / "published", "mathvista")
+    rows = [item | {"decoded_image": str(tmp_path / "published" / item["image"])} for item in make_items("mathvista")]
+    rows[3]["decoded_image"] = None
+    dataset = Dataset.from_list(rows)
+    folder = tmp_path / "copy"
+    if pictures_in == "column":
+        dataset = dataset.cast_column("decoded_image", ImageFeature())
+    else:
+        dataset = dataset.remove_columns("decoded_image")
+        folder.mkdir()
+        zip_folder(tmp_path / "published", folder / "images.zip")
+    dataset.to_parquet(folder / "data" / "testmini-00000-of-00001.parquet")
+    items = load_items(mathvista, str(folder), "testmini", mathvista.COLUMNS)
+    assert [item["pid"] for item in items] == [row["pid"] for row in rows]
+    assert "decoded_image" not in items[0] and items[1]["choices"] is None and items[1]["metadata"]["skills"]
+    found = pictures.find_pictures(mathvista, items, str(folder), "testmini", None)
+    expected = [[(28 + 28 * (index % 3), 28)] for index in range(len(rows))]
+    if pictures_in == "column":
+        expected[3] = []
+    assert sizes(found) == expected
+    with pytest.raises(EvaluationError, match="split test:"):
+        load_items(mathvista, str(folder), "test", mathvista.COLUMNS)
+
+
 def test_archive_is_extracted_once(tmp_path, cache):
     write_data(tmp_path / "published", "wemath")
     archive = zip_folder(tmp_path / "published", tmp_path / "testmini.zip")

@@ -22,8 +22,8 @@ def load_items(benchmark: ModuleType, data: str | None, split: str, columns: tup
         benchmark (module):
             One of `BENCHMARKS`.
         data (`str`, *optional*):
-            A json (list of items, or object keyed by id), jsonl or parquet file, or a Hub data set. `None` is the
-            benchmark's official data set.
+            A json (list of items, or object keyed by id), jsonl or parquet file, or a Hub data set by its name or the
+            folder of its copy. `None` is the benchmark's official data set.
         split (`str`):
             Split of the Hub data set.
         columns (`tuple[str, ...]`):
@@ -39,8 +39,6 @@ def load_items(benchmark: ModuleType, data: str | None, split: str, columns: tup
     data = data or benchmark.HUB_ID
     if Path(data).suffix in SUFFIXES:
         items = _read_file(benchmark, Path(data))
-    elif Path(data).exists():
-        raise EvaluationError(f"{data} is neither a {', '.join(SUFFIXES)} file nor a Hub data set.")
     else:
         items = _read_hub(benchmark, data, split)
     if not items:
@@ -110,7 +108,24 @@ def holds_pictures(kind: Any) -> bool:
     return types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
 
 
-def _read_hub(benchmark: ModuleType, data: str, split: str) -> list[dict[str, Any]]:
+def load_hub(benchmark: ModuleType, data: str, split: str) -> Any:
+    """
+    Loads a data set of the Hub, or a local copy of one, with encoded pictures.
+
+    Args:
+        benchmark (module):
+            The benchmark.
+        data (`str`):
+            Name or folder.
+        split (`str`):
+            Its split, which for MathVerse is its configuration too.
+
+    Returns:
+        [`~datasets.Dataset`] whose pictures are `{"bytes", "path"}`.
+
+    Raises:
+        EvaluationError: if the data set or its split cannot be had.
+    """
     from datasets import Image, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -118,7 +133,18 @@ def _read_hub(benchmark: ModuleType, data: str, split: str) -> list[dict[str, An
         dataset = load_dataset(data, name=split if benchmark.CONFIG_IS_SPLIT else None, split=split)
     except (DatasetNotFoundError, ValueError, ConnectionError) as error:
         raise EvaluationError(
-            f"{data} is neither a local {', '.join(SUFFIXES)} file nor a data set that the Hub gives: {error}"
+            f"{data} is neither a local {', '.join(SUFFIXES)} file nor a data set that the Hub gives, with the split "
+            f"{split}: {error}"
         ) from error
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+    return dataset
+
+
+def _read_hub(benchmark: ModuleType, data: str, split: str) -> list[dict[str, Any]]:
+    from datasets import Image
+
+    dataset = load_hub(benchmark, data, split)
     pictures = [name for name, feature in dataset.features.items() if isinstance(feature, Image)]
     return dataset.remove_columns(pictures).to_list()

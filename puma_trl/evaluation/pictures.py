@@ -13,7 +13,7 @@ from typing import Any
 
 from ..images import DataError, image_size
 from .errors import EvaluationError
-from .items import SUFFIXES, item_id
+from .items import SUFFIXES, item_id, load_hub
 
 
 MAX_FILES = 100_000
@@ -102,12 +102,12 @@ def _encoded_pictures(benchmark: ModuleType, data: str, split: str, is_file: boo
             if name in schema.names and holds_pictures(schema.field(name).type):
                 return parquet.read_table(data, columns=[name]).column(name).to_pylist()
         return None
-    from datasets import Image, load_dataset
+    from datasets import Image
 
-    dataset = load_dataset(data, name=split if benchmark.CONFIG_IS_SPLIT else None, split=split)
+    dataset = load_hub(benchmark, data, split)
     for name in benchmark.IMAGE_COLUMNS:
         if isinstance(dataset.features.get(name), Image):
-            return dataset.cast_column(name, Image(decode=False))[name]
+            return dataset[name]
     return None
 
 
@@ -115,6 +115,8 @@ def _find_root(benchmark: ModuleType, data: str, is_file: bool, image_root: str 
     if image_root is None and is_file:
         return Path(data).parent
     if image_root is None or image_root == "hub":
+        if (Path(data) / benchmark.ARCHIVE).is_file():
+            return extract_archive(Path(data) / benchmark.ARCHIVE)
         from huggingface_hub import hf_hub_download
 
         repository = benchmark.HUB_ID if is_file else data
