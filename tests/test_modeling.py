@@ -45,9 +45,7 @@ def test_every_parameter_belongs_to_one_part(tiny_model, family_name, tie):
 
 def test_set_trainable_parts(tiny_model):
     model = tiny_model()
-    counts = set_trainable_parts(
-        model, ["aligner", "vision_tower_low", "vision_tower_high"], get_family(model.config)
-    )
+    counts = set_trainable_parts(model, ["aligner", "vision_tower_low", "vision_tower_high"], get_family(model.config))
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trainable == {name for name, _ in model.named_parameters() if name.startswith("model.visual.")}
     assert sum(counts.values()) == sum(p.numel() for p in model.model.visual.parameters())

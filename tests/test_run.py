@@ -122,7 +122,9 @@ def test_bad_rows_stop_before_training(main, folder, no_training, rows, message)
 
 
 def test_dropped_rows_are_recorded(main, folder, capsys):
-    out = main(dataset_name=write(folder, PAIR, PAIR | {"output": "", "output_2": ""}, PAIR), bad_rows="drop", max_steps=1)
+    out = main(
+        dataset_name=write(folder, PAIR, PAIR | {"output": "", "output_2": ""}, PAIR), bad_rows="drop", max_steps=1
+    )
     dropped = [json.loads(line) for line in (out / "dropped_rows.jsonl").read_text().splitlines()]
     assert [row["row_id"] for row in dropped] == ["bad.jsonl:1"]
     assert "2 of 3" in capsys.readouterr().out

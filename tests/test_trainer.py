@@ -293,7 +293,9 @@ def test_part_learning_rates(train, tiny_model, pairs):
             name = names[id(parameter)]
             expected = 1e-4 if ".merger." in name else 0.0 if ".visual." in name else 0.1
             assert group["lr"] == expected, name
-            assert (group["weight_decay"] == 0.0) == (name.endswith("bias") or "norm" in name or ".ln_q." in name), name
+            assert (group["weight_decay"] == 0.0) == (name.endswith("bias") or "norm" in name or ".ln_q." in name), (
+                name
+            )
     assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
 
 

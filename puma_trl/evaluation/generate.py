@@ -3,6 +3,7 @@
 import argparse
 import base64
 import io
+import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -47,6 +48,8 @@ def run_generate(args: argparse.Namespace, output: Path) -> bool:
     Raises:
         EvaluationError: if input is bad, the file was made with other settings, or items stay without answer.
     """
+    if args.backend == "openai" and int(os.environ.get("RANK", 0)) > 0:
+        return False  # requests are concurrent already; a second rank would ask them again
     benchmark = BENCHMARKS[args.benchmark]
     items = load_items(benchmark, args.data, args.split, benchmark.COLUMNS + benchmark.PROMPT_COLUMNS[args.prompt])
     texts = [benchmark.build_prompt(item, args.prompt) for item in items]

@@ -131,6 +131,11 @@ def _find_root(benchmark: ModuleType, data: str, is_file: bool, image_root: str 
 
 def _find_file(benchmark: ModuleType, item: dict[str, Any], root: Path) -> list[str] | str:
     """Returns the item's file in a list, an empty list where the item names none, or the name that is not found."""
+    if not any(column in item for column in benchmark.IMAGE_COLUMNS):
+        raise EvaluationError(
+            f"Item {item_id(benchmark, item)} has no column {' or '.join(benchmark.IMAGE_COLUMNS)} with the path of its "
+            "picture. If the data holds the pictures themselves, leave out --image_root."
+        )
     names = [item[column] for column in benchmark.IMAGE_COLUMNS if item.get(column) is not None]
     name = next((name for name in names if isinstance(name, str)), "")
     if not name:

@@ -41,7 +41,7 @@ class Canvas:
         rng (`random.Random`):
             Source of the small variations between two drawings of the same figure.
         font_size (`int`, *optional*):
-            Size of the labels in pixels. Defaults to a size that stays legible: 16, or 1/18 of the shorter side.
+            Size of the labels in pixels. Defaults to a size that stays legible: 15, or 1/18 of the shorter side.
         label_grid (`int`, *optional*, defaults to `1`):
             Distance in pixels of the lines that labels stand on. With the patch size of a vision tower, a digit looks
             the same wherever it stands, which a small tower learns to read much sooner.
@@ -52,8 +52,8 @@ class Canvas:
         self.width = width
         self.height = height
         self.rng = rng
-        self.font_size = font_size or max(16, min(width, height) // 18)
-        self.margin = max(1.0, min(width, height) / 64)
+        self.font_size = font_size or max(15, min(width, height) // 18)
+        self.margin = max(1.0, min(width, height) / 100)
         self.stroke = max(1.0, min(width, height) / 200)
         self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), "white")
         self._draw = ImageDraw.Draw(self._image)
@@ -139,8 +139,8 @@ class Canvas:
                 # the distance at which the box of the text just leaves the point
                 leave = min(half[0] / abs(dx) if dx else math.inf, half[1] / abs(dy) if dy else math.inf)
                 away = (0.0 if math.isinf(leave) else leave) + 2 * self.stroke + 1.0 + reach * self.font_size
-                x = self._snap(point[0] + dx * away + box[0], 2.0) - box[0]
-                y = self._snap(point[1] + dy * away, self.label_grid / 2)
+                x = self._snap(point[0] + dx * away + box[0], 3.0) - box[0]
+                y = self._snap(point[1] + dy * away, self.label_grid / 2 - 1)
                 place = (x + box[0] - 1, y + box[1] - 1, x + box[2] + 1, y + box[3] + 1)
                 if self._is_free(place):
                     self._boxes.append(place)

@@ -10,13 +10,17 @@ from .problems import Problem
 BAR_COLOURS = [(150, 180, 215), (225, 180, 130), (165, 205, 155), (205, 165, 200)]
 
 
+SMALLEST = 11
+LARGEST = {1: 59, 2: 99, 3: 499}  # level → largest length or value
+
+
 def _middle(start: Point, end: Point) -> Point:
     return ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2)
 
 
 def triangle_angles(rng: random.Random, level: int) -> Problem:
     """Two angles of a triangle → the third."""
-    a, b = rng.randint(15, 80), rng.randint(15, 80)
+    a, b = rng.randint(15, 49 + 10 * level), rng.randint(15, 49 + 10 * level)
     total = a + b
 
     def draw(canvas: Canvas) -> None:
@@ -40,7 +44,7 @@ def triangle_angles(rng: random.Random, level: int) -> Problem:
 
 def straight_angles(rng: random.Random, level: int) -> Problem:
     """Three angles on a straight line, two known → the third."""
-    a, b = rng.randint(30, 80), rng.randint(30, 80)
+    a, b = rng.randint(30, 49 + 10 * level), rng.randint(30, 49 + 10 * level)
     total = a + b
 
     def draw(canvas: Canvas) -> None:
@@ -67,7 +71,7 @@ def straight_angles(rng: random.Random, level: int) -> Problem:
 
 def rectangle_perimeter(rng: random.Random, level: int) -> Problem:
     """The sides of a rectangle → its perimeter."""
-    a, b = rng.randint(11, 99), rng.randint(11, 99)
+    a, b = rng.randint(SMALLEST, LARGEST[level]), rng.randint(SMALLEST, LARGEST[level])
     total = a + b
 
     def draw(canvas: Canvas) -> None:
@@ -89,7 +93,7 @@ def rectangle_perimeter(rng: random.Random, level: int) -> Problem:
 
 def segment_total(rng: random.Random, level: int) -> Problem:
     """A segment in two parts → its length."""
-    a, b = rng.randint(11, 99), rng.randint(11, 99)
+    a, b = rng.randint(SMALLEST, LARGEST[level]), rng.randint(SMALLEST, LARGEST[level])
     total = a + b
 
     def draw(canvas: Canvas) -> None:
@@ -117,9 +121,7 @@ def segment_total(rng: random.Random, level: int) -> Problem:
 
 def segment_part(rng: random.Random, level: int) -> Problem:
     """A segment and one of its two parts → the other part."""
-    part, rest = rng.randint(11, 80), rng.randint(11, 80)
-    while part + rest > 99:
-        part, rest = rng.randint(11, 80), rng.randint(11, 80)
+    part, rest = rng.randint(SMALLEST, LARGEST[level] - 10), rng.randint(SMALLEST, LARGEST[level] - 10)
     total = part + rest
 
     def draw(canvas: Canvas) -> None:
@@ -152,7 +154,7 @@ def _bars(values: list[int], names: list[str], canvas: Canvas) -> None:
     canvas.line((canvas.margin, floor), (canvas.width - canvas.margin, floor))
     for index, (value, name) in enumerate(zip(values, names, strict=True)):
         middle = canvas.margin + (index + 0.5) * width
-        top = floor - room * value / 100
+        top = floor - room * value / max(100, *values)
         half = width * canvas.rng.uniform(0.25, 0.4)
         canvas.rectangle(middle - half, top, middle + half, floor, canvas.rng.choice(BAR_COLOURS))
         canvas.label(str(value), (middle, top), [(0, -1), (-0.3, -1), (0.3, -1)])
@@ -162,7 +164,7 @@ def _bars(values: list[int], names: list[str], canvas: Canvas) -> None:
 def bar_difference(rng: random.Random, level: int) -> Problem:
     """A bar chart with three bars → how much one exceeds another."""
     names = ["A", "B", "C"]
-    values = rng.sample(range(11, 100), 3)
+    values = rng.sample(range(SMALLEST, LARGEST[level] + 1), 3)
     high, low = sorted(rng.sample(range(3), 2), key=lambda index: -values[index])
     difference = values[high] - values[low]
     return Problem(
@@ -180,7 +182,7 @@ def bar_difference(rng: random.Random, level: int) -> Problem:
 def bar_total(rng: random.Random, level: int) -> Problem:
     """A bar chart with three bars → the sum of two of them."""
     names = ["A", "B", "C"]
-    values = rng.sample(range(11, 100), 3)
+    values = rng.sample(range(SMALLEST, LARGEST[level] + 1), 3)
     first, second = sorted(rng.sample(range(3), 2))
     total = values[first] + values[second]
     return Problem(

@@ -152,7 +152,13 @@ def command(workspace, tmp_path):
             "save_strategy": "no",
             "use_cpu": True,
         } | flags
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(workspace / f"{engine}.yaml")]
+        launch = [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--config_file",
+            str(workspace / f"{engine}.yaml"),
+        ]
         arguments = [str(piece) for key, value in values.items() for piece in (f"--{key}", value)]
         if script is not None:
             return [*launch, str(script), *arguments], output_dir, facts

@@ -6,7 +6,12 @@ from torch.testing import assert_close
 
 
 pytestmark = pytest.mark.distributed
-WRAPPERS = {"ddp": "DistributedDataParallel", "zero2": "DeepSpeedEngine", "zero3": "DeepSpeedEngine", "fsdp2": "FSDPModule"}
+WRAPPERS = {
+    "ddp": "DistributedDataParallel",
+    "zero2": "DeepSpeedEngine",
+    "zero3": "DeepSpeedEngine",
+    "fsdp2": "FSDPModule",
+}
 ALIGN = {"trainable_parts": "aligner,vision_tower_low,vision_tower_high", "lambda_kl": 0.5}
 CASES = {
     "align": ALIGN,
@@ -37,7 +42,9 @@ def test_engines_equal_one_process(launch, workspace, case):
             assert run.facts[0]["ds_status"] == "NOT_AVAILABLE"
         assert_same(run, reference)
         if flags.get("use_kl", True):
-            assert run.facts[0]["eval"]["eval_loss"] == pytest.approx(reference.facts[0]["eval"]["eval_loss"], abs=1e-5)
+            assert run.facts[0]["eval"]["eval_loss"] == pytest.approx(
+                reference.facts[0]["eval"]["eval_loss"], abs=1e-5
+            )
 
 
 def test_ddp_with_accumulation_equals_one_process(launch):
