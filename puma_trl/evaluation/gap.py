@@ -170,7 +170,8 @@ def measure_divergence(
 
 def split_sides(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the student's and the teacher's part of a collated batch."""
-    student = {name: value for name, value in batch.items() if not name.startswith("teacher_") and name != "row_id"}
+    batch = {name: value for name, value in batch.items() if name not in ("row_id", "same_images")}
+    student = {name: value for name, value in batch.items() if not name.startswith("teacher_")}
     teacher = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
     return student, teacher
 
