@@ -136,7 +136,6 @@ def _check_split(
     code = [Path(module.__file__).read_text(encoding="utf-8") for module in (data_checks, data_files, images)]
     settings = (checker.use_kl, checker.max_length, checker.student_answers, family, _processor_digest(processor))
     chunks = _divide(sources, _digest(files, code))
-    _require_rows(sources, chunks, split)
     num_proc = min(training_args.dataset_num_proc or min(os.cpu_count(), MAX_PROCESSES), len(chunks))
     arguments = {
         "batched": True,
@@ -169,9 +168,9 @@ def _divide(sources: list[Source], fingerprint: str) -> Dataset:
         raise
 
 
-def _require_rows(sources: list[Source], table: Dataset, split: str) -> None:
-    """Stops if some source has nothing in a table of chunks or rows."""
-    filled = set(table.data.column("source").unique().to_pylist())
+def _require_rows(sources: list[Source], rows: Dataset, split: str) -> None:
+    """Stops if some source has no row."""
+    filled = set(rows.data.column("source").unique().to_pylist())
     empty = [source.path or source.name for position, source in enumerate(sources) if position not in filled]
     if empty:
         raise DataError(f"The {split} data is empty: no row in {', '.join(empty)}. Name data with rows.")

@@ -151,7 +151,7 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
 
 def find_chunks(sources: list[Source]) -> Iterator[dict[str, int]]:
     """
-    Divides sources into chunks that can be read independently.
+    Divides sources into chunks that can be read independently; an empty source is one empty chunk.
 
     Yields:
         `dict` of `source` (its position), `start` and `end` (bytes, or rows of a table), `first` (index of the first
@@ -162,8 +162,11 @@ def find_chunks(sources: list[Source]) -> Iterator[dict[str, int]]:
     """
     finders = {"lines": _line_chunks, "list": _list_chunks, "csv": _csv_chunks, "table": _table_chunks}
     for position, source in enumerate(sources):
+        start = None
         for start, end, first in finders[source.kind](source):
             yield {"source": position, "start": start, "end": end, "first": first}
+        if start is None:
+            yield {"source": position, "start": 0, "end": 0, "first": 0}
 
 
 def _line_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
@@ -323,7 +326,7 @@ def read_chunk(source: Source, start: int, end: int, first: int) -> Iterator[tup
         yield from enumerate(json.loads(b"[" + content.strip(b" \t\r\n,") + b"]", object_pairs_hook=_row), first)
     else:
         with open(source.path, encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file))
+            header = next(csv.reader(file), [])
         for index, values in enumerate(csv.reader(io.StringIO(content.decode(), newline="")), first):
             yield index, _csv_row(header, values)
 

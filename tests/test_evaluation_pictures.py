@@ -180,6 +180,13 @@ def test_too_many_files(tmp_path, monkeypatch):
         pictures.extract_archive(archive)
 
 
+def test_missing_column_is_no_text_only_item(tmp_path):
+    item = vista_item(1)
+    del item["image"]
+    with pytest.raises(EvaluationError, match="no column decoded_image or image"):
+        pictures.find_pictures(mathvista, [item], "x.json", "testmini", str(tmp_path))
+
+
 def test_root_that_does_not_exist(tmp_path):
     with pytest.raises(EvaluationError, match="nowhere does not exist"):
         pictures.find_pictures(mathvista, [vista_item(1)], "x.json", "testmini", str(tmp_path / "nowhere"))

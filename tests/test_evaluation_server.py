@@ -176,6 +176,14 @@ def test_run_through_a_server(api, tmp_path, capsys):
     assert all(SECRET not in path.read_text(errors="replace") for path in (tmp_path / "out").iterdir())
 
 
+def test_only_the_first_rank_asks_a_server(api, tmp_path, monkeypatch):
+    data = write_data(tmp_path / "data", "mathverse")
+    quiet = api(lambda body, number: (200, "B"))
+    monkeypatch.setenv("RANK", "1")
+    assert main(run_options(data, tmp_path / "out", quiet.url)) == 0
+    assert not quiet.bodies and not (tmp_path / "out").exists()
+
+
 def test_failed_items_stop_the_run_but_are_asked_again(api, tmp_path, capsys):
     data = write_data(tmp_path / "data", "mathverse")
     state = {"broken": True}

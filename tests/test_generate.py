@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -70,9 +71,9 @@ def test_same_seed_same_pairs(num_proc):
 
 def test_no_problem_twice_and_splits_are_disjoint():
     keys = {}
-    for split, seed in (("train", 0), ("heldout", 1)):
-        tasks = _sample_tasks(seed, list(KINDS), split, (1,), (512, 384), 1)
-        problems = [(task.kind, _make_problem(task)) for task, _ in zip(tasks, range(1500), strict=False)]
+    for split, seed, count in (("train", 0, 1500), ("heldout", 1, 500)):
+        tasks = _sample_tasks(seed, list(KINDS), split, (1,), 1, ((512, 384), 1))
+        problems = [(task.kind, _make_problem(task)) for task, _ in zip(tasks, range(count), strict=False)]
         assert all(split_of(kind, problem) == split for kind, problem in problems)
         texts = [f"{problem.facts} {problem.question}" for _, problem in problems]
         assert len(set(texts)) == len(texts)
@@ -128,6 +129,17 @@ def test_labels_keep_clear_of_lines_and_labels():
 def test_bad_arguments(arguments, match):
     with pytest.raises(ValueError, match=match):
         list(generate_pairs(3, 0, **arguments))
+
+
+def test_a_problem_in_several_drawings():
+    rows = list(generate_pairs(1400, 0, ["straight_angles"], drawings=2, with_images=False))
+    times = Counter(row["instruction"] for row in rows)
+    assert set(times.values()) == {1, 2}
+    pictures = {}
+    for row in generate_pairs(1000, 0, ["straight_angles"], drawings=2, image_size=(200, 150)):
+        pictures.setdefault(row["instruction"], []).append(row["image_url_2"].tobytes())
+    pairs = [drawings for drawings in pictures.values() if len(drawings) == 2]
+    assert pairs and all(first != second for first, second in pairs)
 
 
 def test_a_kind_runs_out():

@@ -188,7 +188,7 @@ def test_teachers(train, tiny_model, pairs, peft_config):
     live, frozen, ema = (teacher_ce(teacher) for teacher in ("live", "frozen", "ema"))
     assert live[0] == pytest.approx(frozen[0]) == pytest.approx(ema[0])
     assert frozen == pytest.approx([frozen[0]] * 4, rel=1e-6)
-    assert abs(live[-1] - live[0]) > 3 * abs(ema[-1] - ema[0]) > 0
+    assert abs(live[-1] - live[0]) > 2 * abs(ema[-1] - ema[0]) > 0
 
 
 def test_teacher_has_no_dropout(train, tiny_model, pairs):

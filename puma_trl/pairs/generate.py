@@ -15,6 +15,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -69,11 +70,12 @@ def generate_pairs(
     levels: Sequence[int] = (1,),
     image_size: tuple[int, int] = (512, 384),
     label_grid: int = 1,
+    drawings: int = 1,
     num_proc: int = 1,
     with_images: bool = True,
 ) -> Iterator[dict]:
     """
-    Generates pairs, no problem twice; the same for every number of processes.
+    Generates pairs, by default no problem twice; the same for every number of processes.
 
     Args:
         n (`int`):
@@ -90,6 +92,8 @@ def generate_pairs(
             Width and height of the drawings in pixels.
         label_grid (`int`, *optional*, defaults to `1`):
             Distance in pixels of the lines that labels stand on (see [`Canvas`]).
+        drawings (`int`, *optional*, defaults to `1`):
+            How often a problem may come, each time in another drawing.
         num_proc (`int`, *optional*, defaults to `1`):
             Processes that draw.
         with_images (`bool`, *optional*, defaults to `True`):
@@ -109,7 +113,7 @@ def generate_pairs(
             raise ValueError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
     if split not in SPLITS:
         raise ValueError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
-    tasks = islice(_sample_tasks(seed, kinds, split, levels, image_size, label_grid), n)
+    tasks = islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
     if not with_images:
         yield from (_text_side(task) for task in tasks)
     elif num_proc == 1:
@@ -120,21 +124,26 @@ def generate_pairs(
 
 
 def _sample_tasks(
-    seed: int, kinds: list[str], split: str, levels: Sequence[int], image_size: tuple[int, int], label_grid: int
+    seed: int,
+    kinds: list[str],
+    split: str,
+    levels: Sequence[int],
+    drawings: int,
+    style: tuple[tuple[int, int], int],
 ) -> Iterator[_Task]:
-    seen: set[bytes] = set()
+    times: dict[bytes, int] = defaultdict(int)
     index = 0
     while True:
         kind = kinds[index % len(kinds)]
         level = levels[index // len(kinds) % len(levels)]
         for attempt in range(SAMPLING_ATTEMPTS):
-            task = _Task(kind, level, f"{seed}/{split}/{index}/{attempt}", image_size, label_grid)
+            task = _Task(kind, level, f"{seed}/{split}/{index}/{attempt}", *style)
             problem = _make_problem(task)
             if split_of(kind, problem) != split:
                 continue
             content = hashlib.sha256(f"{problem.facts}\n{problem.question}".encode()).digest()[:8]
-            if content not in seen:
-                seen.add(content)
+            if times[content] < drawings:
+                times[content] += 1
                 yield task
                 break
         else:
