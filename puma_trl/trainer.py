@@ -27,7 +27,7 @@ from .collator import DataCollatorForPumaPairs
 from .config import PumaKLConfig
 from .families import get_family
 from .forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
-from .modeling import part_of
+from .modeling import part_of, prepare_adapters
 from .tower_memo import TowerMemo
 
 
@@ -154,6 +154,9 @@ class PumaKLTrainer(SFTTrainer):
         self.args.logging_nan_inf_filter = False
         self._is_pair_data = isinstance(processing_class, ProcessorMixin)
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        # DeepSpeed keeps its own fp32 copies and FSDP shards parameters of one dtype
+        if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            prepare_adapters(self.model, autocast=args.bf16 or args.fp16, fresh=peft_config is not None)
         self.teacher = self._make_teacher(base_model) if args.use_kl else SelfTeacher()
         memo = None
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
@@ -204,7 +207,7 @@ class PumaKLTrainer(SFTTrainer):
         for name, teacher in parameters.items():
             if f".{TEACHER_ADAPTER}." in name:
                 student = parameters[name.replace(f".{TEACHER_ADAPTER}.", ".default.")]
-                teacher.data.copy_(student.data)
+                teacher.data = student.data.clone()  # its dtype too
                 teacher.requires_grad_(False)
                 adapters.append((teacher, student))
         self.add_callback(AdapterEMACallback(adapters))
