@@ -82,7 +82,6 @@ KINDS = (
     "rectangle_perimeter",
     "segment_total",
     "segment_part",
-    "bar_difference",
     "bar_total",
 )
 IMAGE_SIZE = (84, 84)

@@ -8,7 +8,9 @@ accelerate launch -m puma_trl.run --config recipes/stage3.yaml --resume_from_che
 ```
 """
 
+import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -65,10 +67,22 @@ def find_checkpoint(args: PumaKLConfig) -> str | None:
     if resume.lower() != "true":
         if not os.path.isdir(resume):
             raise ValueError(f"`resume_from_checkpoint: {resume}` is no folder. Name a checkpoint, or set it to true.")
-        return resume
-    checkpoint = last_complete_checkpoint(folder)
+        checkpoint = resume
+    else:
+        checkpoint = last_complete_checkpoint(folder)
     logger.warning(f"Resuming from {checkpoint}" if checkpoint else f"No checkpoint in {folder}: starting afresh")
+    if checkpoint and args.deepspeed_plugin is not None:
+        _require_same_processes(Path(checkpoint) / COMPLETE_MARKER, state.num_processes)
     return checkpoint
+
+
+def _require_same_processes(marker: Path, num_processes: int) -> None:
+    """DeepSpeed saves what each process holds of the optimizer, and does not divide it again."""
+    if marker.exists() and (saved := json.loads(marker.read_text())["num_processes"]) != num_processes:
+        raise ValueError(
+            f"{marker.parent} was written by {saved} processes under DeepSpeed, which cannot be resumed with "
+            f"{num_processes}. Launch {saved} processes, or start a new run from it with `model_name_or_path`."
+        )
 
 
 def last_complete_checkpoint(folder: Path) -> str | None:
@@ -139,7 +153,14 @@ def main(argv: list[str]) -> None:
         print_startup(training_args, name, parts, data_lines(reports), len(trainer.train_dataset))
 
     # 5. Training
+    signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop_requested", True))
     trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.stop_requested and trainer.state.global_step < trainer.state.max_steps:
+        logger.warning(
+            f"Stopped by SIGTERM after step {trainer.state.global_step}, checkpoint saved. Launch the same command with "
+            "`--resume_from_checkpoint true` to go on."
+        )
+        return
 
     # 6. Saving
     trainer.save_model()

@@ -1,6 +1,7 @@
 """`PumaKLTrainer`: TRL's `SFTTrainer` with the pair step of Math-PUMA."""
 
 import copy
+import json
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -87,6 +88,11 @@ class PumaKLTrainer(SFTTrainer):
         peft_config ([`~peft.PeftConfig`], *optional*):
             Adapter configuration; the base model is frozen then.
 
+    Attributes:
+        stop_requested (`bool`):
+            Setting it on any process makes all of them save a checkpoint and stop at the next logging step, the same
+            one everywhere; afterwards it is true on all.
+
     Raises:
         ValueError: if the pair step is asked of a text model, or packing of a vision-language one.
         FloatingPointError: in training, if the loss of a micro-batch is not finite; its rows are named.
@@ -137,6 +143,7 @@ class PumaKLTrainer(SFTTrainer):
         self._sums: dict[str, torch.Tensor | int] = defaultdict(int)
         # Row ids and loss of each micro-batch since the last check that all losses are finite
         self._unchecked: list[tuple[list[str], torch.Tensor]] = []
+        self.stop_requested = False
         super().__init__(
             model=model,
             args=args,
@@ -285,7 +292,7 @@ class PumaKLTrainer(SFTTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
         if mode == "train":
-            self._check_finite()
+            self._check_ranks()
             if self.args.part_learning_rates and "learning_rate" in logs:
                 logs |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
         if torch.is_tensor(self._sums[mode]):
@@ -311,19 +318,25 @@ class PumaKLTrainer(SFTTrainer):
             "num_tokens": self._total_train_tokens,
         }
 
-    def _check_finite(self) -> None:
-        """Stops the run, on all ranks, if a loss since the last check was NaN or infinite."""
-        if not self._unchecked:
-            return
-        losses = torch.stack([loss.float() for _, loss in self._unchecked])
-        finite = losses.isfinite()
-        all_finite = self.accelerator.reduce((~finite).sum(), "sum").item() == 0
-        bad = [
-            (rows, loss) for (rows, _), loss in zip(self._unchecked, losses.tolist(), strict=True) if loss - loss != 0
-        ]
-        self._unchecked.clear()
-        if all_finite:
-            return
+    def _check_ranks(self) -> None:
+        """
+        Stops the run, on all ranks, if a loss since the last check was NaN or infinite on one; saves and stops, on all
+        ranks, if one was asked to.
+        """
+        losses = torch.stack(
+            [torch.zeros(1, device=self.args.device)[0], *(loss.float() for _, loss in self._unchecked)]
+        )
+        finite = losses.isfinite().all()
+        flags = torch.stack((~finite, torch.tensor(self.stop_requested, device=self.args.device))).long()
+        any_bad, any_stop = self.accelerator.reduce(flags, "sum").tolist()
+        unchecked, self._unchecked = self._unchecked, []
+        if any_bad:
+            self._refuse_losses(unchecked)
+        if any_stop:
+            self.stop_requested = self.control.should_training_stop = self.control.should_save = True
+
+    def _refuse_losses(self, unchecked: list[tuple[list[str], torch.Tensor]]) -> None:
+        bad = [(rows, loss.item()) for rows, loss in unchecked if not loss.isfinite()]
         rows = "; ".join(f"loss {loss} at rows {', '.join(rows)}" for rows, loss in bad[:3])
         raise FloatingPointError(
             f"The loss is not finite by step {self.state.global_step}: {rows or 'the rows are named by another rank'}. "
@@ -334,12 +347,16 @@ class PumaKLTrainer(SFTTrainer):
     # Checkpoints
 
     def _save_checkpoint(self, model, trial):
-        self._check_finite()
+        self._check_ranks()
+        marker = (
+            Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE_MARKER
+        )
+        if self.args.should_save:
+            marker.unlink(missing_ok=True)  # left by the run that is being repeated from an earlier checkpoint
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()  # every rank has written its part
         if self.args.should_save:
-            folder = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (Path(self._get_output_dir(trial)) / folder / COMPLETE_MARKER).touch()
+            marker.write_text(json.dumps({"num_processes": self.accelerator.num_processes}))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)

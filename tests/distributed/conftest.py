@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from puma_trl.mini import build_model, build_processor
 
 
 ROOT = Path(__file__).parents[2]
+PROBE = Path(__file__).parent / "probe.py"
 ENVIRONMENT = os.environ | {
     "OMP_NUM_THREADS": "1",
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # ninja, which builds DeepSpeed's op
@@ -85,11 +87,13 @@ def _write_engines(folder):
     (folder / "zero3.json").write_text(json.dumps(ZERO3))
     common = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "num_processes": 2, "use_cpu": True}
     plain = {**common, "mixed_precision": "no"}
-    zero2 = {"zero_stage": 2, "offload_optimizer_device": "none", "offload_param_device": "none"}
+    zero2 = {"zero_stage": 2, "zero3_init_flag": False}
+    zero2 |= {"offload_optimizer_device": "none", "offload_param_device": "none"}
     engines = {
         # MULTI_CPU would start one process
         "ddp": {**plain, "distributed_type": "MULTI_GPU"},
-        "zero2": {**plain, "distributed_type": "DEEPSPEED", "deepspeed_config": zero2 | {"zero3_init_flag": False}},
+        "zero1": {**plain, "distributed_type": "DEEPSPEED", "deepspeed_config": zero2 | {"zero_stage": 1}},
+        "zero2": {**plain, "distributed_type": "DEEPSPEED", "deepspeed_config": zero2},
         "zero3": {
             **common,
             "distributed_type": "DEEPSPEED",
@@ -112,32 +116,32 @@ def deepspeed_ops():
 class Run:
     """What a launched run left behind."""
 
-    def __init__(self, output_dir: Path, facts: Path):
+    def __init__(self, output_dir: Path):
         self.output_dir = output_dir
-        self.facts = [json.loads(path.read_text()) for path in sorted(facts.parent.glob(f"{facts.name}.*"))]
+        self.facts = [json.loads(path.read_text()) for path in sorted(output_dir.parent.glob("facts.*"))]
         self.log = json.loads((output_dir / "trainer_state.json").read_text())["log_history"]
         self.losses = [logs["loss"] for logs in self.log if "loss" in logs]
         self.grad_norms = [logs["grad_norm"] for logs in self.log if "grad_norm" in logs]
 
-    @property
+    @cached_property
     def weights(self):
+        """The trained weights: those of the model as `from_pretrained` loads it, or of the adapter."""
+        adapter = self.output_dir / "adapter_model.safetensors"
+        if adapter.exists():
+            return load_file(adapter)
         return dict(AutoModelForImageTextToText.from_pretrained(self.output_dir).named_parameters())
 
-    @property
-    def saved(self):
-        return load_file(self.output_dir / "model.safetensors")
 
+@pytest.fixture(scope="session")
+def command(workspace, tmp_path_factory):
+    """Returns a function that gives the command line of a run and its fresh output folder."""
 
-@pytest.fixture
-def command(workspace, tmp_path):
-    """Returns a function that gives the command line of a run, its output folder and its file of facts."""
-
-    def command(engine, name, *, script=None, **flags):
-        output_dir, facts = tmp_path / name, tmp_path / f"{name}-facts.json"
+    def command(engine, *, script=None, probe_flags=(), **flags):
+        folder = tmp_path_factory.mktemp(engine)
         values = {
             "model_name_or_path": workspace / "model",
             "dataset_name": workspace / "pairs.jsonl",
-            "output_dir": output_dir,
+            "output_dir": folder / "output",
             "bf16": False,
             "dtype": "float32",
             "gradient_checkpointing": False,
@@ -152,38 +156,37 @@ def command(workspace, tmp_path):
             "save_strategy": "no",
             "use_cpu": True,
         } | flags
-        launch = [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            "--config_file",
-            str(workspace / f"{engine}.yaml"),
-        ]
+        launch = [sys.executable, "-m", "accelerate.commands.launch"]
+        launch += ["--config_file", str(workspace / f"{engine}.yaml")]
+        if script is None:
+            shim = ["--fsdp_on_cpu"] if engine == "fsdp2" else []
+            script = [str(PROBE), str(folder / "facts"), *shim, *probe_flags]
         arguments = [str(piece) for key, value in values.items() for piece in (f"--{key}", value)]
-        if script is not None:
-            return [*launch, str(script), *arguments], output_dir, facts
-        shim = ["--fsdp_on_cpu"] if engine == "fsdp2" else []
-        return [*launch, str(Path(__file__).parent / "probe.py"), str(facts), *shim, *arguments], output_dir, facts
+        return [*launch, *script, *arguments], folder / "output"
 
     return command
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch(command, deepspeed_ops):
     """Returns a function that launches a run, waits for it and reads what it left."""
 
-    def launch(engine, name=None, **flags):
-        argv, output_dir, facts = command(engine, name or engine, **flags)
-        process = start(argv, output_dir.parent / f"{output_dir.name}.log")
-        try:
-            code = process.wait(TIMEOUT)
-        finally:
-            stop(process)
-        log = (output_dir.parent / f"{output_dir.name}.log").read_text()
-        assert code == 0, log[-4000:]
-        return Run(output_dir, facts)
+    def launch(engine, **flags):
+        argv, output_dir = command(engine, **flags)
+        run_to_end(argv, output_dir.parent / "log")
+        return Run(output_dir)
 
     return launch
+
+
+def run_to_end(argv, log):
+    """Runs a command; it must end well and in time."""
+    process = start(argv, log)
+    try:
+        code = process.wait(TIMEOUT)
+    finally:
+        stop(process)
+    assert code == 0, log.read_text()[-4000:]
 
 
 def start(argv, log):

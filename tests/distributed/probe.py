@@ -1,7 +1,7 @@
 """
 Runs `puma_trl/run.py` and writes down what really ran: the wrapper, the world size, whether parameters were sharded.
 
-Launched by the tests with `accelerate launch … probe.py FACTS.json RECIPE.yaml --key value …`.
+Launched by the tests with `accelerate launch … probe.py FACTS --key value …`, with FACTS the start of a file name.
 """
 
 import json
@@ -34,6 +34,9 @@ def main():
     if "--fsdp_on_cpu" in argv:
         argv.remove("--fsdp_on_cpu")
         allow_fsdp_on_cpu()
+    if "--without_head_fix" in argv:
+        argv.remove("--without_head_fix")
+        FSDPModule.unshard = lambda self, async_op=False: None  # FSDP itself does not call it
     row_ids = []
     train, compute_loss = PumaKLTrainer.train, PumaKLTrainer.compute_loss
 

@@ -1,18 +1,29 @@
-"""A killed run goes on as if nothing had happened."""
+"""A run that was killed, preempted or could not save goes on as if nothing had happened."""
 
-import json
 import os
+import resource
+import shutil
 import signal
 import time
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import ROOT, TIMEOUT, Run, start, stop
+from .conftest import PROBE, ROOT, TIMEOUT, Run, run_to_end, start, stop
 
 
 pytestmark = pytest.mark.distributed
+SCRIPT = [str(ROOT / "puma_trl" / "run.py")]
+FLAGS = {
+    "learning_rate": 1e-2,
+    "max_steps": 8,
+    "optim": "adamw_torch",
+    "resume_from_checkpoint": True,
+    "save_steps": 2,
+    "save_strategy": "steps",
+}
 
 
 def wait_for(path, process, log):
@@ -20,43 +31,185 @@ def wait_for(path, process, log):
     while not path.exists():
         assert process.poll() is None, log.read_text()[-4000:]
         assert time.monotonic() < deadline, f"{path} was not written in {TIMEOUT} s"
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
-@pytest.mark.parametrize("engine", ["single", "ddp"])
-@pytest.mark.parametrize("use_kl", [True, False])
-def test_kill_and_resume(command, workspace, tmp_path, engine, use_kl):
-    """The real script, full fine-tuning: SIGKILL of all processes after a checkpoint, then `resume_from_checkpoint`."""
-    flags = {"max_steps": 12, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", "learning_rate": 1e-2}
-    flags |= {"per_device_train_batch_size": 1, "use_kl": use_kl}
-    script = ROOT / "puma_trl" / "run.py"
-    argv, whole_dir, _ = command(engine, "whole", script=script, **flags)
-    whole = start(argv, tmp_path / "whole.log")
-    assert whole.wait(TIMEOUT) == 0, (tmp_path / "whole.log").read_text()[-4000:]
-
-    argv, output_dir, facts = command(engine, "killed", script=script, resume_from_checkpoint=True, **flags)
-    log = tmp_path / "killed.log"
-    process = start(argv, log)
-    wait_for(output_dir / "checkpoint-2" / "checkpoint_complete", process, log)
+def kill_all(process):
     os.killpg(process.pid, signal.SIGKILL)
-    stop(process)
-    assert not (output_dir / "model.safetensors").exists()  # it was killed before its end
-
-    process = start(argv, log)
-    assert process.wait(TIMEOUT) == 0, log.read_text()[-4000:]
-    assert "Resuming from" in log.read_text()
-    expected, found = load_file(whole_dir / "model.safetensors"), load_file(output_dir / "model.safetensors")
-    assert expected.keys() == found.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-    assert Run(output_dir, facts).losses == Run(whole_dir, facts).losses
 
 
-def test_second_run_in_the_same_folder_is_refused(command, workspace, tmp_path):
-    argv, output_dir, _ = command("single", "twice", script=ROOT / "puma_trl" / "run.py", max_steps=1)
-    output_dir.mkdir()
-    (output_dir / "keep.json").write_text(json.dumps({"good": True}))
-    process = start(argv, tmp_path / "twice.log")
+def kill_one_rank(process):
+    """The launcher notices, and ends the other rank and itself."""
+    ranks = psutil.Process(process.pid).children()
+    ranks[-1].kill()
     assert process.wait(TIMEOUT) != 0
-    assert "is not empty, and a new run would overwrite it" in (tmp_path / "twice.log").read_text()
-    assert json.loads((output_dir / "keep.json").read_text()) == {"good": True}
+
+
+def assert_equal_values(found, expected, where):
+    assert type(found) is type(expected), where
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key in expected:
+            assert_equal_values(found[key], expected[key], f"{where}[{key!r}]")
+    elif isinstance(expected, list | tuple):
+        assert len(found) == len(expected), where
+        for index, pair in enumerate(zip(found, expected, strict=True)):
+            assert_equal_values(*pair, f"{where}[{index}]")
+    elif torch.is_tensor(expected):
+        assert torch.equal(found, expected), where
+    elif isinstance(expected, int | float | str | bool):
+        assert found == expected, where
+
+
+def assert_equal_checkpoints(found, expected):
+    """Parameters, optimizer, scheduler and random number generators, of every rank and bit for bit."""
+    names = [path.relative_to(expected) for path in expected.rglob("*") if path.is_file()]
+    tensors = [name for name in names if name.suffix in (".safetensors", ".bin", ".pt", ".pth")]
+    tensors = [name for name in tensors if name.name != "training_args.bin"]
+    assert any("rng_state" in name.name for name in tensors)
+    assert any("optim" in name.name for name in tensors)
+    for name in tensors:
+        if name.suffix == ".safetensors":
+            pair = load_file(found / name), load_file(expected / name)
+        else:
+            pair = (torch.load(folder / name, weights_only=False) for folder in (found, expected))
+        assert_equal_values(*pair, str(name))
+
+
+@pytest.fixture(scope="module")
+def whole(command):
+    """Returns a function that gives an uninterrupted run, launched once for all tests."""
+    runs = {}
+
+    def whole(engine, **flags):
+        key = (engine, *sorted(flags.items()))
+        if key not in runs:
+            argv, output_dir = command(engine, **FLAGS, **flags)
+            run_to_end(argv, output_dir.parent / "log")
+            runs[key] = Run(output_dir)
+        return runs[key]
+
+    return whole
+
+
+def assert_continued(output_dir, whole, log):
+    assert "Resuming from" in log
+    run = Run(output_dir)
+    assert run.losses == whole.losses
+    assert run.grad_norms == whole.grad_norms
+    for facts, expected in zip(run.facts, whole.facts, strict=True):
+        count = len(facts["row_ids"])
+        assert 0 < count < len(expected["row_ids"])
+        assert facts["row_ids"] == expected["row_ids"][-count:]
+    assert_equal_checkpoints(output_dir / "checkpoint-8", whole.output_dir / "checkpoint-8")
+
+
+CASES = [
+    ("single", kill_all, {}),
+    ("ddp", kill_all, {"use_kl": False}),
+    ("ddp", kill_one_rank, {}),
+    ("zero2", kill_all, {}),
+    ("zero3", kill_all, {}),
+    ("zero3", kill_one_rank, {}),
+    ("fsdp2", kill_all, {}),
+    ("ddp", kill_all, {"use_peft": True, "teacher": "frozen"}),
+]
+
+
+@pytest.mark.parametrize(("engine", "kill", "flags"), CASES, ids=lambda value: getattr(value, "__name__", None))
+def test_kill_and_resume(command, deepspeed_ops, whole, engine, kill, flags):
+    expected = whole(engine, **flags)
+    argv, output_dir = command(engine, **FLAGS, **flags)
+    log = output_dir.parent / "log"
+    process = start(argv, log)
+    try:
+        wait_for(output_dir / "checkpoint-2" / "checkpoint_complete", process, log)
+        kill(process)
+    finally:
+        stop(process)
+    assert not list(output_dir.glob("*.safetensors"))  # it was killed before its end
+    run_to_end(argv, log)
+    assert_continued(output_dir, expected, log.read_text())
+
+
+def test_killed_while_saving(command, whole):
+    """The checkpoint that the kill cut short is named and passed over."""
+    expected = whole("single")
+    argv, output_dir = command("single", **FLAGS)
+    log = output_dir.parent / "log"
+    process = start(argv, log)
+    try:
+        wait_for(output_dir / "checkpoint-4", process, log)
+        kill_all(process)
+    finally:
+        stop(process)
+    assert (output_dir / "checkpoint-2" / "checkpoint_complete").exists()
+    # whether or not the kill came in time, the checkpoint is now a torn one
+    (output_dir / "checkpoint-4" / "checkpoint_complete").unlink(missing_ok=True)
+    for file in (output_dir / "checkpoint-4").glob("*.safetensors"):
+        os.truncate(file, file.stat().st_size // 2)
+    run_to_end(argv, log)
+    assert "checkpoint-4 was cut short while it was written" in log.read_text()
+    assert_continued(output_dir, expected, log.read_text())
+
+
+def test_disk_full_while_saving(command, whole):
+    expected = whole("single")
+    argv, output_dir = command("single", **FLAGS)
+    log = output_dir.parent / "log"
+    process = start(argv, log)
+    try:
+        wait_for(output_dir / "checkpoint-2" / "checkpoint_complete", process, log)
+        # no file can grow beyond this, as on a disk with 100 kB left
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+        for child in psutil.Process(process.pid).children(recursive=True):
+            resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
+        assert process.wait(TIMEOUT) != 0
+    finally:
+        stop(process)
+    assert "File too large" in log.read_text()
+    assert (output_dir / "checkpoint-2" / "checkpoint_complete").exists()
+    assert not (output_dir / "model.safetensors").exists()
+    run_to_end(argv, log)
+    assert_continued(output_dir, expected, log.read_text())
+
+
+@pytest.mark.parametrize("engine", ["single", "ddp", "zero2"])
+def test_preempted(command, deepspeed_ops, whole, engine):
+    """SIGTERM to one rank, as schedulers send it: all save at the same step and end well."""
+    expected = whole(engine)
+    argv, output_dir = command(engine, **FLAGS | {"save_steps": 100})
+    log = output_dir.parent / "log"
+    process = start(argv, log)
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while "'loss'" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        psutil.Process(process.pid).children()[-1].send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0, log.read_text()[-4000:]
+    finally:
+        stop(process)
+    assert "Stopped by SIGTERM after step" in log.read_text()
+    assert len(list(output_dir.glob("checkpoint-*/checkpoint_complete"))) == 1
+    assert not (output_dir / "model.safetensors").exists()
+    argv[argv.index("--save_steps") + 1] = "2"
+    run_to_end(argv, log)
+    assert_continued(output_dir, expected, log.read_text())
+
+
+def test_other_number_of_processes(command, launch, whole, workspace, tmp_path):
+    """DDP goes on with one process instead of two, at the same global batch; DeepSpeed says that it cannot."""
+    expected = whole("ddp")
+    shutil.copytree(expected.output_dir / "checkpoint-4", tmp_path / "checkpoint-4")
+    run = launch("single", **FLAGS | {"resume_from_checkpoint": tmp_path / "checkpoint-4", "use_kl": True})
+    assert run.losses[-4:] == pytest.approx(expected.losses[-4:], abs=1e-5)
+
+    checkpoint = whole("zero2").output_dir / "checkpoint-4"
+    argv, output_dir = command("zero2", **FLAGS | {"resume_from_checkpoint": checkpoint})
+    argv.insert(argv.index(str(PROBE)), "--num_processes=1")
+    process = start(argv, output_dir.parent / "log")
+    try:
+        assert process.wait(TIMEOUT) != 0
+    finally:
+        stop(process)
+    assert "was written by 2 processes under DeepSpeed" in (output_dir.parent / "log").read_text()
