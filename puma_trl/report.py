@@ -7,16 +7,18 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from transformers import TrainerCallback
 
 from .config import PumaKLConfig
+from .hub import CURVES
 
 
 PANELS = (
-    ("Loss", ("loss", "eval_loss")),
+    ("Loss", ("loss",)),
     ("KL per answer token", ("kl", "forward_kl", "reverse_kl")),
     ("Cross-entropy per answer token", ("ce", "teacher_ce")),
     ("Token accuracy", ("mean_token_accuracy", "teacher_mean_token_accuracy")),
-    ("Modality gap (teacher - student accuracy)", ("modality_gap", "eval_modality_gap")),
+    ("Modality gap (teacher - student accuracy)", ("modality_gap",)),
 )
 
 
@@ -90,7 +92,8 @@ def print_startup(
 
 def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
     """
-    Draws loss, KL, cross-entropy, both accuracies and the modality gap over the steps of a run.
+    Draws loss, KL, cross-entropy, both accuracies and the modality gap over the steps of a run: the batches of training
+    as lines, evaluations as dashed lines of the same colours. Nothing is written for a run without any of them.
 
     Args:
         log_history (`list[dict[str, Any]]`):
@@ -103,16 +106,22 @@ def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    history = [_with_gap(logs) for logs in log_history]
-    panels = [(title, [name for name in names if any(name in logs for logs in history)]) for title, names in PANELS]
-    panels = [(title, names) for title, names in panels if names]
+    panels = [(title, curves) for title, names in PANELS if (curves := collect_curves(log_history, names))]
     if not panels:
         return
     figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
-    for axis, (title, names) in zip(axes[0], panels, strict=True):
-        for name in names:
-            points = [(logs["step"], logs[name]) for logs in history if name in logs]
-            axis.plot(*zip(*points, strict=True), label=name, marker="o" if len(points) < 20 else None)
+    for axis, (title, curves) in zip(axes[0], panels, strict=True):
+        colors: dict[str, str] = {}
+        for name, points in curves.items():
+            style = "--" if name.startswith("eval_") else "-"
+            (line,) = axis.plot(
+                *zip(*points, strict=True),
+                style,
+                color=colors.get(name.removeprefix("eval_")),
+                label=name,
+                marker="o" if len(points) < 20 else None,
+            )
+            colors[name.removeprefix("eval_")] = line.get_color()
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
         axis.grid(alpha=0.3)
@@ -122,6 +131,28 @@ def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
     plt.close(figure)
 
 
+def collect_curves(log_history: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """
+    Returns name → (step, value) of the metrics that were logged, in training and, with `eval_`, in evaluation.
+
+    A value that is not finite is left out. A step that was logged twice, by a run and the one that resumed it, counts
+    once.
+
+    Args:
+        log_history (`list[dict[str, Any]]`):
+            `trainer.state.log_history`.
+        names (`Iterable[str]`):
+            Metrics, without `eval_`; `modality_gap` is the teacher's token accuracy minus the student's.
+    """
+    history = [_with_gap(logs) for logs in log_history]
+    curves = {
+        name: {logs["step"]: logs[name] for logs in history if name in logs and math.isfinite(logs[name])}
+        for metric in names
+        for name in (metric, f"eval_{metric}")
+    }
+    return {name: sorted(points.items()) for name, points in curves.items() if points}
+
+
 def _with_gap(logs: dict[str, Any]) -> dict[str, Any]:
     gaps = {
         f"{prefix}modality_gap": logs[f"{prefix}teacher_mean_token_accuracy"] - logs[f"{prefix}mean_token_accuracy"]
@@ -129,3 +160,11 @@ def _with_gap(logs: dict[str, Any]) -> dict[str, Any]:
         if f"{prefix}teacher_mean_token_accuracy" in logs
     }
     return logs | gaps
+
+
+class CurvesCallback(TrainerCallback):
+    """Draws the curves of the run so far at every save, into the output folder."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            draw_curves(state.log_history, Path(args.output_dir) / CURVES)

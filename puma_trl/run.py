@@ -24,6 +24,7 @@ from puma_trl.collator import DataCollatorForPumaPairs
 from puma_trl.config import PumaKLConfig, parse_recipe
 from puma_trl.data import DataReport, load_data, render_prompt
 from puma_trl.families import get_family
+from puma_trl.hub import CURVES, HubError, check_login, push, push_command
 from puma_trl.modeling import (
     build_peft_config,
     count_parameters,
@@ -32,7 +33,15 @@ from puma_trl.modeling import (
     load_processor,
     set_trainable_parts,
 )
-from puma_trl.report import draw_curves, print_startup
+from puma_trl.provenance import (
+    ProvenanceCallback,
+    describe_data,
+    describe_run,
+    describe_software,
+    merge_recipe,
+    save_provenance,
+)
+from puma_trl.report import CurvesCallback, draw_curves, print_startup
 from puma_trl.trainer import COMPLETE_MARKER, PumaKLTrainer
 
 
@@ -113,10 +122,19 @@ def data_lines(reports: dict[str, DataReport]) -> list[tuple[str, str]]:
     return lines
 
 
+def push_or_exit(args: PumaKLConfig) -> None:
+    """Pushes the saved model; if that fails, ends with an error and the command that pushes it later."""
+    try:
+        print(f"Pushed to {push(args.output_dir, args.hub_model_id, args.hub_private_repo)}.")
+    except HubError as error:
+        sys.exit(f"{error}\nThe model is saved in {args.output_dir}. This pushes it:\n{push_command(args.output_dir)}")
+
+
 def main(argv: list[str]) -> None:
     """Runs the stage that the command line describes."""
     # 1. Recipe
     script_args, training_args, model_args, recipe = parse_recipe(argv)
+    check_login(training_args)
     checkpoint = find_checkpoint(training_args)
     set_seed(training_args.seed)
 
@@ -145,9 +163,15 @@ def main(argv: list[str]) -> None:
         train_dataset=dataset["train"],
         eval_dataset=dataset.get("eval"),
         processing_class=processor,
+        callbacks=[ProvenanceCallback(), CurvesCallback()],
         peft_config=peft_config,
     )
     if trainer.is_world_process_zero():
+        facts = describe_run(training_args, model, peft_config) | describe_software()
+        facts["data"] = describe_data(
+            reports, dataset, {"train": script_args.dataset_name, "eval": script_args.eval_dataset_name}
+        )
+        save_provenance(training_args.output_dir, merge_recipe(argv, recipe), facts)
         parts = count_parameters(trainer.model, family)
         name = f"{type(model).__name__} from {model_args.model_name_or_path}"
         print_startup(training_args, name, parts, data_lines(reports), len(trainer.train_dataset))
@@ -163,13 +187,13 @@ def main(argv: list[str]) -> None:
         return
 
     # 6. Saving
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # without pushing, which comes when all is saved
     trainer.save_state()
     if trainer.is_world_process_zero():
-        draw_curves(trainer.state.log_history, Path(training_args.output_dir) / "curves.png")
-    trainer.create_model_card(dataset_name=script_args.dataset_name)
-    if training_args.push_to_hub:
-        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        draw_curves(trainer.state.log_history, Path(training_args.output_dir) / CURVES)
+        trainer.create_model_card()
+        if training_args.push_to_hub:
+            push_or_exit(training_args)
 
 
 if __name__ == "__main__":

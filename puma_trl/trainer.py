@@ -28,7 +28,9 @@ from .collator import DataCollatorForPumaPairs
 from .config import PumaKLConfig
 from .families import get_family
 from .forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
+from .hub import CITATION, TAGS, write_card
 from .modeling import part_of, prepare_adapters
+from .provenance import describe_run, read_provenance
 from .tower_memo import TowerMemo
 
 
@@ -98,18 +100,12 @@ class PumaKLTrainer(SFTTrainer):
         FloatingPointError: in training, if the loss of a micro-batch is not finite; its rows are named.
     """
 
-    _tag_names = ["trl", "math-puma", "puma"]
+    _tag_names = list(TAGS)
     _name = "PUMA"
     _paper = {
         "title": "Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical Reasoning",
         "id": "2408.08640",
-        "citation": """\
-@article{zhuang2024mathpuma,
-    title        = {{Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical Reasoning}},
-    author       = {Wenwen Zhuang and Xin Huang and Xiantao Zhang and Jin Zeng},
-    year         = 2024,
-    eprint       = {arXiv:2408.08640},
-}""",
+        "citation": CITATION,
     }
 
     def __init__(
@@ -141,6 +137,8 @@ class PumaKLTrainer(SFTTrainer):
             )
         # Sums over answer tokens since the last log, on the device; reduced over ranks only when logged
         self._sums: dict[str, torch.Tensor | int] = defaultdict(int)
+        # Positions of the batches since the last log: (read, all)
+        self._slots: dict[str, torch.Tensor | int] = defaultdict(int)
         # Row ids and loss of each micro-batch since the last check that all losses are finite
         self._unchecked: list[tuple[list[str], torch.Tensor]] = []
         self.stop_requested = False
@@ -260,6 +258,10 @@ class PumaKLTrainer(SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         mode = "train" if self.model.training else "eval"
         row_ids = inputs.pop("row_id", [])
+        for name in ("attention_mask", "teacher_attention_mask"):
+            if name in inputs:
+                mask = inputs[name]
+                self._slots[mode] += torch.stack((mask.sum(), torch.tensor(mask.numel(), device=mask.device)))
         if self.args.use_kl:
             result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
         else:
@@ -291,13 +293,16 @@ class PumaKLTrainer(SFTTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        if mode == "train":
-            self._check_ranks()
-            if self.args.part_learning_rates and "learning_rate" in logs:
-                logs |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
-        if torch.is_tensor(self._sums[mode]):
-            sums = self.accelerator.reduce(self._sums.pop(mode), "sum").tolist()
-            metrics = self._pair_metrics(dict(zip((*SUMS, "input_tokens"), sums, strict=True)), mode)
+        slots, sums = self._slots.pop(mode, 0), self._sums.pop(mode, 0)
+        counts = torch.cat([value.double() for value in (slots, sums) if torch.is_tensor(value)] or [torch.empty(0)])
+        totals = self._reduce(counts.to(self.args.device))
+        if torch.is_tensor(slots):
+            num_read, num_slots, *totals = totals
+            self._metrics[mode]["padding_share"] = [1 - num_read / num_slots]
+        if mode == "train" and self.args.part_learning_rates and "learning_rate" in logs:
+            logs |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
+        if torch.is_tensor(sums):
+            metrics = self._pair_metrics(dict(zip((*SUMS, "input_tokens"), totals, strict=True)), mode)
             for name, value in metrics.items():
                 self._metrics[mode][name] = [value]
             if mode == "eval" and "eval_loss" in logs:
@@ -318,22 +323,23 @@ class PumaKLTrainer(SFTTrainer):
             "num_tokens": self._total_train_tokens,
         }
 
-    def _check_ranks(self) -> None:
+    def _reduce(self, counts: torch.Tensor) -> list[float]:
         """
-        Stops the run, on all ranks, if a loss since the last check was NaN or infinite on one; saves and stops, on all
+        Sums `counts` over ranks, and in the same reduction tells all ranks of what one of them has seen.
+
+        Stops the run, on all ranks, if a loss since the last call was NaN or infinite on one; saves and stops, on all
         ranks, if one was asked to.
         """
-        losses = torch.stack(
-            [torch.zeros(1, device=self.args.device)[0], *(loss.float() for _, loss in self._unchecked)]
-        )
-        finite = losses.isfinite().all()
-        flags = torch.stack((~finite, torch.tensor(self.stop_requested, device=self.args.device))).long()
-        any_bad, any_stop = self.accelerator.reduce(flags, "sum").tolist()
         unchecked, self._unchecked = self._unchecked, []
+        losses = torch.stack([counts.new_zeros((), dtype=torch.float32), *(loss.float() for _, loss in unchecked)])
+        bad = (~losses.isfinite()).any()[None].double()
+        stop = torch.tensor([self.stop_requested], dtype=torch.double, device=bad.device)
+        any_bad, any_stop, *totals = self.accelerator.reduce(torch.cat((bad, stop, counts.double())), "sum").tolist()
         if any_bad:
             self._refuse_losses(unchecked)
         if any_stop:
             self.stop_requested = self.control.should_training_stop = self.control.should_save = True
+        return totals
 
     def _refuse_losses(self, unchecked: list[tuple[list[str], torch.Tensor]]) -> None:
         bad = [(rows, loss.item()) for rows, loss in unchecked if not loss.isfinite()]
@@ -347,7 +353,7 @@ class PumaKLTrainer(SFTTrainer):
     # Checkpoints
 
     def _save_checkpoint(self, model, trial):
-        self._check_ranks()
+        self._reduce(torch.empty(0, device=self.args.device))
         marker = (
             Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE_MARKER
         )
@@ -376,6 +382,34 @@ class PumaKLTrainer(SFTTrainer):
         if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
         _load_weights(self.model, self.state.best_model_checkpoint)
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """
+        Writes the model card (see [`write_card`]), from `provenance.json` if the run script has written it.
+
+        Args:
+            model_name (`str`, *optional*):
+                Name of the model, where there is no repository yet.
+            dataset_name (`str`, *optional*):
+                Name of the training data, where there is no `provenance.json`.
+            tags (`str` or `list[str]`, *optional*):
+                Tags besides our own.
+        """
+        if not self.is_world_process_zero():
+            return
+        facts = read_provenance(self.args.output_dir)
+        if facts is None:
+            is_peft = is_peft_model(self.model)
+            model = self.model.get_base_model() if is_peft else self.model
+            facts = describe_run(self.args, model, self.model.peft_config["default"] if is_peft else None)
+            if isinstance(self.train_dataset, Dataset):
+                sources = [dataset_name] if dataset_name else []
+                rows = {"sources": sources, "rows_kept": len(self.train_dataset), "dropped": {}}
+                facts["data"] = {"train": rows}
+        tags = [tags] if isinstance(tags, str) else tags or []
+        write_card(self.args.output_dir, facts, self.hub_model_id or model_name, tags)
 
     # Optimizer
 
