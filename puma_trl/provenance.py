@@ -149,7 +149,7 @@ def describe_run(
     if peft_config is not None:
         settings = peft_config.to_dict()
         adapters = {key: _plain(settings[key]) for key in ADAPTERS if key in settings}
-        if model.is_quantized:
+        if getattr(model, "is_quantized", False):  # transformers sets it on quantised models only
             adapters["base_weights"] = str(model.quantization_method.value) + _bits(model.config.quantization_config)
         description["adapters"] = adapters
     return description

@@ -246,11 +246,18 @@ class PumaKLTrainer(SFTTrainer):
         Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data.
         Counted twice, they would make the result depend on the number of processes.
         """
-        state = self.accelerator.gradient_state
-        if "labels" not in batch or not state.end_of_dataloader or state.remainder <= 0:
+        state, num_processes = self.accelerator.gradient_state, self.accelerator.num_processes
+        if num_processes == 1 or self.args.dataloader_drop_last or not state.end_of_dataloader:
             return
+        dataset = state.active_dataloader.dataset
+        if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
+            return
+        # accelerate's own `remainder` is unknown in an epoch that is resumed
         batch_size = batch["labels"].shape[0]
-        num_real = state.remainder - self.accelerator.process_index * batch_size
+        remainder = len(dataset) % (batch_size * num_processes)
+        if remainder == 0:
+            return
+        num_real = remainder - self.accelerator.process_index * batch_size
         for name in ("labels", "teacher_labels"):
             if name in batch:
                 batch[name][max(num_real, 0) :] = -100
