@@ -1,10 +1,8 @@
 # Every target works on a fresh machine: .venv is made and filled when setup.cfg is newer than it.
 PYTHON ?= python3
 BIN := .venv/bin
-OUT ?= outputs/mini
 FAMILY ?= qwen2_vl
 LAUNCH := $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml puma_trl/run.py
-PAIRS := $(OUT)/data/heldout.jsonl
 
 .PHONY: install demo test test-slow test-distributed quality style bench
 
@@ -18,13 +16,13 @@ install: .venv/installed
 
 # The three stages and the evaluation on the embedded model and data, on a CPU.
 demo: install
-	rm -rf $(OUT)
-	$(BIN)/python -m puma_trl.mini --output_dir $(OUT) --family $(FAMILY)
+	rm -rf outputs/mini
+	$(BIN)/python -m puma_trl.mini --output_dir outputs/mini --family $(FAMILY)
 	$(LAUNCH) recipes/mini/stage1.yaml
 	$(LAUNCH) recipes/mini/stage2.yaml
 	$(LAUNCH) recipes/mini/stage3.yaml
-	$(BIN)/python -m puma_trl.evaluation gap --model $(OUT)/model $(OUT)/stage1 $(OUT)/stage2 $(OUT)/stage3 \
-		--data $(PAIRS) --output $(OUT)/gap.json
+	$(BIN)/python -m puma_trl.evaluation gap --model outputs/mini/model outputs/mini/stage1 outputs/mini/stage2 outputs/mini/stage3 \
+		--data outputs/mini/data/heldout.jsonl --output outputs/mini/gap.json
 
 test: install
 	$(BIN)/pytest

@@ -3,12 +3,12 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 from functools import cached_property
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from safetensors.torch import load_file
@@ -136,8 +136,9 @@ class Run:
 def command(workspace, tmp_path_factory):
     """Returns a function that gives the command line of a run and its fresh output folder."""
 
-    def command(engine, *, script=None, probe_flags=(), **flags):
+    def command(engine, *, launch_flags=(), probe_flags=(), **flags):
         folder = tmp_path_factory.mktemp(engine)
+        config = ROOT / "accelerate_configs" / engine if engine.endswith(".yaml") else workspace / f"{engine}.yaml"
         values = {
             "model_name_or_path": workspace / "model",
             "dataset_name": workspace / "pairs.jsonl",
@@ -156,13 +157,10 @@ def command(workspace, tmp_path_factory):
             "save_strategy": "no",
             "use_cpu": True,
         } | flags
-        launch = [sys.executable, "-m", "accelerate.commands.launch"]
-        launch += ["--config_file", str(workspace / f"{engine}.yaml")]
-        if script is None:
-            shim = ["--fsdp_on_cpu"] if engine == "fsdp2" else []
-            script = [str(PROBE), str(folder / "facts"), *shim, *probe_flags]
+        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *launch_flags]
+        shim = ["--fsdp_on_cpu"] if engine.startswith("fsdp2") else []
         arguments = [str(piece) for key, value in values.items() for piece in (f"--{key}", value)]
-        return [*launch, *script, *arguments], folder / "output"
+        return [*launch, str(PROBE), str(folder / "facts"), *shim, *probe_flags, *arguments], folder / "output"
 
     return command
 
@@ -190,15 +188,15 @@ def run_to_end(argv, log):
 
 
 def start(argv, log):
-    """Starts a command in a process group of its own, its output in `log`."""
+    """Starts a command, its output in `log`."""
     with open(log, "a") as file:
-        return subprocess.Popen(argv, stdout=file, stderr=file, env=ENVIRONMENT, start_new_session=True)
+        return subprocess.Popen(argv, stdout=file, stderr=file, env=ENVIRONMENT)
 
 
 def stop(process):
-    """Ends the whole process group, whatever is left of it."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    """Ends a command and all its descendants: ranks are in process groups of their own."""
+    if process.poll() is None:
+        launcher = psutil.Process(process.pid)
+        for descendant in [*launcher.children(recursive=True), launcher]:
+            descendant.kill()
     process.wait()

@@ -6,6 +6,7 @@ Launched by the tests with `accelerate launch … probe.py FACTS --key value …
 
 import json
 import sys
+import time
 
 import torch
 from accelerate.state import AcceleratorState
@@ -37,12 +38,16 @@ def main():
     if "--without_head_fix" in argv:
         argv.remove("--without_head_fix")
         FSDPModule.unshard = lambda self, async_op=False: None  # FSDP itself does not call it
+    pause = 0.5 if "--slow" in argv else 0  # seconds in each step, so that a signal comes before the end
+    if pause:
+        argv.remove("--slow")
     row_ids = []
     train, compute_loss = PumaKLTrainer.train, PumaKLTrainer.compute_loss
 
     def watched_loss(self, model, inputs, **kwargs):
         if self.model.training:
             row_ids.append(list(inputs["row_id"]))
+            time.sleep(pause)
         return compute_loss(self, model, inputs, **kwargs)
 
     def watched_train(self, *args, **kwargs):

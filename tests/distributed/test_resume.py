@@ -11,11 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import PROBE, ROOT, TIMEOUT, Run, run_to_end, start, stop
+from .conftest import TIMEOUT, Run, run_to_end, start, stop
 
 
 pytestmark = pytest.mark.distributed
-SCRIPT = [str(ROOT / "puma_trl" / "run.py")]
 FLAGS = {
     "learning_rate": 1e-2,
     "max_steps": 8,
@@ -34,11 +33,7 @@ def wait_for(path, process, log):
         time.sleep(0.01)
 
 
-def kill_all(process):
-    os.killpg(process.pid, signal.SIGKILL)
-
-
-def kill_one_rank(process):
+def one_rank(process):
     """The launcher notices, and ends the other rank and itself."""
     ranks = psutil.Process(process.pid).children()
     ranks[-1].kill()
@@ -105,21 +100,21 @@ def assert_continued(output_dir, whole, log):
 
 
 CASES = [
-    ("single", kill_all, {}),
-    ("ddp", kill_all, {"use_kl": False}),
-    ("ddp", kill_one_rank, {}),
-    ("zero2", kill_all, {}),
-    ("zero3", kill_all, {}),
-    ("zero3", kill_one_rank, {}),
-    ("fsdp2", kill_all, {}),
-    ("ddp", kill_all, {"use_peft": True, "teacher": "frozen"}),
+    ("single", stop, {}),
+    ("ddp", stop, {"use_kl": False}),
+    ("ddp", one_rank, {}),
+    ("zero2", stop, {}),
+    ("zero3", stop, {}),
+    ("zero3", one_rank, {}),
+    ("fsdp2", stop, {}),
+    ("ddp", stop, {"use_peft": True, "teacher": "frozen"}),
 ]
 
 
 @pytest.mark.parametrize(("engine", "kill", "flags"), CASES, ids=lambda value: getattr(value, "__name__", None))
 def test_kill_and_resume(command, deepspeed_ops, whole, engine, kill, flags):
     expected = whole(engine, **flags)
-    argv, output_dir = command(engine, **FLAGS, **flags)
+    argv, output_dir = command(engine, probe_flags=["--slow"], **FLAGS, **flags)
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
@@ -128,6 +123,7 @@ def test_kill_and_resume(command, deepspeed_ops, whole, engine, kill, flags):
     finally:
         stop(process)
     assert not list(output_dir.glob("*.safetensors"))  # it was killed before its end
+    argv.remove("--slow")
     run_to_end(argv, log)
     assert_continued(output_dir, expected, log.read_text())
 
@@ -135,12 +131,11 @@ def test_kill_and_resume(command, deepspeed_ops, whole, engine, kill, flags):
 def test_killed_while_saving(command, whole):
     """The checkpoint that the kill cut short is named and passed over."""
     expected = whole("single")
-    argv, output_dir = command("single", **FLAGS)
+    argv, output_dir = command("single", probe_flags=["--slow"], **FLAGS)
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
         wait_for(output_dir / "checkpoint-4", process, log)
-        kill_all(process)
     finally:
         stop(process)
     assert (output_dir / "checkpoint-2" / "checkpoint_complete").exists()
@@ -155,7 +150,7 @@ def test_killed_while_saving(command, whole):
 
 def test_disk_full_while_saving(command, whole):
     expected = whole("single")
-    argv, output_dir = command("single", **FLAGS)
+    argv, output_dir = command("single", probe_flags=["--slow"], **FLAGS)
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
@@ -170,6 +165,7 @@ def test_disk_full_while_saving(command, whole):
     assert "File too large" in log.read_text()
     assert (output_dir / "checkpoint-2" / "checkpoint_complete").exists()
     assert not (output_dir / "model.safetensors").exists()
+    argv.remove("--slow")
     run_to_end(argv, log)
     assert_continued(output_dir, expected, log.read_text())
 
@@ -178,7 +174,7 @@ def test_disk_full_while_saving(command, whole):
 def test_preempted(command, deepspeed_ops, whole, engine):
     """SIGTERM to one rank, as schedulers send it: all save at the same step and end well."""
     expected = whole(engine)
-    argv, output_dir = command(engine, **FLAGS | {"save_steps": 100})
+    argv, output_dir = command(engine, probe_flags=["--slow"], **FLAGS | {"save_steps": 100})
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
@@ -193,6 +189,7 @@ def test_preempted(command, deepspeed_ops, whole, engine):
     assert len(list(output_dir.glob("checkpoint-*/checkpoint_complete"))) == 1
     assert not (output_dir / "model.safetensors").exists()
     argv[argv.index("--save_steps") + 1] = "2"
+    argv.remove("--slow")
     run_to_end(argv, log)
     assert_continued(output_dir, expected, log.read_text())
 
@@ -205,8 +202,8 @@ def test_other_number_of_processes(command, launch, whole, workspace, tmp_path):
     assert run.losses[-4:] == pytest.approx(expected.losses[-4:], abs=1e-5)
 
     checkpoint = whole("zero2").output_dir / "checkpoint-4"
-    argv, output_dir = command("zero2", **FLAGS | {"resume_from_checkpoint": checkpoint})
-    argv.insert(argv.index(str(PROBE)), "--num_processes=1")
+    flags = FLAGS | {"resume_from_checkpoint": checkpoint}
+    argv, output_dir = command("zero2", launch_flags=["--num_processes", "1"], **flags)
     process = start(argv, output_dir.parent / "log")
     try:
         assert process.wait(TIMEOUT) != 0

@@ -1,0 +1,57 @@
+"""Every file of accelerate_configs launches the run script, and trains as one process does."""
+
+import pytest
+
+from .conftest import ROOT, TIMEOUT, Run, start, stop
+from .test_engines import assert_same
+
+
+pytestmark = pytest.mark.distributed
+CPU = ["--cpu", "--num_processes"]
+CONFIGS = {  # file → wrapper, processes
+    "single_gpu.yaml": (None, 1),
+    "ddp.yaml": ("DistributedDataParallel", 2),
+    "zero2.yaml": ("DeepSpeedEngine", 2),
+    "zero3_8xa100.yaml": ("DeepSpeedEngine", 2),
+    "zero3_offload.yaml": ("DeepSpeedEngine", 2),
+    "fsdp2.yaml": ("FSDPModule", 2),
+}
+FLAGS = {"lambda_kl": 0.5, "optim": "adamw_torch", "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def on_a_cpu(launch):
+    return launch("cpu.yaml", per_device_train_batch_size=4, **FLAGS)
+
+
+def test_all_files_are_here():
+    files = {path.name for path in (ROOT / "accelerate_configs").iterdir()}
+    assert files == {*CONFIGS, "cpu.yaml", "zero3_multinode.yaml"}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_config(launch, on_a_cpu, config):
+    wrapper, num_processes = CONFIGS[config]
+    launch_flags = [*CPU, str(num_processes)]
+    run = launch(config, launch_flags=launch_flags, per_device_train_batch_size=4 // num_processes, **FLAGS)
+    assert [facts["world_size"] for facts in run.facts] == [num_processes] * num_processes
+    assert wrapper is None or {facts["wrapper"] for facts in run.facts} == {wrapper}
+    assert_same(run, on_a_cpu)
+
+
+def test_two_machines(command, deepspeed_ops, on_a_cpu):
+    """Two launchers on this machine, as the Slurm script starts one on every node."""
+    machines = ["--main_process_ip", "127.0.0.1", "--main_process_port", "29511", "--num_machines", "2"]
+    argv, output_dir = command("zero3_multinode.yaml", launch_flags=[*CPU, "2", *machines, "--machine_rank"], **FLAGS)
+    rank = argv.index("--machine_rank") + 1
+    log = output_dir.parent / "log"
+    processes = [start([*argv[:rank], str(number), *argv[rank:]], log) for number in (0, 1)]
+    try:
+        codes = [process.wait(TIMEOUT) for process in processes]
+    finally:
+        for process in processes:
+            stop(process)
+    assert codes == [0, 0], log.read_text()[-4000:]
+    run = Run(output_dir)
+    assert [facts["world_size"] for facts in run.facts] == [2, 2]
+    assert_same(run, on_a_cpu)
