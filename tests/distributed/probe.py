@@ -5,6 +5,7 @@ Launched by the tests with `accelerate launch … probe.py FACTS --key value …
 """
 
 import json
+import resource
 import sys
 import time
 
@@ -41,12 +42,13 @@ def main():
     pause = 0.5 if "--slow" in argv else 0  # seconds in each step, so that a signal comes before the end
     if pause:
         argv.remove("--slow")
-    row_ids = []
+    row_ids, times = [], []
     train, compute_loss = PumaKLTrainer.train, PumaKLTrainer.compute_loss
 
     def watched_loss(self, model, inputs, **kwargs):
         if self.model.training:
             row_ids.append(list(inputs["row_id"]))
+            times.append(time.perf_counter())
             time.sleep(pause)
         return compute_loss(self, model, inputs, **kwargs)
 
@@ -59,6 +61,8 @@ def main():
             "ds_status": head.ds_status.name if hasattr(head, "ds_status") else None,
             "device": self.accelerator.device.type,
             "row_ids": row_ids,
+            "times": times,
+            "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # KiB
             "eval": self.evaluate() if self.eval_dataset is not None else None,
         }
         with open(f"{facts_file}.{self.accelerator.process_index}", "w") as file:
