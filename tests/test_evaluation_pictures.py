@@ -81,6 +81,21 @@ def test_path_that_leaves_the_folder_is_not_opened(name, tmp_path):
         pictures.find_pictures(mathvista, items, "x.json", "testmini", str(tmp_path / "root"))
 
 
+def test_linked_pictures_are_found(tmp_path):
+    """The cache of the Hub's library, and many a data folder, is made of links."""
+    write_data(tmp_path / "blobs", "mathvista")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "images").symlink_to(tmp_path / "blobs" / "images")
+    found = pictures.find_pictures(mathvista, [vista_item(2)], "x.json", "testmini", str(tmp_path / "root"))
+    assert sizes(found) == [[(56, 28)]]
+
+
+def test_text_only_split_needs_no_archive(tmp_path):
+    items = [verse_item(1, "Text Only"), verse_item(2, "Text Only", image=None)]
+    found = pictures.find_pictures(mathverse, items, "items.json", "testmini_text_only", "hub")
+    assert found == [[], []]
+
+
 def test_encoded_column_of_a_parquet(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", (9, 5)).save(buffer, "PNG")
@@ -147,6 +162,8 @@ def bad_archive(path, fault):
             archive.writestr(link, "/etc/hostname")
         elif fault == "bomb":
             archive.writestr("bomb.png", bytes(10_000_000))
+        elif fault == "damaged":
+            archive.writestr("damaged.png", bytes(range(256)) * 40)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +183,25 @@ def test_dangerous_archives_are_refused(fault, message, tmp_path, cache):
     assert not list(cache.rglob("*.png")) and not list(tmp_path.parent.rglob("outside.png"))
 
 
-def test_torn_archive(tmp_path):
-    (tmp_path / "images.zip").write_bytes(b"PK\x03\x04 half a file")
+@pytest.mark.parametrize("fault", ["half", "damaged"])
+def test_torn_archive(fault, tmp_path, cache):
+    content = b"PK\x03\x04 half a file"
+    if fault == "damaged":
+        bad_archive(tmp_path / "whole.zip", "damaged")
+        content = bytearray((tmp_path / "whole.zip").read_bytes())
+        start = content.index(b"damaged.png") + len(b"damaged.png")
+        content[start : start + 40] = b"\xff" * 40
+    (tmp_path / "images.zip").write_bytes(content)
     with pytest.raises(EvaluationError, match="no intact zip archive"):
         pictures.extract_archive(tmp_path / "images.zip")
+    assert not list(cache.rglob("*.png"))
+
+
+def test_member_of_no_name_is_the_folder_itself(tmp_path):
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.writestr("./", b"")
+        archive.writestr("./images/1.png", b"x")
+    assert (pictures.extract_archive(tmp_path / "images.zip") / "images" / "1.png").read_bytes() == b"x"
 
 
 def test_too_many_files(tmp_path, monkeypatch):

@@ -101,7 +101,14 @@ def test_bad_published_figures(scored, tmp_path, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
-def test_no_metrics_file(tmp_path, capsys):
-    (tmp_path / "m.json").write_text('{"benchmark": "other"}')
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"benchmark": "other"}', "no metrics file"),
+        ('{"benchmark": "wemath", "total": 3}', "lacks accuracy, correct"),
+    ],
+)
+def test_no_metrics_file(content, message, tmp_path, capsys):
+    (tmp_path / "m.json").write_text(content)
     assert main(["report", "--metrics", str(tmp_path / "m.json"), "--output", str(tmp_path / "r.md")]) == 1
-    assert "no metrics file" in capsys.readouterr().err
+    assert message in capsys.readouterr().err

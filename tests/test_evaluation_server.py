@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
                     "choices": [{"index": 0, "message": message}],
                 }
             )
-        data = text.removeprefix("RAW").encode()
+        data = text.removeprefix("RAW").encode(errors="surrogateescape")
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
@@ -111,7 +111,15 @@ def test_slow_try_is_given_up_and_repeated(api):
 
 
 @pytest.mark.parametrize(
-    "answer", [(400, "too long"), (200, "RAW<html>"), (200, 'RAW{"choices": []}'), (200, 'RAW{"choices": null}')]
+    "answer",
+    [
+        (400, "too long"),
+        (200, "RAW<html>"),
+        (200, 'RAW{"choices": []}'),
+        (200, 'RAW{"choices": null}'),
+        (200, 'RAW{"choices": [{"message": {"content": 5}}]}'),
+        (200, 'RAW{"choices": "\udcff"}'),  # not UTF-8
+    ],
 )
 def test_failure_is_counted_and_said(api, answer, capsys):
     broken = api(lambda body, number: answer)
@@ -252,6 +260,34 @@ def test_judge_is_asked_where_no_exact_match_decides(api, judged):
     # the full question, although that of Vision Only is empty
     assert any("Find angle 2. A: 10 B: 20" in body["messages"][-1]["content"] for body in judge.bodies)
     assert judged(judge)[1] == correct and len(judge.bodies) == 2  # nothing is asked twice
+
+
+def test_judgements_of_one_split_are_not_those_of_the_other(api, tmp_path):
+    """Both MathVerse splits number their rows from 1, and may be scored into one folder."""
+    judge = api(lambda body, number: (200, "1" if "answer: 50 cm" in body["messages"][-1]["content"] else "0"))
+    free = {"question_type": "free-form"}
+    correct = []
+    for name, gold in (("testmini", "0.5 m"), ("text_only", "50 cm ")):
+        data = write_data(tmp_path / name, "mathverse", [verse_item(1, answer=gold, **free)])
+        responses = write_rows(tmp_path / f"{name}.jsonl", [{"id": "1", "extraction": "50 cm"}])
+        options = ["--benchmark", "mathverse", "--data", str(data), "--responses", str(responses), "--judge", "openai"]
+        options += ["--llm", "judge", "--llm_base_url", judge.url, "--output", str(tmp_path / f"{name}.json")]
+        assert main(["score", *options]) == 0
+        correct += [row["correct"] for row in read_rows(tmp_path / "scored.jsonl")]
+    assert correct == [True, True] and len(judge.bodies) == 2
+
+
+def test_wemath_extraction_asks_no_language_model(api, tmp_path):
+    llm = api(lambda body, number: (200, "A"))
+    data = write_data(tmp_path, "wemath")
+    responses = write_rows(tmp_path / "responses.jsonl", [{"id": 1, "response": "Answer: B"}])
+    options = ["--benchmark", "wemath", "--data", str(data), "--responses", str(responses)]
+    assert (
+        main(["extract", *options, "--llm", "m", "--llm_base_url", llm.url, "--output", str(tmp_path / "E.jsonl")])
+        == 0
+    )
+    assert read_rows(tmp_path / "E.jsonl") == [{"id": 1, "response": "Answer: B", "extraction": "B"}]
+    assert json.loads((tmp_path / "E.settings.json").read_text())["extraction_llm"] is None and not llm.bodies
 
 
 @pytest.mark.parametrize("nonsense", ["10", "yes", "-1", "", "Judgement: 1."])

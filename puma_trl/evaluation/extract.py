@@ -32,8 +32,8 @@ def run_extract(args: argparse.Namespace) -> dict[str, int]:
     """
     benchmark, path, output = BENCHMARKS[args.benchmark], Path(args.responses), Path(args.output)
     rule = args.extraction or ("official" if args.llm else benchmark.DEFAULT_EXTRACTION)
-    # a `final` extraction never asks a language model
-    llm = args.llm if rule != "final" else None
+    # a `final` extraction never asks a language model, nor does We-Math
+    llm = args.llm if rule != "final" and benchmark.DEFAULT_EXTRACTION == "final" else None
     columns = benchmark.COLUMNS + benchmark.EXTRACTION_COLUMNS.get(rule, ())
     items = load_items(
         benchmark, args.data, args.split, columns + (benchmark.PROMPT_COLUMNS["official"] if llm else ())
@@ -71,17 +71,15 @@ def _ask_all(
     server = Server.for_llm(args)
     cache = output.with_suffix(".llm.jsonl")
     repair_last_line(cache)
-    known = {}
-    if cache.exists():
-        for _, row in read_jsonl(cache):
-            if row["model"] == server.model and row["response"] == responses.get(row["id"], {}).get("response"):
-                known[row["id"]] = row["reply"]
+    cached = {row["request"]: row["reply"] for _, row in read_jsonl(cache)} if cache.exists() else {}
     wanted = {}
     for item in items:
         key = item_id(benchmark, item)
         row = responses.get(key)
         if row is not None and "extraction" not in row and benchmark.needs_llm(item, row.get("response")):
             wanted[key] = extraction_messages(benchmark, item, row["response"])
+    requests = {key: server.fingerprint(messages) for key, messages in wanted.items()}
+    known = {key: cached[request] for key, request in requests.items() if request in cached}
     pending = [(key, messages) for key, messages in wanted.items() if key not in known]
     failed = 0
     with ResponseWriter(cache) as writer:
@@ -92,8 +90,7 @@ def _ask_all(
             failed += reply is None
             if reply is not None:
                 known[key] = reply
-                entry = {"id": key, "model": server.model, "response": responses[key]["response"], "reply": reply}
-                writer.write([entry])
+                writer.write([{"id": key, "model": server.model, "request": requests[key], "reply": reply}])
     if failed:
         print(
             f"{failed} extractions failed and count as empty (reasons above). Run again to ask them.", file=sys.stderr

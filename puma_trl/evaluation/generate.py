@@ -175,7 +175,7 @@ def _ask_server(
     output: Path,
 ) -> None:
     """Answers the pending items through an OpenAI-compatible server."""
-    pending = _pending(benchmark, items, output)
+    pending = {item_id(benchmark, items[position]): position for position in _pending(benchmark, items, output)}
     is_right = _make_scorer(benchmark, items)
 
     def ask(position: int) -> str:
@@ -187,13 +187,13 @@ def _ask_server(
             seed=args.seed,
         )
 
-    requests = ((position, position) for position in pending)
     failed = 0
     with ResponseWriter(output) as writer:
-        for position, reply in server.map(requests, ask, "generating", is_right):
+        running = server.map(pending.items(), ask, "generating", lambda key, reply: is_right(pending[key], reply))
+        for key, reply in running:
             failed += reply is None
             if reply is not None:
-                writer.write([{"id": items[position][benchmark.ID], "response": reply}])
+                writer.write([{"id": items[pending[key]][benchmark.ID], "response": reply}])
     if failed:
         message = f"{failed} of {len(items)} items got no answer (reasons above). Run the same command again."
         if not args.allow_partial:

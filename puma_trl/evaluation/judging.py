@@ -106,7 +106,7 @@ def judge_by_server(
     """
     Sets `correct` by a language model that compares question, gold answer and extraction.
 
-    A reply must be exactly 0 or 1 after a leading "Judgement:"; anything else is asked again at the next of
+    A reply must be exactly 0 or 1 once "Judgement:" is removed; anything else is asked again at the next of
     `TEMPERATURES`, and counts as wrong after the last.
 
     Args:
@@ -127,37 +127,29 @@ def judge_by_server(
         Model, number of items judged, and of those whose judgement failed.
     """
     positions = pending(benchmark, items, responses, scored)
-    known = _read_cache(cache, server.model)
-    asked = {}
-    for position in positions:
-        key = (item_id(benchmark, items[position]), str(scored[position]["extraction"]))
-        if key not in known:
-            asked[key] = judge_messages(items[position], key[1])
+    repair_last_line(cache)
+    cached = {row["request"]: row["judgement"] for _, row in read_jsonl(cache)} if cache.exists() else {}
+    keys = {position: item_id(benchmark, items[position]) for position in positions}
+    chats = {key: judge_messages(items[p], str(scored[p]["extraction"])) for p, key in keys.items()}
+    requests = {key: server.fingerprint(chat) for key, chat in chats.items()}
+    known = {key: cached[request] for key, request in requests.items() if request in cached}
+    asked = [(key, chat) for key, chat in chats.items() if key not in known]
     failed = 0
     with ResponseWriter(cache) as writer:
-        for key, judgement in server.map(asked.items(), lambda messages: _ask(server, messages), "judging"):
+        for key, judgement in server.map(asked, lambda chat: _ask(server, chat), "judging"):
             failed += judgement is None
             if judgement is not None:
                 known[key] = judgement
-                writer.write([{"id": key[0], "extraction": key[1], "judgement": judgement, "model": server.model}])
-    for position in positions:
-        key = (item_id(benchmark, items[position]), str(scored[position]["extraction"]))
+                writer.write([{"id": key, "model": server.model, "request": requests[key], "judgement": judgement}])
+    for position, key in keys.items():
         scored[position]["correct"] = known.get(key) == 1
     return {"judge": "openai", "model": server.model, "judged": len(positions), "failed": failed}
 
 
 def _ask(server: Server, messages: list[dict[str, Any]]) -> int | None:
     for temperature in TEMPERATURES:
-        reply = server.ask(messages, temperature=temperature, max_tokens=16).strip()
-        verdict = reply.removeprefix("Judgement:").strip()
+        reply = server.ask(messages, temperature=temperature, max_tokens=16)
+        verdict = reply.replace("Judgement:", "").strip()
         if verdict in ("0", "1"):
             return int(verdict)
     return None
-
-
-def _read_cache(cache: Path, model: str) -> dict[tuple[str, str], int]:
-    if not cache.exists():
-        return {}
-    repair_last_line(cache)
-    rows = [row for _, row in read_jsonl(cache) if row["model"] == model]
-    return {(row["id"], row["extraction"]): row["judgement"] for row in rows}

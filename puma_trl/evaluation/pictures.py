@@ -6,6 +6,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from types import ModuleType
@@ -72,12 +73,15 @@ def _locate_pictures(
         encoded = _encoded_pictures(benchmark, data, split, is_file)
         if encoded is not None:
             return [[] if picture is None else [picture] for picture in encoded]
+    names = [_picture_name(benchmark, item) for item in items]
+    if not any(names):
+        return [[] for _ in items]  # a text-only split needs no archive
     root = _find_root(benchmark, data, is_file, image_root)
-    pictures = [_find_file(benchmark, item, root) for item in items]
+    found = [_find_file(name, root) if name else None for name in names]
     missing = [
-        f"item {item_id(benchmark, item)}: {found}"
-        for item, found in zip(items, pictures, strict=True)
-        if isinstance(found, str)
+        f"item {item_id(benchmark, item)}: {name}"
+        for item, name, path in zip(items, names, found, strict=True)
+        if name and path is None
     ]
     if missing:
         raise EvaluationError(
@@ -85,7 +89,7 @@ def _locate_pictures(
             f"or {benchmark.ARCHIVE} with --image_root, or --image_root hub to download that archive from "
             f"{benchmark.HUB_ID}."
         )
-    return pictures
+    return [[] if path is None else [path] for path in found]
 
 
 def _encoded_pictures(benchmark: ModuleType, data: str, split: str, is_file: bool) -> Sequence[Any] | None:
@@ -129,25 +133,27 @@ def _find_root(benchmark: ModuleType, data: str, is_file: bool, image_root: str 
     return extract_archive(root)
 
 
-def _find_file(benchmark: ModuleType, item: dict[str, Any], root: Path) -> list[str] | str:
-    """Returns the item's file in a list, an empty list where the item names none, or the name that is not found."""
+def _picture_name(benchmark: ModuleType, item: dict[str, Any]) -> str:
+    """Returns the path that the item names, "" where it has no picture."""
     if not any(column in item for column in benchmark.IMAGE_COLUMNS):
         raise EvaluationError(
             f"Item {item_id(benchmark, item)} has no column {' or '.join(benchmark.IMAGE_COLUMNS)} with the path of its "
             "picture. If the data holds the pictures themselves, leave out --image_root."
         )
     names = [item[column] for column in benchmark.IMAGE_COLUMNS if item.get(column) is not None]
-    name = next((name for name in names if isinstance(name, str)), "")
-    if not name:
-        return []
+    return next((name for name in names if isinstance(name, str)), "")
+
+
+def _find_file(name: str, root: Path) -> str | None:
+    """Returns the file of that name in the folder, or `None` where there is none or the name leaves the folder."""
+    parts = PurePosixPath(name).parts
+    if ".." in parts or PurePosixPath(name).is_absolute():
+        return None
     # an archive may wrap the published paths in one more folder, and the root may be the first folder of the paths
     candidates = [root / name, *(folder / name for folder in _folders(root))]
-    if PurePosixPath(name).parts[0] == root.name:
+    if parts[:1] == (root.name,):
         candidates.append(root.parent / name)
-    for candidate in candidates:
-        if candidate.is_file() and candidate.resolve().is_relative_to(root.resolve()):
-            return [str(candidate)]
-    return name
+    return next((str(candidate) for candidate in candidates if candidate.is_file()), None)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -185,7 +191,7 @@ def extract_archive(path: Path) -> Path:
             # zipfile stops at the size that was checked, whatever the compressed stream holds
             archive.extractall(part, members)
         os.rename(part, target)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise EvaluationError(f"{path} is no intact zip archive ({error}). Download it again.") from None
     except OSError:
         if not target.is_dir():  # else another process was faster
@@ -198,7 +204,7 @@ def extract_archive(path: Path) -> Path:
 def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
-        if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
+        if name.is_absolute() or ".." in name.parts or any(":" in part for part in name.parts[:1]):
             raise EvaluationError(f"{path}: the member {member.filename!r} would leave the folder. Refused.")
         if stat.S_ISLNK(member.external_attr >> 16):
             raise EvaluationError(f"{path}: the member {member.filename!r} is a link. Refused.")

@@ -14,6 +14,9 @@ PROTOCOLS = {
     "final": "the `final` rule of this project (last boxed expression, answer phrase, option letter or number)",
     "given": "extractions given in the responses file",
 }
+# What `score` writes for every benchmark and the report reads.
+NEEDED = ("accuracy", "correct", "total", "items", "answered", "coverage", "empty", "partial")
+NEEDED += ("extraction", "judge", "judge_settings", "prompt", "settings")
 
 
 def run_report(metrics_path: Path, output: Path, reference_path: Path | None) -> Path:
@@ -38,6 +41,9 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None) ->
     metrics = read_json(metrics_path)
     if not isinstance(metrics, dict) or metrics.get("benchmark") not in BENCHMARKS:
         raise EvaluationError(f"{metrics_path} is no metrics file of `score`: it names no known `benchmark`.")
+    missing = [name for name in NEEDED if name not in metrics]
+    if missing:
+        raise EvaluationError(f"{metrics_path} lacks {', '.join(missing)}. Write it with `score` again.")
     reference = _read_reference(reference_path)
     values = flatten(metrics)
     chart = output.with_suffix(".png")

@@ -1,6 +1,7 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a commercial API), for replies and judgements."""
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -76,6 +77,10 @@ class Server:
         """Makes the server that extracts and judges, as the command line describes it."""
         return cls(args.llm, args.llm_base_url, args.concurrency, args.timeout, args.max_retries)
 
+    def fingerprint(self, messages: list[dict[str, Any]]) -> str:
+        """Returns a key of a chat with this model, under which a file keeps its outcome."""
+        return hashlib.sha256(json.dumps([self.model, messages]).encode()).hexdigest()[:32]
+
     def ask(self, messages: list[dict[str, Any]], **options: Any) -> str:
         """
         Asks once (with the client's retries); an empty reply is "".
@@ -93,9 +98,12 @@ class Server:
 
         try:
             completion = self.client.chat.completions.create(model=self.model, messages=messages, **options)
-            return completion.choices[0].message.content or ""
-        except (AttributeError, IndexError, TypeError, json.JSONDecodeError) as error:
+            reply = completion.choices[0].message.content
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise OpenAIError(f"the reply is no chat completion ({error})") from error
+        if not isinstance(reply, str | None):
+            raise OpenAIError(f"the reply is no text but {reply!r}")
+        return reply or ""
 
     def map(
         self,
