@@ -397,3 +397,49 @@ def prepare_adapters(model: PeftModel, autocast: bool, fresh: bool) -> None:
                     source = original if fresh else parameter
                     dtype = torch.float32 if autocast else original.dtype
                     parameter.data = source.data.to(dtype, copy=True)
+
+
+def split_groups(
+    optimizer: torch.optim.Optimizer,
+    named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+    family: Family,
+    part_learning_rates: dict[str, float],
+) -> None:
+    """
+    Splits the groups of an optimizer by part, each with its learning rate; everything else of a group is kept.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`):
+            Optimizer with the groups that Trainer builds (with and without weight decay).
+        named_parameters (`Iterable[tuple[str, torch.nn.Parameter]]`):
+            Parameters of the model, under the names that DDP and PEFT give them or their own.
+        family ([`Family`]):
+            The model family.
+        part_learning_rates (`dict[str, float]`):
+            Part → learning rate; `vision_tower` stands for both towers. Other parts keep the rate of their group.
+
+    Raises:
+        ValueError: if a part is named that the model does not have.
+    """
+    rates = dict(part_learning_rates)
+    if "vision_tower" in rates:
+        rate = rates.pop("vision_tower")
+        rates = {"vision_tower_low": rate, "vision_tower_high": rate} | rates
+    part_by_id = {
+        id(parameter): part_of(name.removeprefix("module.").removeprefix("base_model.model."), family)
+        for name, parameter in named_parameters
+    }
+    parts = {part for part in part_by_id.values() if part is not None}
+    unknown = set(part_learning_rates) - parts - {"vision_tower", "vision_tower_high"}
+    if unknown:
+        raise ValueError(
+            f"`part_learning_rates` names {sorted(unknown)}, but the parts of this model are {sorted(parts)}."
+        )
+    groups = []
+    for group in optimizer.param_groups:
+        members: dict[str, list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            members.setdefault(part_by_id[id(parameter)], []).append(parameter)
+        for part, parameters in members.items():
+            groups.append({**group, "params": parameters, "lr": rates.get(part, group["lr"]), "part": part})
+    optimizer.param_groups[:] = groups

@@ -29,7 +29,7 @@ from .config import PumaKLConfig
 from .families import get_family
 from .forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
 from .hub import CITATION, TAGS, write_card
-from .modeling import part_of, prepare_adapters
+from .modeling import prepare_adapters, split_groups
 from .provenance import describe_run, read_provenance
 from .tower_memo import TowerMemo
 
@@ -423,34 +423,10 @@ class PumaKLTrainer(SFTTrainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         optimizer = super().create_optimizer(model)
         if self.args.part_learning_rates:
-            self._split_groups(optimizer, self.model if model is None else model)
+            family = get_family(self.accelerator.unwrap_model(self.model).config)
+            named = (self.model if model is None else model).named_parameters()
+            split_groups(optimizer, named, family, self.args.part_learning_rates)
         return optimizer
-
-    def _split_groups(self, optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> None:
-        """Splits the groups that Trainer builds by part, each with its rate, weight decay kept."""
-        family = get_family(self.accelerator.unwrap_model(model).config)
-        rates = dict(self.args.part_learning_rates)
-        if "vision_tower" in rates:  # both towers
-            rate = rates.pop("vision_tower")
-            rates = {"vision_tower_low": rate, "vision_tower_high": rate} | rates
-        part_by_id = {
-            id(parameter): part_of(name.removeprefix("module.").removeprefix("base_model.model."), family)
-            for name, parameter in model.named_parameters()
-        }
-        parts = {part for part in part_by_id.values() if part is not None}
-        unknown = set(self.args.part_learning_rates) - parts - {"vision_tower", "vision_tower_high"}
-        if unknown:
-            raise ValueError(
-                f"`part_learning_rates` names {sorted(unknown)}, but the parts of this model are {sorted(parts)}."
-            )
-        groups = []
-        for group in optimizer.param_groups:
-            members: dict[str, list[torch.nn.Parameter]] = defaultdict(list)
-            for parameter in group["params"]:
-                members[part_by_id[id(parameter)]].append(parameter)
-            for part, parameters in members.items():
-                groups.append({**group, "params": parameters, "lr": rates.get(part, group["lr"]), "part": part})
-        optimizer.param_groups[:] = groups
 
 
 def _load_config(model: str | PreTrainedModel):
