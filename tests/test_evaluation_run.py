@@ -196,15 +196,34 @@ def test_sampling_follows_the_seed(model_folder, tmp_path):
     assert replies[0] == replies[1] != replies[2]
 
 
-def launch(*arguments, processes=1):
-    """Runs the module in a process of its own, or under `accelerate launch` in several."""
-    command = [sys.executable, "-m"]
+SLOW_SCRIPT = """
+import sys, time
+from puma_trl.evaluation.__main__ import main
+from puma_trl.evaluation.generation import Generator
+
+answer = Generator.answer
+Generator.answer = lambda self, prompts: time.sleep(1.0) or answer(self, prompts)
+sys.exit(main())
+"""
+
+
+@pytest.fixture
+def slow_script(tmp_path):
+    """The command line with a second's wait before every batch, so that there is time to kill it."""
+    path = tmp_path / "slow.py"
+    path.write_text(SLOW_SCRIPT)
+    return [str(path)]
+
+
+def launch(*arguments, processes=1, script=("-m", "puma_trl.evaluation")):
+    """Runs the module or a script in a process of its own, or under `accelerate launch` in several."""
+    command = [sys.executable]
     if processes > 1:
-        command += ["accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
-        command += ["--num_processes", str(processes), "--main_process_port", str(free_port()), "-m"]
+        command += ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+        command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
     return subprocess.Popen(
-        [*command, "puma_trl.evaluation", *arguments],
+        [*command, *script, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -242,12 +261,12 @@ def kill_once_answered(process, folder, rows):
 
 
 @pytest.mark.slow
-def test_killed_run_is_resumed_with_identical_metrics(model_folder, tmp_path):
+def test_killed_run_is_resumed_with_identical_metrics(model_folder, tmp_path, slow_script):
     data = write_data(tmp_path / "data", "mathvista")
-    more = ["--batch_size", "1", "--max_new_tokens", "200"]
+    more = ["--batch_size", "1"]
     assert main(options("mathvista", model_folder, data, tmp_path / "whole", *more)) == 0
     arguments = options("mathvista", model_folder, data, tmp_path / "killed", *more)
-    kill_once_answered(launch(*arguments), tmp_path / "killed", 2)
+    kill_once_answered(launch(*arguments, script=slow_script), tmp_path / "killed", 2)
     assert not (tmp_path / "killed" / "metrics.json").exists()
     wait(launch(*arguments))
     assert result(tmp_path / "killed") == result(tmp_path / "whole")
@@ -264,12 +283,12 @@ def test_two_processes_give_the_same_metrics(benchmark, model_folder, tmp_path):
 
 
 @pytest.mark.distributed
-def test_two_killed_processes_are_resumed_by_one(model_folder, tmp_path):
+def test_two_killed_processes_are_resumed_by_one(model_folder, tmp_path, slow_script):
     data = write_data(tmp_path / "data", "mathvista")
-    more = ["--batch_size", "1", "--max_new_tokens", "200"]
+    more = ["--batch_size", "1"]
     assert main(options("mathvista", model_folder, data, tmp_path / "whole", *more)) == 0
     arguments = options("mathvista", model_folder, data, tmp_path / "killed", *more)
-    kill_once_answered(launch(*arguments, processes=2), tmp_path / "killed", 3)
+    kill_once_answered(launch(*arguments, processes=2, script=slow_script), tmp_path / "killed", 3)
     assert list((tmp_path / "killed").glob("*.rank*"))
     assert main(arguments) == 0
     assert result(tmp_path / "killed") == result(tmp_path / "whole")
