@@ -268,7 +268,7 @@ class PumaKLTrainer(SFTTrainer):
         for name in ("attention_mask", "teacher_attention_mask"):
             if name in inputs:
                 mask = inputs[name]
-                self._slots[mode] += torch.stack((mask.sum(), torch.tensor(mask.numel(), device=mask.device)))
+                self._slots[mode] += torch.stack((mask.sum(), mask.new_full((), mask.numel())))
         if self.args.use_kl:
             result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
         else:
