@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -41,7 +42,6 @@ def one_rank(process):
 
 
 def assert_equal_values(found, expected, where):
-    assert type(found) is type(expected), where
     if isinstance(expected, dict):
         assert found.keys() == expected.keys(), where
         for key in expected:
@@ -52,8 +52,10 @@ def assert_equal_values(found, expected, where):
             assert_equal_values(*pair, f"{where}[{index}]")
     elif torch.is_tensor(expected):
         assert torch.equal(found, expected), where
+    elif isinstance(expected, np.ndarray):
+        assert np.array_equal(found, expected), where
     elif isinstance(expected, int | float | str | bool):
-        assert found == expected, where
+        assert type(found) is type(expected) and found == expected, where
 
 
 def assert_equal_checkpoints(found, expected):
