@@ -196,34 +196,45 @@ def test_sampling_follows_the_seed(model_folder, tmp_path):
     assert replies[0] == replies[1] != replies[2]
 
 
-SLOW_SCRIPT = """
-import sys, time
+# The command line, which says who answers and waits before every batch, so that there is time to kill it.
+SCRIPT = """
+import os, sys, time
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.generation import Generator
 
 answer = Generator.answer
-Generator.answer = lambda self, prompts: time.sleep(1.0) or answer(self, prompts)
+
+def answer_slowly(self, prompts):
+    print(f"rank {os.environ.get('RANK', 0)} answers", flush=True)
+    time.sleep(float(os.environ["PAUSE"]))
+    return answer(self, prompts)
+
+Generator.answer = answer_slowly
 sys.exit(main())
 """
 
 
-@pytest.fixture
-def slow_script(tmp_path):
-    """The command line with a second's wait before every batch, so that there is time to kill it."""
-    path = tmp_path / "slow.py"
-    path.write_text(SLOW_SCRIPT)
-    return [str(path)]
-
-
-def launch(*arguments, processes=1, script=("-m", "puma_trl.evaluation")):
-    """Runs the module or a script in a process of its own, or under `accelerate launch` in several."""
+def launch(folder, *arguments, processes=1, pause=0.0):
+    """Runs the command line in a process of its own, or under `accelerate launch` in several."""
     command = [sys.executable]
     if processes > 1:
-        command += ["-m", "accelerate.commands.launch", "--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+        # `--cpu` would start one process
+        command += [
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+        ]
         command += ["--num_processes", str(processes), "--main_process_port", str(free_port())]
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    environment |= {"ACCELERATE_USE_CPU": "true", "PAUSE": str(pause)}
     return subprocess.Popen(
-        [*command, *script, *arguments],
+        [*command, str(script), *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -261,14 +272,14 @@ def kill_once_answered(process, folder, rows):
 
 
 @pytest.mark.slow
-def test_killed_run_is_resumed_with_identical_metrics(model_folder, tmp_path, slow_script):
+def test_killed_run_is_resumed_with_identical_metrics(model_folder, tmp_path):
     data = write_data(tmp_path / "data", "mathvista")
     more = ["--batch_size", "1"]
     assert main(options("mathvista", model_folder, data, tmp_path / "whole", *more)) == 0
     arguments = options("mathvista", model_folder, data, tmp_path / "killed", *more)
-    kill_once_answered(launch(*arguments, script=slow_script), tmp_path / "killed", 2)
+    kill_once_answered(launch(tmp_path, *arguments, pause=1.0), tmp_path / "killed", 2)
     assert not (tmp_path / "killed" / "metrics.json").exists()
-    wait(launch(*arguments))
+    wait(launch(tmp_path, *arguments))
     assert result(tmp_path / "killed") == result(tmp_path / "whole")
 
 
@@ -277,19 +288,20 @@ def test_killed_run_is_resumed_with_identical_metrics(model_folder, tmp_path, sl
 def test_two_processes_give_the_same_metrics(benchmark, model_folder, tmp_path):
     data = write_data(tmp_path / "data", benchmark)
     assert main(options(benchmark, model_folder, data, tmp_path / "one")) == 0
-    output = wait(launch(*options(benchmark, model_folder, data, tmp_path / "two"), processes=2))
+    output = wait(launch(tmp_path, *options(benchmark, model_folder, data, tmp_path / "two"), processes=2))
+    assert all(f"rank {rank} answers" in output for rank in range(2))
     assert result(tmp_path / "two") == result(tmp_path / "one"), output
     assert not list((tmp_path / "two").glob("*.rank*"))
 
 
 @pytest.mark.distributed
-def test_two_killed_processes_are_resumed_by_one(model_folder, tmp_path, slow_script):
+def test_two_killed_processes_are_resumed_by_one(model_folder, tmp_path):
     data = write_data(tmp_path / "data", "mathvista")
     more = ["--batch_size", "1"]
     assert main(options("mathvista", model_folder, data, tmp_path / "whole", *more)) == 0
     arguments = options("mathvista", model_folder, data, tmp_path / "killed", *more)
-    kill_once_answered(launch(*arguments, processes=2, script=slow_script), tmp_path / "killed", 3)
-    assert list((tmp_path / "killed").glob("*.rank*"))
+    kill_once_answered(launch(tmp_path, *arguments, processes=2, pause=1.0), tmp_path / "killed", 3)
+    assert len(list((tmp_path / "killed").glob("*.rank*"))) == 2
     assert main(arguments) == 0
     assert result(tmp_path / "killed") == result(tmp_path / "whole")
     assert not list((tmp_path / "killed").glob("*.rank*"))

@@ -60,10 +60,14 @@ def run_generate(args: argparse.Namespace, output: Path) -> bool:
         _ask_server(args, benchmark, items, texts, pictures, server, output)
         return True
 
+    import torch
     from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
 
+    # processes on a CPU know of each other only if told that they are on one
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     # the ranks wait for the slowest one at the end, which may take longer than the usual ten minutes
-    state = PartialState(timeout=timedelta(days=7))
+    state = PartialState(cpu=cpu, timeout=timedelta(days=7))
     if state.is_main_process:
         _open_responses(args, output)
     with state.local_main_process_first():  # the first one extracts an archive, the others find it
