@@ -38,6 +38,8 @@ TEACHER_ADAPTER = "teacher"
 # Written into a checkpoint when all of it is; a checkpoint without it was cut short
 COMPLETE_MARKER = "checkpoint_complete"
 COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
+# for length-grouped sampling, which reads the data set after the other columns are gone
+COLUMNS += ["length"]
 
 
 class AdapterEMACallback(TrainerCallback):

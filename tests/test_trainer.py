@@ -136,6 +136,19 @@ def test_gradient_checkpointing_does_not_change_the_step(train, tiny_model, pair
         assert_close(weights(checkpointed)[name], value, rtol=0, atol=1e-6, msg=name)
 
 
+def test_length_grouped_batches(train, tiny_model, pairs):
+    dataset = pairs(32)
+    dataset = dataset.add_column("length", [10 + 7 * index % 32 for index in range(32)])
+    lengths = dict(zip(dataset["row_id"], dataset["length"], strict=True))
+    spread = {}
+    for strategy in ("random", "group_by_length"):
+        trainer = train(tiny_model(), dataset, run=False, train_sampling_strategy=strategy)
+        batches = [[lengths[row] for row in batch["row_id"]] for batch in trainer.get_train_dataloader()]
+        spread[strategy] = sum(max(batch) - min(batch) for batch in batches)
+        assert sorted(sum(batches, [])) == sorted(lengths.values())
+    assert spread["group_by_length"] < 0.7 * spread["random"]
+
+
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_padding_side_and_order_do_not_change_the_loss(train, tiny_model, processor, pairs, padding_side):
     dataset = pairs(6)
