@@ -340,7 +340,8 @@ def _single_sided(pairs: Iterator[dict]) -> Iterator[dict]:
     """Turns pairs into rows with one side: the drawing, and in every fifth row the text."""
     shared = ("kind", "level", "answer")
     for index, pair in enumerate(pairs):
-        suffix = "" if index % 5 == 0 else "_2"
+        # a row further in every round of the kinds, so that each kind comes in both forms
+        suffix = "" if (index + index // len(KINDS)) % 5 == 0 else "_2"
         side = {name: pair[name + suffix] for name in ("image_url", "instruction", "output")}
         yield side | {name: pair[name] for name in shared}
 

@@ -141,7 +141,7 @@ def test_data_of_the_stages(tmp_path):
     assert all("image_url_2" not in row for row in stage3)
     drawn = [row for row in stage3 if row["image_url"]]
     assert len(drawn) == 48
-    assert {row["kind"] for row in stage3 if not row["image_url"]} == set(KINDS)
+    assert {row["kind"] for row in stage3 if not row["image_url"]} == {row["kind"] for row in drawn} == set(KINDS)
     assert not any(character.isdigit() for row in drawn for character in row["instruction"])
     for path in [row["image_url_2"] for row in stage2 + heldout] + [row["image_url"] for row in drawn]:
         with Image.open(tmp_path / path) as picture:
