@@ -1,0 +1,259 @@
+"""
+Seconds and extra peak memory of a whole stage-2 step in the real trainer, against the passes that it cannot avoid.
+
+```bash
+python benchmarks/step.py            # about five minutes on two cores
+python benchmarks/step.py --quick    # a small vocabulary, to see that it runs
+```
+
+- `step`: `PumaKLTrainer` with `use_kl`, aligner and vision tower trained, from a collated batch to the end of the
+  optimizer's step.
+- `passes`: teacher forward, student forward, backward of the logits' sum; logits at the answer positions alone.
+- `passes, all logits`: the same with logits at every position, as the model's own forward computes them.
+- `step, plain loss`: `step` with the reference loss on the logits of both sides instead of the fused one.
+- `sft`: TRL's step on the student side only, with the same trained parts.
+
+All take the same batch of generated pairs with a picture on the vision-rich side. Every variant runs in a process of
+its own. Memory is the peak of the resident set above that of the model, optimizer and batch.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from loss import memory
+
+
+VARIANTS = ["step", "passes", "passes, all logits", "step, plain loss", "sft"]
+GOAL = 1.10
+PARTS = ["aligner", "vision_tower_low", "vision_tower_high"]
+WORDS = "the angle of a triangle and its side with circle line point area find sum is so we get degrees".split()
+
+
+def make_rows(args: argparse.Namespace, folder: Path) -> Any:
+    """Returns a data set of one batch of pairs: a long text-rich side, a short vision-rich side with a picture."""
+    from datasets import Dataset
+    from PIL import Image
+
+    rng = random.Random(0)
+    rows = []
+    for index in range(args.batch_size):
+        path = folder / f"{index}.png"
+        Image.new("RGB", (args.image_size, args.image_size), tuple(rng.randrange(256) for _ in range(3))).save(path)
+        # every word is a token or more
+        answer = " ".join(rng.choices(WORDS, k=args.answer_words))
+        row = {"row_id": str(index), "image_url": [], "image_url_2": [{"bytes": None, "path": str(path)}]}
+        row |= {"instruction": " ".join(rng.choices(WORDS, k=args.prompt_words)), "output": answer}
+        rows.append(row | {"instruction_2": " ".join(rng.choices(WORDS, k=10)), "output_2": answer})
+    return Dataset.from_list(rows)
+
+
+def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
+    """Returns the trainer over that batch, each of whose epochs is one step."""
+    from puma_trl.config import PumaKLConfig
+    from puma_trl.families import get_family
+    from puma_trl.mini import build_model, build_processor
+    from puma_trl.modeling import set_trainable_parts
+    from puma_trl.trainer import PumaKLTrainer
+
+    processor = build_processor("qwen2_vl")
+    model = build_model(
+        "qwen2_vl",
+        processor,
+        hidden_size=args.hidden_size,
+        num_hidden_layers=args.layers,
+        vision_embed_dim=128,
+        vision_depth=4,
+        num_heads=8,
+        tie_word_embeddings=True,
+    )
+    model.resize_token_embeddings(args.vocab, mean_resizing=False)
+    set_trainable_parts(model, PARTS, get_family(model.config))
+    config = PumaKLConfig(
+        output_dir=str(folder / "out"),
+        use_kl=use_kl,
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        max_length=None,
+        max_steps=args.repeats + 1,
+        per_device_train_batch_size=args.batch_size,
+        logging_steps=args.repeats + 1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    return PumaKLTrainer(model, config, train_dataset=make_rows(args, folder), processing_class=processor)
+
+
+class Watch:
+    """Times of the runs after the first, and their peak of memory above what there was before them."""
+
+    def __init__(self):
+        self.seconds, self.num_runs, self.before = [], 0, 0
+
+    def start(self) -> None:
+        """Begins a run; the first one warms up (it compiles, and makes the optimizer's state)."""
+        if self.num_runs == 1:
+            self.before = memory("VmRSS")
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+        self.started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Ends a run."""
+        if self.num_runs:
+            self.seconds.append(time.perf_counter() - self.started)
+        self.num_runs += 1
+
+    def result(self) -> dict[str, float]:
+        """Returns the median of the seconds, and bytes."""
+        return {"seconds": statistics.median(self.seconds), "memory": memory("VmHWM") - self.before}
+
+
+def measure_trainer(trainer: Any, watch: Watch) -> None:
+    """Trains, watching each step from the collated batch to the end of the optimizer's step."""
+    from transformers import TrainerCallback
+
+    class WatchSteps(TrainerCallback):
+        def on_step_begin(self, *args, **kwargs):
+            watch.start()
+
+        def on_step_end(self, *args, **kwargs):
+            watch.stop()
+
+    trainer.add_callback(WatchSteps())
+    trainer.train()
+
+
+def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_logits: bool) -> None:
+    """Runs the passes alone on the trainer's batch."""
+    from puma_trl.forward import answer_hidden_states
+
+    batch = {name: value for name, value in next(iter(trainer.get_train_dataloader())).items() if name != "row_id"}
+    batch.pop("same_images")
+    teacher = {name.removeprefix("teacher_"): batch.pop(name) for name in list(batch) if name.startswith("teacher_")}
+    labels, teacher_labels = batch.pop("labels"), teacher.pop("labels")
+    model = trainer.model.train()
+
+    def logits(inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+        if all_logits:
+            return model.lm_head(model.base_model(**inputs, use_cache=False).last_hidden_state)
+        return model.lm_head(answer_hidden_states(model, inputs, labels))
+
+    for _ in range(args.repeats + 1):
+        watch.start()
+        with torch.no_grad():
+            logits(teacher, teacher_labels)
+        logits(batch, labels).sum().backward()
+        watch.stop()
+        model.zero_grad()
+
+
+def plain_loss(student_hidden, teacher_hidden, weight, labels, *, num_items, **settings):
+    """Stands in for `fused_puma_loss`: the reference on the logits of both sides, without the metrics."""
+    from puma_trl.losses import puma_loss
+
+    with torch.no_grad():
+        teacher_logits = teacher_hidden @ weight.T
+    names = ("alpha_kl", "lambda_kl", "temp_kl", "standardize_logits")
+    loss = puma_loss(student_hidden @ weight.T, teacher_logits, labels, **{name: settings[name] for name in names})
+    none = torch.zeros(())
+    sums = dict.fromkeys(("teacher_ce", "entropy", "correct", "teacher_correct"), none)
+    sums |= {name: getattr(loss, name).detach() for name in ("kl", "forward_kl", "reverse_kl", "ce")}
+    return SimpleNamespace(loss=loss.loss / num_items, num_tokens=none + len(labels), **sums)
+
+
+def measure(args: argparse.Namespace) -> dict[str, float]:
+    """Measures one variant in this process."""
+    from puma_trl import forward
+
+    variant, watch = args.variants[0], Watch()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(args, Path(folder), use_kl=variant != "sft")
+        if variant.startswith("passes"):
+            measure_passes(args, trainer, watch, all_logits=variant != "passes")
+        else:
+            if variant == "step, plain loss":
+                forward.fused_puma_loss = plain_loss
+            measure_trainer(trainer, watch)
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    return watch.result() | {"parameters": parameters}
+
+
+def measure_apart(args: argparse.Namespace, variant: str) -> dict[str, float]:
+    """Measures one variant in a process of its own."""
+    names = ("hidden_size", "layers", "vocab", "batch_size", "image_size", "prompt_words", "answer_words", "repeats")
+    command = [sys.executable, str(Path(__file__).with_name("step.py")), "--measure", "--variants", variant]
+    command += [part for name in names for part in (f"--{name}", str(getattr(args, name)))]
+    process = subprocess.run(command, capture_output=True, text=True)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{process.stderr}")
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that make the model and its batch."""
+    parser.add_argument("--hidden_size", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=12, help="Layers of the language model.")
+    parser.add_argument("--vocab", type=int, default=151_936, help="Size of the vocabulary V.")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--image_size", type=int, default=280, help="Width and height of the pictures.")
+    parser.add_argument("--prompt_words", type=int, default=60, help="Words of the text-rich prompt.")
+    parser.add_argument("--answer_words", type=int, default=60)
+    parser.add_argument("--repeats", type=int, default=5, help="Timed steps of each variant; the median counts.")
+
+
+def goal_line(name: str, value: float, goal: float, reached: Callable[[float, float], bool], sign: str) -> str:
+    """Returns the line that says whether a goal is reached."""
+    return f"- {name}: {value:.3g}, goal {sign} {goal:.3g}: {'reached' if reached(value, goal) else 'missed'}"
+
+
+def main() -> None:
+    """Measures every variant and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_sizes(parser)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--quick", action="store_true", help="A small model, vocabulary and batch.")
+    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.quick:
+        args.hidden_size, args.layers, args.vocab, args.batch_size, args.image_size = 64, 2, 20_000, 2, 56
+        args.repeats = 2
+    if args.measure:
+        print(json.dumps(measure(args)))
+        return
+    results: dict[str, dict[str, float]] = {}
+    for variant in args.variants:
+        results[variant] = measure_apart(args, variant)
+    first: Any = next(iter(results.values()))
+    print(
+        f"{first['parameters'] / 1e6:.0f}M parameters, V {args.vocab:,}, batch {args.batch_size}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    )
+    print("| variant | seconds | step / this | extra peak MB | step / this |")
+    print("|" + "---|" * 5)
+    step: Any = results.get("step", first)
+    for variant, result in results.items():
+        cells = [f"{result['seconds']:.2f}", f"{step['seconds'] / result['seconds']:.2f}"]
+        cells += [f"{result['memory'] / 1e6:.0f}", f"{step['memory'] / result['memory']:.2f}"]
+        print(f"| {' | '.join([variant, *cells])} |")
+    print("\nGoals\n")
+    for variant in ("passes", "passes, all logits"):
+        if variant in results:
+            ratio = step["seconds"] / results[variant]["seconds"]
+            print(goal_line(f"time, step / ({variant})", ratio, GOAL, float.__le__, "≤"))
+
+
+if __name__ == "__main__":
+    main()
