@@ -16,7 +16,7 @@ WRAPPERS = {
     "zero3": "DeepSpeedEngine",
     "fsdp2": "FSDPModule",
 }
-LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8}
+LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0}  # dropout differs by rank
 CASES = {
     "align": {"trainable_parts": "aligner,vision_tower_low,vision_tower_high", "lambda_kl": 0.5},
     "all-untied-head-checkpointing": {"lambda_kl": 0.5, "gradient_checkpointing": True},
