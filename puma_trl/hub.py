@@ -168,7 +168,7 @@ def write_card(
     """
     folder = Path(folder)
     model, method, training = facts["model"], facts["method"], facts["training"]
-    adapters = facts.get("adapters", {})
+    adapters, merged = facts.get("adapters", {}), facts.get("merged_adapters", {})
     data = facts.get("data", {})
     evaluation, notes = _read_metrics(folder)
     repo_id = repo_id or str(folder)
@@ -194,7 +194,7 @@ def write_card(
         evaluation=evaluation,
         hyper_parameters=[
             (name, value)
-            for group in (method, adapters, training)
+            for group in (method, adapters, merged, training)
             for name, value in group.items()
             if value is not None
         ],
@@ -205,7 +205,8 @@ def write_card(
         recipe=(folder / RECIPE).exists(),
         repo_id=repo_id,
         stage=f"{number}: {('text', 'alignment on pairs (PUMA)', 'instruction tuning')[number - 1]}",
-        trained=", ".join(method["trainable_parts"]) + (" by adapters" if adapters else ""),
+        trained=", ".join(method["trainable_parts"])
+        + (" by adapters" if adapters else " by adapters, merged" if merged else ""),
     )
     card.save(folder / "README.md")
 
