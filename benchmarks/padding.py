@@ -1,0 +1,102 @@
+"""
+Share of padding in the batches of stage 2, in random order against transformers' length-grouped sampling.
+
+```bash
+python benchmarks/padding.py
+```
+
+Prompts and answers have log-normal lengths (medians of 60 and 160 tokens, standard deviations 0.5 and 0.6 of the
+logarithm), as written text has, and rows above `max_length` 2048 are out. Pictures cost either 576 tokens each, as in
+the models of Math-PUMA, whose towers read one fixed size, or 64 to 512, as in models that read any size. As `load_data` does, a row is measured by both its sides together. The sampler is the trainer's own, with the
+`train_sampling_strategy` of the recipes; each side of a batch is padded to its longest row, and the share is what the
+trainer logs as `padding_share`.
+"""
+
+import argparse
+import random
+import tempfile
+
+from datasets import Dataset
+
+from puma_trl.config import PumaKLConfig
+from puma_trl.mini import build_model, build_processor
+from puma_trl.trainer import PumaKLTrainer
+
+
+GOAL = 0.05
+# tokens of the smallest and of the largest picture
+PICTURES = {"one fixed size": (576, 576), "any size": (64, 512)}
+MAX_LENGTH = 2048
+
+
+def make_rows(count: int, picture: tuple[int, int]) -> list[dict]:
+    """Returns rows with the number of tokens on either side; everything else is empty."""
+    rng = random.Random(0)
+    rows = []
+    while len(rows) < count:
+        text, answer = rng.lognormvariate(4.1, 0.5), rng.lognormvariate(5.1, 0.6)
+        teacher, student = int(text + answer), int(0.4 * text + rng.randint(*picture) + answer)
+        if max(teacher, student) <= MAX_LENGTH:
+            sides = {f"{name}{suffix}": "" for name in ("instruction", "output") for suffix in ("", "_2")}
+            row = sides | {"row_id": str(len(rows)), "image_url": [], "image_url_2": []}
+            rows.append(row | {"length": teacher + student, "teacher": teacher, "student": student})
+    return rows
+
+
+def padding_share(rows: list[dict], order: list[int], batch_size: int) -> float:
+    """Returns the share of positions that hold no token, both sides of all batches together."""
+    read = slots = 0
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        for side in ("teacher", "student"):
+            lengths = [rows[position][side] for position in batch]
+            read, slots = read + sum(lengths), slots + max(lengths) * len(lengths)
+    return 1 - read / slots
+
+
+def measure(args: argparse.Namespace, rows: list[dict], strategy: str) -> float:
+    """Returns the padding share in the order of the trainer's sampler."""
+    processor = build_processor("qwen2_vl")
+    with tempfile.TemporaryDirectory() as folder:
+        config = PumaKLConfig(
+            output_dir=folder,
+            bf16=False,
+            use_cpu=True,
+            max_length=None,
+            max_steps=1,
+            per_device_train_batch_size=args.batch_size,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            train_sampling_strategy=strategy,
+            report_to="none",
+        )
+        trainer = PumaKLTrainer(
+            build_model("qwen2_vl", processor),
+            config,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processor,
+        )
+        return padding_share(rows, list(trainer.get_train_dataloader().batch_sampler.sampler), args.batch_size)
+
+
+def main() -> None:
+    """Measures both orders and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
+    args = parser.parse_args()
+    print(f"{args.rows:,} pairs, batch {args.batch_size}, accumulation {args.gradient_accumulation_steps}\n")
+    print("| pictures | random | grouped | random / grouped |")
+    print("|---|---|---|---|")
+    goals = []
+    for name, picture in PICTURES.items():
+        rows = make_rows(args.rows, picture)
+        shuffled, grouped = (measure(args, rows, strategy) for strategy in ("random", "group_by_length"))
+        print(f"| {name} | {shuffled:.1%} | {grouped:.1%} | {shuffled / grouped:.2f} |")
+        reached = "reached" if grouped <= GOAL else "missed"
+        goals.append(f"- padding share, grouped, pictures of {name}: {grouped:.1%}, goal ≤ {GOAL:.0%}: {reached}")
+    print("\nGoals\n\n" + "\n".join(goals))
+
+
+if __name__ == "__main__":
+    main()
