@@ -1,0 +1,344 @@
+"""Pushing with the real client of huggingface_hub to a local server that speaks the endpoints it uses."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import huggingface_hub
+import pytest
+import transformers
+import yaml
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from puma_trl import hub, run
+from puma_trl.hub import HubError, main, push
+from puma_trl.provenance import merge_recipe
+from puma_trl.trainer import PumaKLTrainer
+
+
+TOKEN = "hf_" + "secretsecret" * 3
+PREUPLOAD, COMMIT = r"/api/models/(.+)/preupload/main", r"/api/models/(.+)/commit/main"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Keeps what is uploaded in `server.repositories`; answers `server.failures` first (path pattern → status)."""
+
+    def log_message(self, *args):
+        pass
+
+    def answer(self, value, status=200):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def handle_request(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        path = self.path.split("?")[0]
+        self.server.requests.append(f"{self.command} {path}")
+        for pattern, status in self.server.failures.items():
+            if re.search(pattern, path):
+                return self.answer({"error": "not now"}, status)
+        if path.startswith("/lfs/"):
+            self.server.objects[path.removeprefix("/lfs/")] = body
+            return self.answer({})
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            return self.answer({"error": "Invalid user token."}, 401)
+        if path == "/api/whoami-v2":
+            return self.answer({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
+        if path == "/api/repos/create":
+            wanted = json.loads(body)
+            name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+            self.server.repositories.setdefault(name, {"private": wanted.get("private") or wanted.get("visibility")})
+            return self.answer({"url": f"{self.server.address}/{name}", "id": name, "name": name})
+        if path == "/api/validate-yaml":
+            return self.answer({"errors": [], "warnings": []})
+        if re.fullmatch(PREUPLOAD, path):
+            files = json.loads(body)["files"]
+            modes = [{"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False} for f in files]
+            return self.answer({"files": modes})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = json.loads(body)["objects"]
+            for found in objects:
+                found["actions"] = {"upload": {"href": f"{self.server.address}/lfs/{found['oid']}", "header": {}}}
+            return self.answer({"transfer": "basic", "objects": objects})
+        if match := re.fullmatch(COMMIT, path):
+            self.commit(self.server.repositories[match[1]], [json.loads(line) for line in body.splitlines()])
+            return self.answer(
+                {"commitUrl": f"{self.server.address}/{match[1]}/commit/{'0' * 40}", "commitOid": "0" * 40}
+            )
+        return self.answer({"error": "not found"}, 404)
+
+    def commit(self, repository, lines):
+        for line in lines:
+            if line["key"] == "file":
+                repository[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+            elif line["key"] == "lfsFile":
+                content = self.server.objects[line["value"]["oid"]]
+                assert hashlib.sha256(content).hexdigest() == line["value"]["oid"]
+                repository[line["value"]["path"]] = content
+
+    do_GET = do_POST = do_PUT = do_HEAD = handle_request
+
+
+def mode(path):
+    return "lfs" if path.endswith((".safetensors", ".png", ".bin")) else "regular"
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """The server, which the client in this process is led to; nobody waits between two attempts."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    server.repositories, server.objects, server.failures, server.requests = {}, {}, {}, []
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, processor):
+    tiny_model().save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    card = "---\nlicense: other\nlicense_name: tongyi\nbase_model: Qwen/Qwen2-VL-7B\n---\n"
+    (tmp_path / "base" / "README.md").write_text(card)
+    rows = []
+    for index in range(4):
+        Image.new("RGB", (56, 56), (60 * index, 0, 0)).save(tmp_path / f"{index}.png")
+        answer = f"It is {index}."
+        rows.append({"instruction": f"Is {index} it?", "output": answer, "instruction_2": "What?", "output_2": answer})
+        rows[-1]["image_url_2"] = f"{index}.png"
+    rows.append(rows[0] | {"output": "", "output_2": ""})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def train(folder):
+    """Returns a function that runs the script with `push_to_hub`."""
+
+    def train(**flags):
+        recipe = {
+            "model_name_or_path": str(folder / "base"),
+            "dataset_name": str(folder / "pairs.jsonl"),
+            "output_dir": str(folder / "stage2"),
+            "bad_rows": "drop",
+            "bf16": False,
+            "dataset_num_proc": 1,
+            "dtype": "float32",
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "max_steps": 2,
+            "push_to_hub": True,
+            "report_to": "none",
+            "save_strategy": "no",
+            "trainable_parts": "aligner",
+            "use_cpu": True,
+        }
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        argv = [str(piece) for key, value in flags.items() for piece in (f"--{key}", value)]
+        run.main([str(folder / "recipe.yaml"), *argv])
+        return folder / "stage2"
+
+    return train
+
+
+def read_files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_pushes_model_processor_card_and_curves(train, server, capfd):
+    out = train(hub_token=TOKEN, save_strategy="steps", save_steps=1, hub_strategy="end", hub_private_repo=True)
+    repository = server.repositories["me/stage2"]
+    assert repository.pop("private")
+    local = read_files(out)
+    assert any(name.startswith("checkpoint-2/") for name in local) and "dropped_rows.jsonl" in local
+    expected = {n for n in local if not n.startswith("checkpoint-") and n != "dropped_rows.jsonl"}
+    assert repository.keys() == expected
+    for name in expected - {"README.md"}:
+        assert repository[name] == local[name], name
+    for name in ("model.safetensors", "processor_config.json", "chat_template.jinja", "curves.png", "recipe.yaml"):
+        assert name in repository, name
+    # the token is in no file and no output
+    for name, content in local.items():
+        assert TOKEN.encode() not in content, name
+    captured = capfd.readouterr()
+    assert TOKEN not in captured.out + captured.err
+    assert "Pushed to" in captured.out
+
+
+def test_card(train, server, folder):
+    metrics = {"benchmark": "mathverse", "accuracy": 0.415, "correct": 83, "total": 200, "answered": 200, "items": 200}
+    metrics |= {"extraction": "final", "judge": "rule", "partial": False, "settings": {}}
+    metrics["problem_version"] = {"Text Lite": {"accuracy": 0.5, "correct": 20, "total": 40}}
+    out = train()
+    (out / "metrics.json").write_text(json.dumps(metrics))
+    main(["push", str(out), "--repo_id", "me/renamed"])
+    content = server.repositories["me/renamed"]["README.md"].decode()
+    card = ModelCard(content)
+    assert (card.data.license, card.data.license_name) == ("other", "tongyi")  # of the base model
+    assert card.data.base_model == "Qwen/Qwen2-VL-7B"  # whose card names it
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-text-to-text")
+    assert {"trl", "math-puma", "puma"} <= set(card.data.tags)
+    for text in (
+        "# renamed",
+        "| Stage | 2: alignment on pairs (PUMA) |",
+        "| Trained | aligner |",
+        "| Data: train | 4 rows of `pairs.jsonl`, 1 of 5 dropped |",
+        "| lambda_kl | 0.1 |",
+        "| global_batch_size | 8 |",
+        f"| transformers | {transformers.__version__} |",
+        "](curves.png)",
+        "| MathVerse | accuracy | 41.50% | 83/200 |",
+        "| MathVerse | Text Lite | 50.00% | 20/40 |",
+        'pipeline("image-text-to-text", model="me/renamed"',
+        "zhuang2024mathpuma",
+        "vonwerra2020trl",
+    ):
+        assert text in content, text
+    assert str(folder) not in content and "None" not in content
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_quick_start_of_the_card_runs(train, server, folder, capsys, adapters, monkeypatch):
+    out = train(max_steps=1, **({"use_peft": True, "lora_r": 2} if adapters else {}))
+    card = server.repositories["me/stage2"]["README.md"].decode()
+    assert ("These are adapters" in card) == adapters
+    code = re.search(r"## Quick start\n\n```python\n(.*?)```", card, re.DOTALL)[1]
+    code = code.replace("me/stage2", str(out)).replace("problem.png", str(folder / "0.png"))
+    code = code.replace("max_new_tokens=512", "max_new_tokens=4").replace(', device_map="auto"', "")
+    capsys.readouterr()
+    exec(code, {})
+    assert "\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("failure", ["down", PREUPLOAD, "/lfs/", pytest.param(COMMIT, marks=pytest.mark.slow)])
+def test_a_push_that_fails_at_the_end(train, server, folder, capsys, monkeypatch, failure):
+    whole_train = PumaKLTrainer.train
+
+    def train_and_fail(self, *args, **kwargs):
+        result = whole_train(self, *args, **kwargs)
+        if failure == "down":
+            monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+        else:
+            server.failures[failure] = 500
+        return result
+
+    monkeypatch.setattr(PumaKLTrainer, "train", train_and_fail)
+    with pytest.raises(SystemExit) as error:
+        train(max_steps=1)
+    out = folder / "stage2"
+    for name in ("model.safetensors", "processor_config.json", "README.md", "curves.png", "recipe.yaml"):
+        assert (out / name).is_file(), name
+    assert isinstance(error.value.code, str)  # printed, and the exit code is 1
+    command = f"python -m puma_trl.hub push {out}"
+    assert error.value.code.splitlines()[-1] == command
+    assert TOKEN not in error.value.code
+    server.failures.clear()
+    if failure == PREUPLOAD:
+        main(shlex.split(command)[3:])
+        assert server.repositories["me/stage2"]["model.safetensors"] == (out / "model.safetensors").read_bytes()
+    if failure == COMMIT:  # that very command, in a process of its own
+        environment = os.environ | {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+        argv = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert server.repositories["me/stage2"]["model.safetensors"] == (out / "model.safetensors").read_bytes()
+        assert TOKEN not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("failures", "token", "message"),
+    [
+        ({}, "hf_wrong", "does not accept the token \\(401\\)"),
+        ({}, "", "nobody is logged in"),
+        ({"/api/repos/create": 403}, TOKEN, "may not write .*\\(403\\)"),
+        ({"/api/whoami-v2": 500}, TOKEN, "cannot be used"),
+    ],
+    ids=["401", "no-token", "403", "500"],
+)
+def test_told_before_training_starts(train, server, folder, monkeypatch, failures, token, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    server.failures.update(failures)
+    with pytest.raises(HubError, match=message) as error:
+        train()
+    assert f"python -m puma_trl.hub push {folder / 'stage2'}" in str(error.value)
+    assert not (folder / "stage2").exists()
+
+
+def test_repository_of_the_recipe(server, folder):
+    out = folder / "model"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    (out / "recipe.yaml").write_text("hub_model_id: team/puma\nhub_private_repo: true\n")
+    (out / "checkpoint-1").mkdir()
+    (out / "checkpoint-1" / "model.safetensors").write_bytes(b"1")
+    assert push(out).endswith("/team/puma")
+    assert server.repositories["team/puma"].keys() == {"private", "config.json", "recipe.yaml"}
+    assert server.repositories["team/puma"]["private"]
+
+
+def test_folder_without_a_model(server, tmp_path):
+    with pytest.raises(SystemExit, match="holds no model"):
+        main(["push", str(tmp_path)])
+
+
+def test_saved_recipe_and_provenance(train, server, folder):
+    out = train(learning_rate="2e-5", save_strategy="steps", save_steps=1, max_steps=1, hub_strategy="end")
+    for place in (out, out / "checkpoint-1"):
+        recipe = yaml.safe_load((place / "recipe.yaml").read_text())
+        assert (recipe["learning_rate"], recipe["save_strategy"]) == ("2e-5", "steps")
+        provenance = json.loads((place / "provenance.json").read_text())
+        assert provenance["training"]["learning_rate"] == 2e-5
+        assert provenance["data"]["train"]["rows_kept"] == 4 and len(provenance["data"]["train"]["fingerprint"]) == 64
+        assert provenance["packages"]["transformers"] == transformers.__version__
+        assert re.fullmatch("[0-9a-f]{40}", provenance["git"]["commit"])
+    # the saved recipe alone gives the same model
+    (out / "recipe.yaml").rename(folder / "again.yaml")
+    run.main([str(folder / "again.yaml"), "--output_dir", str(folder / "again"), "--push_to_hub", "false"])
+    assert (folder / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    again = json.loads((folder / "again" / "provenance.json").read_text())
+    assert again["data"]["train"]["fingerprint"] == provenance["data"]["train"]["fingerprint"]
+
+
+def test_merged_recipe_leaves_secrets_out(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"hub_token: {TOKEN}\nlearning_rate: 1e-5\nuse_kl: true\nenv:\n  HF_TOKEN: {TOKEN}\n  WANDB_MODE: offline\n"
+    )
+    argv = [str(recipe), "--hub_token", TOKEN, "--save_strategy", "no", "--alpha_kl=0.25", "--no_use_kl"]
+    argv += ["--trainable_parts", "aligner", "language_model", "--seed", "1", "--resume_from_checkpoint", "true"]
+    assert merge_recipe(argv, str(recipe)) == {
+        "learning_rate": "1e-5",
+        "env": {"WANDB_MODE": "offline"},
+        "save_strategy": "no",
+        "alpha_kl": 0.25,
+        "use_kl": False,
+        "trainable_parts": ["aligner", "language_model"],
+        "seed": 1,
+    }
+
+
+def test_template_is_part_of_the_package():
+    assert hub.TEMPLATE.is_file() and hub.TEMPLATE.suffix == ".md"
