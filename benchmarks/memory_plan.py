@@ -1,0 +1,351 @@
+"""
+What fits where: the memory of a GPU that each recipe needs, computed from the real model configurations on the meta device.
+
+```bash
+python benchmarks/memory_plan.py                          # every full, LoRA and QLoRA recipe, four models
+python benchmarks/memory_plan.py --models Qwen2-VL-7B     # one of benchmarks/configs
+python benchmarks/memory_plan.py --check                  # the formula against two-process runs of the script on a CPU
+```
+
+Nothing is loaded. A row is taken to be full: `max_length` tokens, half of them of one picture in stages 2 and 3, a
+quarter of them answer. Sizes are in GB of 10^9 bytes, as the makers of GPUs count within a few per cent.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from puma_trl.config import parse_recipe
+from puma_trl.families import get_family
+from puma_trl.losses import CHUNK_MEMORY, VOCAB_SLICE
+from puma_trl.mini import build_model, build_processor, write_data
+from puma_trl.modeling import build_peft_config, part_of, set_trainable_parts
+
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "benchmarks" / "configs").glob("*.json"))
+CARDS = {"A100 80 GB": 80, "A100 40 GB": 40, "24 GB": 24}
+IMAGE_SHARE, ANSWER_SHARE = 1 / 2, 1 / 4
+NF4 = (
+    0.5 + (1 + 4 / 256) / 64
+)  # bytes per weight: 4 bits, and an 8-bit scale per 64 with a 4-byte one per 256 of those
+CONTEXT = 1.5e9  # CUDA, its libraries and the gaps of the allocator
+LIVE_PARAMETERS = 1e9  # DeepSpeed's `stage3_max_live_parameters`: gathered at the same time
+STEP_GROUP = 1e9  # DeepSpeed's `sub_group_size`: gradients in fp32 at the same time
+SFT_TILE = 4096 * 32768 * 4  # TRL's tile of logits
+CHECKS = {
+    "full, DDP": ("ddp", {}),
+    "full, ZeRO-3": ("zero3_8xa100", {}),
+    "LoRA, DDP": ("ddp", {"use_peft": True, "lora_r": 64, "lora_alpha": 128}),
+    "QLoRA, DDP": ("ddp", {"use_peft": True, "lora_r": 64, "load_in_4bit": True, "use_bnb_nested_quant": True}),
+}
+
+
+@dataclass
+class Setting:
+    """
+    What the formula needs to know of a run.
+
+    Args:
+        width (`int`):
+            Bytes of a number in the forward: 2 (bf16) or 4.
+        processes (`int`):
+            Number of processes W.
+        zero3 (`bool`):
+            Whether parameters, gradients and optimizer states are sharded over them.
+        pairs (`bool`):
+            Whether the step is the pair step.
+        rows, length, patches, answers (`int`):
+            Rows of a micro-batch; tokens, picture patches and answer tokens of a row.
+        checkpointing (`bool`):
+            Whether layers keep their input only.
+        optimizer (`float`):
+            Bytes of optimizer states for each trained number.
+    """
+
+    width: int
+    processes: int
+    zero3: bool
+    pairs: bool
+    rows: int
+    length: int
+    patches: int
+    answers: int
+    checkpointing: bool
+    optimizer: float
+
+
+@dataclass
+class Plan:
+    """Bytes on one GPU, by what they are for."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
+    loss: float
+    other: float
+
+    @property
+    def total(self) -> float:
+        """Returns the sum."""
+        return sum(asdict(self).values())
+
+
+@dataclass
+class Counts:
+    """Numbers of parameters: trained, frozen, frozen in nf4, adapters, and the largest quantised matrix."""
+
+    trained: int = 0
+    frozen: int = 0
+    nf4: int = 0
+    largest_nf4: int = 0
+    head_trains: bool = False
+    tower_trains: bool = False
+    adapter_inputs: int = 0  # width of the inputs of all adapters of one language-model layer
+
+
+def count(model, model_args, parts: list[str]) -> Counts:
+    """Chooses what trains as the run script does, and counts it; the model may be on the meta device."""
+    family = get_family(model.config)
+    peft_config = build_peft_config(model, model_args, parts, family)
+    head = model.get_output_embeddings().weight
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    quantised = {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if model_args.load_in_4bit and name in linear and part_of(name, family) == "language_model"
+    } - {id(head)}
+    if peft_config is None:
+        set_trainable_parts(model, parts, family)
+    else:
+        model = get_peft_model(model, peft_config)
+    counts = Counts(head_trains=head.requires_grad)
+    layers = model.config.get_text_config().num_hidden_layers
+    for name, parameter in model.named_parameters():
+        part = part_of(name.removeprefix("base_model.model."), family)
+        if parameter.requires_grad:
+            counts.trained += parameter.numel()
+            counts.tower_trains |= part == "vision_tower_low"
+            if "lora_A" in name and part == "language_model":
+                counts.adapter_inputs += parameter.shape[1] // layers
+        elif id(parameter) in quantised:
+            counts.nf4 += parameter.numel()
+            counts.largest_nf4 = max(counts.largest_nf4, parameter.numel())
+        else:
+            counts.frozen += parameter.numel()
+    return counts
+
+
+def plan(config, counts: Counts, setting: Setting, is_adapted: bool) -> Plan:
+    """
+    Returns the bytes on one GPU.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+        counts ([`Counts`]):
+            What trains.
+        setting ([`Setting`]):
+            How it trains.
+        is_adapted (`bool`):
+            Whether adapters train, which are fp32 outside DeepSpeed.
+    """
+    shards = setting.processes if setting.zero3 else 1
+    # DeepSpeed trains in the width of the forward beside fp32 copies, the other engines in fp32
+    trained_width = setting.width if setting.zero3 else 4
+    master = 4 if setting.zero3 else 0
+    other = 0.0
+    if setting.zero3:
+        everything = counts.trained + counts.frozen
+        other += setting.width * min(everything * (1 - 1 / shards), LIVE_PARAMETERS)
+        other += 4 * min(counts.trained / shards, STEP_GROUP)
+    elif setting.processes > 1:
+        other += trained_width * counts.trained  # DDP's buckets
+    if is_adapted and setting.width < 4:
+        other += setting.width * counts.trained  # autocast keeps its casts through the step
+    other += setting.width * counts.largest_nf4  # one matrix at a time is spread out
+    return Plan(
+        parameters=(trained_width * counts.trained + setting.width * counts.frozen) / shards + NF4 * counts.nf4,
+        gradients=trained_width * counts.trained / shards,
+        optimizer=(master + setting.optimizer) * counts.trained / shards,
+        activations=_language_activations(config.get_text_config(), counts, setting)
+        + _tower_activations(config, counts, setting),
+        loss=_loss_buffers(config.get_text_config(), counts, setting),
+        other=other,
+    )
+
+
+def _language_activations(config, counts: Counts, setting: Setting) -> float:
+    tokens, hidden = setting.rows * setting.length, config.hidden_size
+    key_values = 2 * hidden * config.num_key_value_heads // config.num_attention_heads
+    # inputs and outputs of the matrices, residuals, and the two norms, which keep fp32
+    layer = setting.width * (7 * hidden + 2 * key_values + 4 * config.intermediate_size) + 4 * 2 * hidden
+    layer += setting.width * counts.adapter_inputs  # dropout of an adapter's input
+    backward = setting.width * (2 * config.intermediate_size + 2 * hidden)  # gradients alive in one layer
+    kept = setting.width * hidden if setting.checkpointing else layer
+    embedded = 2 * setting.width * hidden  # embeddings and last hidden states
+    return tokens * (config.num_hidden_layers * kept + (layer if setting.checkpointing else 0) + backward + embedded)
+
+
+def _tower_activations(config, counts: Counts, setting: Setting) -> float:
+    vision = config.vision_config
+    is_first = config.model_type == "qwen2_vl"
+    hidden = vision.embed_dim if is_first else vision.hidden_size
+    inner = vision.mlp_ratio * hidden if is_first else vision.intermediate_size
+    patches = setting.rows * setting.patches
+    block = setting.width * (9 * hidden + (2 if is_first else 4) * inner) + 4 * 2 * hidden
+    if not counts.tower_trains:
+        return patches * block
+    kept = vision.depth * (setting.width * hidden if setting.checkpointing else block)
+    return patches * (kept + (block if setting.checkpointing else 0) + setting.width * (inner + hidden))
+
+
+def _loss_buffers(config, counts: Counts, setting: Setting) -> float:
+    answers, hidden, vocab = setting.rows * setting.answers, config.hidden_size, config.vocab_size
+    if setting.pairs:
+        tile = min(CHUNK_MEMORY, 2 * 4 * answers * vocab)
+        sides = 2  # hidden states of both
+    else:
+        tile, sides = min(SFT_TILE, 4 * answers * vocab), 1
+    head = 4 * vocab * hidden if counts.head_trains else 0
+    slices = 4 * min(vocab, VOCAB_SLICE) * hidden if setting.width < 4 else 0
+    gathered = setting.width * vocab * hidden if setting.zero3 else 0
+    return tile + head + slices + gathered + answers * hidden * (sides * setting.width + 4)
+
+
+def plan_recipe(name: str, recipe: Path) -> Plan:
+    """Returns the plan of a recipe with the model of `benchmarks/configs/<name>.json`."""
+    values = json.loads((ROOT / "benchmarks" / "configs" / f"{name}.json").read_text())["config"]
+    config = AutoConfig.for_model(**values)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    _, args, model_args, _ = parse_recipe([str(recipe), "--use_cpu", "true", "--bf16", "false", "--tf32", "false"])
+    counts = count(model, model_args, args.trainable_parts)
+    has_images = args.trainable_parts != ["language_model"]
+    processes = 1 if model_args.use_peft else 8
+    setting = Setting(
+        width=2,
+        processes=processes,
+        zero3=processes > 1,
+        pairs=args.use_kl,
+        rows=args.per_device_train_batch_size,
+        length=args.max_length,
+        patches=int(args.max_length * IMAGE_SHARE) * config.vision_config.spatial_merge_size**2 if has_images else 0,
+        answers=int(args.max_length * ANSWER_SHARE),
+        checkpointing=args.gradient_checkpointing,
+        optimizer=2 if "8bit" in args.optim else 8,
+    )
+    result = plan(config, counts, setting, model_args.use_peft)
+    result.other += CONTEXT
+    return result
+
+
+def print_plans(models: list[str]) -> None:
+    """Prints the table of all recipes."""
+    print(
+        "| recipe | GPUs | model | "
+        + " | ".join(Plan.__annotations__)
+        + " | **GB per GPU** | "
+        + " | ".join(CARDS)
+        + " |"
+    )
+    print("|---" * (len(Plan.__annotations__) + 4 + len(CARDS)) + "|")
+    for folder, gpus in (("", 8), ("lora", 1), ("qlora", 1)):
+        for stage in (1, 2, 3):
+            for name in models:
+                recipe = ROOT / "recipes" / folder / f"stage{stage}.yaml"
+                result = plan_recipe(name, recipe)
+                cells = [str(recipe.relative_to(ROOT / "recipes")), str(gpus), name]
+                cells += [f"{value / 1e9:.1f}" for value in asdict(result).values()] + [
+                    f"**{result.total / 1e9:.1f}**"
+                ]
+                cells += ["fits" if result.total / 1e9 <= 0.95 * size else "–" for size in CARDS.values()]
+                print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def measure(engine: str, folder: Path, flags: dict) -> int:
+    """Runs four steps in two processes and returns the peak of resident memory of a rank beyond the imports, in bytes."""
+    facts = folder / f"facts-{engine}-{len(flags)}"
+    arguments = {
+        "model_name_or_path": folder / "model",
+        "dataset_name": folder / "stage2.jsonl",
+        "output_dir": folder / f"out-{engine}-{len(flags)}",
+        "bf16": False,
+        "dtype": "float32",
+        "max_steps": 4,
+        "optim": "adamw_torch",
+        "per_device_train_batch_size": 8,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+    } | flags
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--cpu", "--num_processes", "2"]
+    command += [str(ROOT / "tests" / "distributed" / "probe.py"), str(facts)]
+    command += [str(piece) for key, value in arguments.items() for piece in (f"--{key}", value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_TRIM_THRESHOLD_": "0"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{engine} {flags} failed:\n{result.stderr[-3000:]}")
+    peaks = [json.loads(path.read_text())["peak_memory"] * 1024 for path in sorted(folder.glob(f"{facts.name}.*"))]
+    return max(peaks)
+
+
+def check(hidden_size: int) -> None:
+    """Prints the formula beside the measured peaks of four runs."""
+    code = "import resource, puma_trl.run; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    imports = 1024 * int(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
+    processor = build_processor()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        sizes = {"hidden_size": hidden_size, "num_hidden_layers": 8, "num_heads": 8}
+        build_model("qwen2_vl", processor, **sizes).save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
+        write_data(folder, num_rows=64, num_heldout=2, seed=0, num_proc=1)
+        print("| run | predicted (MB) | measured (MB) | predicted / measured |")
+        print("|---|---|---|---|")
+        for name, (engine, flags) in CHECKS.items():
+            with torch.device("meta"):
+                model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder / "model"))
+            argv = [f"--{key}={value}" for key, value in flags.items()]
+            argv += ["--model_name_or_path=x", "--dataset_name=x", "--use_cpu=true", "--bf16=false", "--output_dir=x"]
+            _, args, model_args, _ = parse_recipe(argv)
+            counts = count(model, model_args, args.trainable_parts)
+            setting = Setting(4, 2, engine.startswith("zero3"), True, 8, 64, 36, 12, True, 8)
+            result = plan(model.config, counts, setting, model_args.use_peft)
+            # the file is mapped into memory while it is loaded
+            loading = 4 * (counts.trained + counts.frozen + counts.nf4) + result.parameters
+            predicted, measured = max(result.total, loading), measure(engine, folder, flags) - imports
+            ratio = predicted / measured
+            print(f"| {name} | {predicted / 1e6:,.0f} | {measured / 1e6:,.0f} | {ratio:.2f} |", flush=True)
+    print(f"\nThe imports, {imports / 1e6:,.0f} MB, are taken off; the goal is a ratio within 0.85 and 1.15.")
+
+
+def main() -> None:
+    """Prints the plans, or checks the formula."""
+    parser = argparse.ArgumentParser(description="Memory per GPU of every recipe.")
+    parser.add_argument("--models", nargs="+", choices=CONFIGS, default=CONFIGS, help="files of benchmarks/configs")
+    parser.add_argument("--check", action="store_true", help="compare the formula with measured runs instead")
+    parser.add_argument("--hidden_size", type=int, default=768, help="width of the model of the check")
+    args = parser.parse_args()
+    if args.check:
+        check(args.hidden_size)
+    else:
+        print_plans(args.models)
+
+
+if __name__ == "__main__":
+    main()
