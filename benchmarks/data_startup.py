@@ -159,11 +159,21 @@ def main() -> None:
         size = (folder / "pairs.jsonl").stat().st_size / 2**30
         first, cached = measure(folder, args.num_proc), measure(folder, args.num_proc)
     print(f"{first['rows']:,} pairs, {size:.2f} GiB, {first['mean_length']:.0f} tokens per pair on average")
-    print(f"{'':8}{'seconds':>10}{'peak memory (GiB)':>20}{'sum of RSS (GiB)':>20}")
+    print("\n| start | seconds | first / this | peak memory (GiB) | sum of RSS (GiB) |")
+    print("|" + "---|" * 5)
     for name, result in (("first", first), ("cached", cached)):
-        print(f"{name:8}{result['seconds']:>10.1f}{result['proportional']:>20.2f}{result['resident']:>20.2f}")
-    print(f"goals   first {GOALS['first']:.0f} s, cached {GOALS['cached']:.0f} s, memory {GOALS['memory']:.0f} GiB")
-    print(f"ratio   first / cached = {first['seconds'] / cached['seconds']:.1f}")
+        cells = [name, f"{result['seconds']:.1f}", f"{first['seconds'] / result['seconds']:.1f}"]
+        cells += [f"{result['proportional']:.2f}", f"{result['resident']:.2f}"]
+        print(f"| {' | '.join(cells)} |")
+    memory = max(first["proportional"], cached["proportional"])
+    print("\nGoals\n")
+    for name, value, unit in (
+        ("first", first["seconds"], "s"),
+        ("cached", cached["seconds"], "s"),
+        ("memory", memory, "GiB"),
+    ):
+        reached = "reached" if value <= GOALS[name] else "missed"
+        print(f"- {name}: {value:.1f} {unit}, goal ≤ {GOALS[name]:.0f} {unit}: {reached}")
 
 
 if __name__ == "__main__":

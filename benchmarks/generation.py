@@ -7,7 +7,8 @@ python benchmarks/generation.py --items 32    # a quick look
 ```
 
 Both sides answer the same generated problems with the same tiny model through the same code, only the batch size
-differs, and their greedy answers are compared. The model never ends a reply, so both sides make equally many tokens. A third line shows batches in the order of the data.
+differs, and their greedy answers are compared. The model never ends a reply, so both sides make equally many tokens. A
+third line shows batches in the order of the data.
 """
 
 import argparse
@@ -80,16 +81,23 @@ def main() -> None:
         results = {name: measure(generator, prompts) for name, generator in sides.items()}
     slow, expected = results["one at a time"]
     print(
-        f"{args.items} prompts, batches of {args.batch_size}, {args.max_new_tokens} new tokens, {args.threads} threads"
+        f"{args.items} prompts, batches of {args.batch_size}, {args.max_new_tokens} new tokens, {args.threads} threads\n"
     )
-    for name, (seconds, replies) in results.items():
-        equal = sum(reply == gold for reply, gold in zip(replies, expected, strict=True))
-        print(
-            f"{name:>20}: {seconds:7.2f} s, {args.items / seconds:6.2f} prompts/s, ratio {slow / seconds:5.2f}, "
-            f"{equal}/{args.items} answers equal"
-        )
+    print("| way | seconds | prompts per second | one at a time / this | equal answers |")
+    print("|" + "---|" * 5)
+    equal = {
+        name: sum(reply == gold for reply, gold in zip(replies, expected, strict=True))
+        for name, (_, replies) in results.items()
+    }
+    for name, (seconds, _) in results.items():
+        cells = [name, f"{seconds:.2f}", f"{args.items / seconds:.2f}", f"{slow / seconds:.2f}"]
+        print(f"| {' | '.join(cells)} | {equal[name]}/{args.items} |")
     ratio = slow / results["batched, by length"][0]
-    print(f"goal: ratio of at least {GOAL:g} with equal answers; reached: {ratio:.2f}")
+    reached = ratio >= GOAL and equal["batched, by length"] == args.items
+    print(
+        f"\n- one at a time / batched by length, all answers equal: {ratio:.2f}, goal ≥ {GOAL:g}: "
+        f"{'reached' if reached else 'missed'}"
+    )
 
 
 if __name__ == "__main__":

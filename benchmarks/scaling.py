@@ -67,8 +67,9 @@ def draw(curves: dict[tuple[str, str], dict[int, dict[str, float]]], path: str) 
         (memory,) = right.plot(values, megabytes, "s--", color="tab:orange", label="extra peak MB")
         axis.set_title(f"{what}: {name}", fontsize=10)
         axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=0, top=1.1 * max(point["seconds"] for point in points.values()))
         right.set_ylim(bottom=0, top=1.25 * max(megabytes))
+        axis.locator_params(axis="x", nbins=5)
         axis.grid(alpha=0.3)
         axis.legend(handles=[seconds, memory], fontsize=8, loc="lower right")
     figure.tight_layout()
@@ -102,7 +103,8 @@ def main() -> None:
     if args.quick:
         args.hidden_size, args.layers, args.vocab, args.batch_size, args.image_size = 64, 2, 20_000, 2, 56
         plan = [
-            (what, name, field, (values[0] // 4 or 1, values[0]), rest) for what, name, field, values, rest in plan
+            (what, name, field, tuple(factor * max(values[0] // 4, 1) for factor in (1, 4)), measure)
+            for what, name, field, values, measure in plan
         ]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; MB: extra peak of memory\n")
     print("| what | varied | value | seconds | × first | MB | × first |")
