@@ -2,7 +2,10 @@
 
 import json
 import pickle
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -156,3 +159,34 @@ def write_shards(shards: Iterable[dict[str, torch.Tensor]], folder: Path) -> Non
     if len(written) > 1:
         index = {"metadata": {"total_size": total_size}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / f"{SAFETENSORS}.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(destination: str | Path) -> Iterator[Path]:
+    """
+    Gives a folder to write to, which takes the destination's name when all is written; on an error nothing is left.
+
+    Raises:
+        FileExistsError: if the destination is not empty.
+    """
+    target = Path(destination)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    try:
+        require_new(target)
+        yield unfinished
+        unfinished.chmod(0o755)  # temporary folders are private
+        unfinished.replace(target)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+
+
+def require_new(destination: str | Path) -> None:
+    """
+    Raises:
+        FileExistsError: if there is something at the destination already.
+    """
+    target = Path(destination)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} exists and is not empty. Choose another folder.")

@@ -13,9 +13,7 @@ to be unused, and every tensor of the native model filled.
 
 import argparse
 import re
-import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +34,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from .checkpoint_files import CheckpointError, CheckpointFiles, read_json, write_shards
+from .checkpoint_files import CheckpointError, CheckpointFiles, new_folder, read_json, require_new, write_shards
 from .checkpoint_tokenizer import check_prompt, load_tokenizer, make_generation_config
 from .families import deepseek_vl_hybrid, math_puma_qwen2
 from .families.math_puma_qwen2 import MathPumaQwen2Config
@@ -388,9 +386,7 @@ def convert_checkpoint(
         CheckpointError: if the source cannot be converted; the message names the file or tensor.
         FileExistsError: if the destination is not empty.
     """
-    target = Path(destination)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not empty. Choose another folder.")
+    require_new(destination)
     folder = _find_folder(source, allow_pickle)
     source_config = read_json(folder / "config.json")
     find_original(source_config)  # before the weights, which may not be of a kind known here
@@ -407,20 +403,13 @@ def convert_checkpoint(
         pair = (files.tensor(original_names[name]) for name in (EMBEDDING, HEAD))
         _untie_if_different(config, *pair)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    with new_folder(destination) as unfinished:
         write_shards(_converted_shards(files, original, config), unfinished)
         config.architectures = [AutoModelForImageTextToText._model_mapping[type(config)].__name__]
         config.save_pretrained(unfinished)
         make_generation_config(folder, config, tokenizer).save_pretrained(unfinished)
         if processor is not None:
             processor.save_pretrained(unfinished)
-        unfinished.chmod(0o755)  # temporary folders are private
-        unfinished.replace(target)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
     return config
 
 

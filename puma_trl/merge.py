@@ -13,7 +13,6 @@ model is in memory once. Nothing is written unless every tensor of the adapters 
 import argparse
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -33,6 +32,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from . import families  # noqa: F401, registers Math-PUMA's own model
+from .checkpoint_files import new_folder, require_new
 from .hub import CURVES, HubError, push, push_command, write_card
 from .provenance import RECIPE, read_provenance, save_provenance
 
@@ -63,24 +63,15 @@ def merge_adapter(adapter: str, destination: str | Path, max_shard_size: str = S
         MergeError: if there are no usable adapters, they do not fit their base model, or it cannot be found.
         FileExistsError: if the destination is not empty.
     """
-    target = Path(destination)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} exists and is not empty. Choose another folder.")
+    require_new(destination)
     peft_config = _read_config(adapter)
     processor = _load_processor(adapter, peft_config)
     model = _merge(_load_base(adapter, peft_config), adapter, peft_config)
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    try:
+    with new_folder(destination) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=max_shard_size)
         processor.save_pretrained(unfinished)
-        _describe(Path(adapter), unfinished, target.name)
-        unfinished.chmod(0o755)  # temporary folders are private
-        unfinished.replace(target)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+        _describe(Path(adapter), unfinished, Path(destination).name)
     return model
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from family_models import MINI, OTHERS, build_family
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -13,8 +14,6 @@ from puma_trl.families import get_family
 from puma_trl.families.family import Family
 from puma_trl.modeling import part_of, select_parts, set_trainable_parts
 from puma_trl.trainer import PumaKLTrainer
-
-from family_models import MINI, OTHERS, build_family
 
 
 STAGE2 = ["aligner", "vision_tower_low", "vision_tower_high"]
