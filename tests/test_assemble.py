@@ -33,10 +33,15 @@ SIZES = {"intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads":
 TOWER = {"hidden_size": 32, "image_size": 28, "patch_size": 14, **SIZES}
 
 
-def write_language_model(folder, extra_rows=0, tie=False, **tokens):
+TEXT_TEMPLATE = (  # as those of text models: the content of a turn is a string
+    "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+
+
+def write_language_model(folder, extra_rows=0, tie=False):
     tokenizer = build_tokenizer()
-    if tokens:
-        tokenizer.eos_token = tokens["eos_token"]
+    tokenizer.chat_template = TEXT_TEMPLATE
     torch.manual_seed(0)
     config = Qwen2Config(
         hidden_size=64,
