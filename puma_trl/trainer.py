@@ -20,6 +20,7 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
@@ -31,6 +32,7 @@ from .forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
 from .hub import CITATION, TAGS, write_card
 from .modeling import prepare_adapters, split_groups
 from .provenance import describe_run, read_provenance
+from .sampling import EpochLengthGroupedSampler
 from .tower_memo import TowerMemo
 
 
@@ -235,6 +237,13 @@ class PumaKLTrainer(SFTTrainer):
         if self._signature_columns is None and self._is_pair_data:
             self._signature_columns = COLUMNS
         super()._set_signature_columns_if_needed()
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
+        sampler = super()._get_train_sampler(train_dataset)
+        if type(sampler) is LengthGroupedSampler:
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            sampler = EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
+        return sampler
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         if batch_samples:

@@ -149,6 +149,23 @@ def test_length_grouped_batches(train, tiny_model, pairs):
     assert spread["group_by_length"] < 0.7 * spread["random"]
 
 
+def test_length_grouped_order_is_the_same_after_resuming_in_a_later_epoch(train, tiny_model, pairs, tmp_path):
+    dataset = pairs(16)
+    dataset = dataset.add_column("length", list(range(10, 26)))
+    kwargs = {"max_steps": 8, "save_steps": 6, "save_strategy": "steps", "train_sampling_strategy": "group_by_length"}
+    whole = train(tiny_model(), dataset, **kwargs)
+    torch.manual_seed(99)
+    resumed = train(tiny_model(), dataset, resume=str(tmp_path / "out" / "checkpoint-6"), **kwargs)
+    for name, value in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], value), name
+    sampler = whole._get_train_sampler()
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+
+
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_padding_side_and_order_do_not_change_the_loss(train, tiny_model, processor, pairs, padding_side):
     dataset = pairs(6)
