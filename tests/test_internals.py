@@ -34,6 +34,7 @@ def test_trainer():
     assert "self._get_num_items_in_batch(batch_samples, device)" in inspect.getsource(Trainer.get_batch_samples)
     assert parameters(Trainer._load_from_checkpoint) == ["self", "resume_from_checkpoint", "model"]
     assert parameters(Trainer._load_best_model) == ["self"]
+    assert parameters(Trainer._get_train_sampler) == ["self", "train_dataset"]
     assert parameters(Trainer._save_checkpoint) == ["self", "model", "trial"]
     assert "self.model_accepts_loss_kwargs" in inspect.getsource(Trainer._get_num_items_in_batch)
     # why `_load_from_checkpoint` is overridden: names are ignored and mismatches pass
