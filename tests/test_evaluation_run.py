@@ -137,6 +137,19 @@ def test_bad_input_stops_before_the_first_reply(change, message, model_folder, t
     assert not responses.exists() or not responses.read_text()
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--judge", "math_verify"], "is for MathVerse"),
+        (["--reference", "nowhere.json"], "There is no file nowhere.json"),
+    ],
+)
+def test_options_of_the_last_steps_are_checked_first(more, message, tmp_path, capsys):
+    data = write_data(tmp_path / "data", "wemath")
+    assert main(options("wemath", "no model is loaded", data, tmp_path / "out", *more)) == 1
+    assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def make_prompts(folder):
     prompts = []
     for index in range(7):

@@ -114,10 +114,15 @@ def run_all(args: argparse.Namespace) -> None:
     """Generates, extracts, scores and reports into one folder; under `accelerate launch` every rank generates."""
     from .extract import run_extract
     from .generate import run_generate
-    from .report import run_report
+    from .items import BENCHMARKS
+    from .judging import make_judge
+    from .report import read_reference, run_report
     from .scoring import run_score
 
     folder = Path(args.output_dir)
+    # what the last steps need is looked at before hours of generation
+    read_reference(args.reference and Path(args.reference))
+    make_judge(args, BENCHMARKS[args.benchmark], folder / "judgements.jsonl")
     if not run_generate(args, folder / "responses.jsonl"):
         return
     steps = argparse.Namespace(**vars(args))

@@ -44,7 +44,7 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None) ->
     missing = [name for name in NEEDED if name not in metrics]
     if missing:
         raise EvaluationError(f"{metrics_path} lacks {', '.join(missing)}. Write it with `score` again.")
-    reference = _read_reference(reference_path)
+    reference = read_reference(reference_path)
     values = flatten(metrics)
     chart = output.with_suffix(".png")
     write_text(output, "\n".join(_report_lines(metrics, values, reference, chart.name)) + "\n")
@@ -52,7 +52,13 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None) ->
     return output
 
 
-def _read_reference(path: Path | None) -> dict[str, dict[str, float]]:
+def read_reference(path: Path | None) -> dict[str, dict[str, float]]:
+    """
+    Reads published figures, `{"name": {"metric": fraction}}`; without a path there are none.
+
+    Raises:
+        EvaluationError: if the file is missing or not of that form.
+    """
     if path is None:
         return {}
     reference = read_json(path)
