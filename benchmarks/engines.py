@@ -50,7 +50,7 @@ def launch(engine: str, folder: Path, steps: int) -> list[dict]:
         "use_cpu": True,
     }
     command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--cpu", "--num_processes", "2"]
+    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--num_processes", "2"]
     command += [str(ROOT / "tests" / "distributed" / "probe.py"), str(folder / f"{engine}-facts")]
     command += ["--fsdp_on_cpu"] if engine == "fsdp2" else []
     command += [str(piece) for key, value in arguments.items() for piece in (f"--{key}", value)]

@@ -163,6 +163,10 @@ class PumaKLTrainer(SFTTrainer):
         self.args.logging_nan_inf_filter = False
         self._is_pair_data = isinstance(processing_class, ProcessorMixin)
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if is_deepspeed_zero3_enabled() and "_weight_conversions" in vars(base_model):
+            # transformers 5.23 keeps all renamings that it knows here, not those that loading used, and saving would
+            # put `model.model.` before the language model's names
+            base_model._weight_conversions = [each for each in base_model._weight_conversions if each.was_used()]
         # DeepSpeed keeps its own fp32 copies and FSDP shards parameters of one dtype
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             prepare_adapters(self.model, autocast=args.bf16 or args.fp16, fresh=peft_config is not None)

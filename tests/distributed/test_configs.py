@@ -7,7 +7,6 @@ from .test_engines import assert_same
 
 
 pytestmark = pytest.mark.distributed
-CPU = ["--cpu", "--num_processes"]
 CONFIGS = {  # file → wrapper, processes
     "single_gpu.yaml": (None, 1),
     "ddp.yaml": ("DistributedDataParallel", 2),
@@ -32,7 +31,7 @@ def test_all_files_are_here():
 @pytest.mark.parametrize("config", CONFIGS)
 def test_config(launch, on_a_cpu, config):
     wrapper, num_processes = CONFIGS[config]
-    launch_flags = [*CPU, str(num_processes)]
+    launch_flags = ["--num_processes", str(num_processes)]
     run = launch(config, launch_flags=launch_flags, per_device_train_batch_size=4 // num_processes, **FLAGS)
     assert [facts["world_size"] for facts in run.facts] == [num_processes] * num_processes
     assert wrapper is None or {facts["wrapper"] for facts in run.facts} == {wrapper}
@@ -41,8 +40,8 @@ def test_config(launch, on_a_cpu, config):
 
 def test_two_machines(command, deepspeed_ops, on_a_cpu):
     """Two launchers on this machine, as the Slurm script starts one on every node."""
-    machines = ["--main_process_ip", "127.0.0.1", "--main_process_port", "29511", "--num_machines", "2"]
-    argv, output_dir = command("zero3_multinode.yaml", launch_flags=[*CPU, "2", *machines, "--machine_rank"], **FLAGS)
+    machines = ["--main_process_ip", "127.0.0.1", "--main_process_port", "29511", "--num_processes", "2"]
+    argv, output_dir = command("zero3_multinode.yaml", launch_flags=[*machines, "--machine_rank"], **FLAGS)
     rank = argv.index("--machine_rank") + 1
     log = output_dir.parent / "log"
     processes = [start([*argv[:rank], str(number), *argv[rank:]], log) for number in (0, 1)]
