@@ -33,7 +33,7 @@ def read_header(path):
 
 def test_recipes_are_found():
     assert {path.parent.name for path in RECIPES} >= {"recipes", "lora", "qlora", "mini"}
-    for folder in ("", "lora", "qlora", "mini"):
+    for folder in ("", "lora", "qlora", "mini", "qwen2_5_vl", "math_puma_qwen2", "deepseek_vl_hybrid"):
         assert [path.name for path in sorted((ROOT / "recipes" / folder).glob("stage*.yaml"))] == [
             "stage1.yaml",
             "stage2.yaml",
