@@ -311,7 +311,7 @@ def check(hidden_size: int) -> None:
     processor = build_processor()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sizes = {"hidden_size": hidden_size, "num_hidden_layers": 8, "num_heads": 8}
+        sizes = {"hidden_size": hidden_size, "num_hidden_layers": 8, "vision_embed_dim": 128, "num_heads": 8}
         build_model("qwen2_vl", processor, **sizes).save_pretrained(folder / "model")
         processor.save_pretrained(folder / "model")
         write_data(folder, num_rows=64, num_heldout=2, seed=0, num_proc=1)
