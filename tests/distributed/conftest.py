@@ -109,7 +109,10 @@ def _write_engines(folder):
 @pytest.fixture(scope="session")
 def deepspeed_ops():
     """Builds what DeepSpeed compiles at its first launch on a CPU, so that no launch waits for the compiler."""
-    code = "from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder; ShareMemCommBuilder().load()"
+    code = (
+        "from deepspeed.ops.op_builder.cpu import CPUAdamBuilder, ShareMemCommBuilder\n"
+        "ShareMemCommBuilder().load(), CPUAdamBuilder().load()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=900, env=ENVIRONMENT)
 
 
