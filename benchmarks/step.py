@@ -211,7 +211,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_size", type=int, default=280, help="Width and height of the pictures.")
     parser.add_argument("--prompt_words", type=int, default=60, help="Words of the text-rich prompt.")
     parser.add_argument("--answer_words", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=5, help="Timed steps of each variant; the median counts.")
+    parser.add_argument("--repeats", type=int, default=3, help="Timed steps of each variant; the median counts.")
 
 
 def goal_line(name: str, value: float, goal: float, reached: Callable[[float, float], bool], sign: str) -> str:
