@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -115,8 +116,13 @@ def assemble(
 def _load(auto_class: type, source: str, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{auto_class.__name__} could not load `{source}`: {error}") from error
+    except (OSError, ValueError, SafetensorError) as error:
+        hint = (
+            ". Weights must be whole safetensors files; pickled ones are not read."
+            if "use_safetensors" in options
+            else ""
+        )
+        raise CheckpointError(f"{auto_class.__name__} could not load `{source}`: {error}{hint}") from error
 
 
 def _vision_config(vision_tower: str, options: dict[str, Any]) -> PreTrainedConfig:

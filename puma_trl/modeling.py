@@ -8,6 +8,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -34,7 +35,8 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
     Reads the configuration of the model.
 
     Raises:
-        ValueError: if `model_name_or_path` is neither a model folder nor a model of the Hub, or a folder with adapters.
+        ValueError: if `model_name_or_path` is neither a model folder nor a model of the Hub, a folder with adapters, or a
+            model of an unknown type.
     """
     folder = model_args.model_name_or_path
     if os.path.isfile(os.path.join(folder, "adapter_config.json")):
@@ -52,6 +54,12 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
         raise ValueError(
             f"No model configuration was found for `model_name_or_path: {model_args.model_name_or_path}`. It must be a "
             "model folder with a config.json, or the id of a model on the Hub."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"`model_name_or_path: {model_args.model_name_or_path}` is no model that transformers knows: {error} Original "
+            "Math-PUMA checkpoints are converted with `python -m puma_trl.convert`; code that comes with a model runs "
+            "only with `trust_remote_code: true`."
         ) from error
 
 
@@ -117,10 +125,10 @@ def load_model(
             quantization_config=quantization_config,
             output_loading_info=True,
         )
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ValueError(
             f"No usable weights were found in `{model_args.model_name_or_path}`: {error}. A checkpoint folder needs "
-            "model.safetensors, or its shards and their index."
+            "model.safetensors, or its shards and their index, all of them whole."
         ) from error
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])

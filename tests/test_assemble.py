@@ -159,7 +159,11 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
     (tmp_path / "text" / "model.safetensors").rename(tmp_path / "text" / "pytorch_model.bin")
     with pytest.raises(SystemExit) as error:
         main(["--language_model", text, "--vision_tower", tower, "--aligner", "mlp", str(tmp_path / "new")])
-    assert "error:" in str(error.value)
+    assert "pickled ones are not read" in str(error.value)
+    with (tmp_path / "tower" / "model.safetensors").open("r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(CheckpointError, match=r"AutoModel\w* could not load .*tower.*whole safetensors"):
+        assemble(write_language_model(tmp_path / "text"), tower, "mlp", tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == {"text", "tower", "small", "full"}
 
 

@@ -136,6 +136,29 @@ def test_folder_without_weights(main, folder, no_training):
         main()
 
 
+def test_truncated_weights(main, folder, no_training):
+    with (folder / "model" / "model.safetensors").open("r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(ValueError, match=r"No usable weights were found in `.*/model`"):
+        main()
+
+
+@pytest.mark.parametrize("has_code", [False, True])
+def test_unknown_model_type(main, folder, no_training, has_code):
+    """The error names the folder and the remedies, and code beside the configuration does not run."""
+    config = {"model_type": "qwen2vlm"} | ({"auto_map": {"AutoConfig": "code.Config"}} if has_code else {})
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    (folder / "model" / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Config: pass\n")
+    with pytest.raises(ValueError, match=r"/model` is no model .*(?s:.*)puma_trl.convert.*trust_remote_code: true"):
+        main()
+    assert not (folder / "ran").exists()
+
+
+def test_remote_code_is_announced(main, capsys):
+    main(trust_remote_code=True, max_steps=1)
+    assert "Remote code" in capsys.readouterr().out
+
+
 def test_resume_in_an_empty_folder_starts_afresh(main):
     assert (main(resume_from_checkpoint=True, max_steps=1) / "model.safetensors").is_file()
 
