@@ -26,7 +26,7 @@ from puma_trl.mini import build_model, build_processor, write_data
 
 ROOT = Path(__file__).parents[1]
 ENGINES = ("ddp", "zero2", "zero3_8xa100", "zero3_offload", "fsdp2")
-SIZES = {"hidden_size": 768, "num_hidden_layers": 8, "num_heads": 8}
+SIZES = {"hidden_size": 768, "num_hidden_layers": 8, "vision_embed_dim": 128, "num_heads": 8}
 BATCH_SIZE = 8
 IMPORTS = "import resource, puma_trl.run; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 
