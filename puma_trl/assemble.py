@@ -100,8 +100,8 @@ def assemble(
     tokenizer = _load(AutoTokenizer, language_model, extra_special_tokens=names, **options)
     chat_template = chat_template or _default_template(tokenizer, language_model)
     safe = {"dtype": "auto", "use_safetensors": True, **options}
-    text_model = _load(AutoModelForCausalLM, language_model, **safe)
-    tower = _load(AutoModel, vision_tower, config=vision_config, **safe)
+    text_model = _load_model(AutoModelForCausalLM, language_model, **safe)
+    tower = _load_model(AutoModel, vision_tower, config=vision_config, **safe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _fit_embedding(text_model, plain, tokenizer, language_model)
@@ -123,6 +123,17 @@ def _load(auto_class: type, source: str, **options: Any) -> Any:
             else ""
         )
         raise CheckpointError(f"{auto_class.__name__} could not load `{source}`: {error}{hint}") from error
+
+
+def _load_model(auto_class: type, source: str, **options: Any) -> PreTrainedModel:
+    model, loading = _load(auto_class, source, output_loading_info=True, **options)
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise CheckpointError(
+            f"`{source}` lacks {len(missing)} tensors of {type(model).__name__}, the first being {missing[:3]}. They would "
+            "be random. Check that it is this model."
+        )
+    return model
 
 
 def _vision_config(vision_tower: str, options: dict[str, Any]) -> PreTrainedConfig:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
@@ -160,7 +161,13 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         main(["--language_model", text, "--vision_tower", tower, "--aligner", "mlp", str(tmp_path / "new")])
     assert "pickled ones are not read" in str(error.value)
-    with (tmp_path / "tower" / "model.safetensors").open("r+b") as file:
+    path = tmp_path / "tower" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["vision_model.encoder.layers.0.mlp.fc1.bias"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="lacks 1 tensors of SiglipVisionModel.*fc1.bias"):
+        assemble(write_language_model(tmp_path / "text"), tower, "mlp", tmp_path / "new")
+    with path.open("r+b") as file:
         file.truncate(2000)
     with pytest.raises(CheckpointError, match=r"AutoModel\w* could not load .*tower.*whole safetensors"):
         assemble(write_language_model(tmp_path / "text"), tower, "mlp", tmp_path / "new")
