@@ -8,55 +8,102 @@ from collections import Counter
 import numpy as np
 import pytest
 from PIL import Image
+from problem_solvers import SOLVERS, X, is_equal, parse
 
+from puma_trl.evaluation.gap import same_answer
 from puma_trl.mini import IMAGE_SIZE
 from puma_trl.mini import KINDS as MINI_KINDS
+from puma_trl.pairs import generate
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.drawing import Canvas, DoesNotFit
-from puma_trl.pairs.generate import KINDS, _make_problem, _sample_tasks, generate_pairs, split_of
+from puma_trl.pairs.generate import KINDS, _make_problem, _pair, _sample_tasks, _Task, generate_pairs, split_of
 
 
-def _numbers(text):
-    return [int(number) for number in re.findall(r"\d+", text)]
+LEVELS = (1, 2, 3)
+# their levels differ in the size of the numbers only
+BASIC_KINDS = list(KINDS)[:7]
+NEW_KINDS = list(KINDS)[7:]
 
 
-def _bars(row):
-    values = dict(re.findall(r"([ABC]) is (\d+)", row["instruction"]))
-    first, second = re.findall(r"\b[ABC]\b", row["instruction_2"])
-    return int(values[first]), int(values[second])
-
-
-# the answers, recomputed from the words of the problem alone
-SOLVERS = {
-    "triangle_angles": lambda row: 180 - sum(_numbers(row["instruction"])),
-    "straight_angles": lambda row: 180 - sum(_numbers(row["instruction"])),
-    "rectangle_perimeter": lambda row: 2 * sum(_numbers(row["instruction"])),
-    "segment_total": lambda row: sum(_numbers(row["instruction"])),
-    "segment_part": lambda row: _numbers(row["instruction"])[0] - _numbers(row["instruction"])[1],
-    "bar_difference": lambda row: _bars(row)[0] - _bars(row)[1],
-    "bar_total": lambda row: sum(_bars(row)),
-}
+def _equations(steps):
+    """Yields the sides of every equation of a solution; words before an equation belong to no side."""
+    for sentence in re.split(r"\.(?: |$)", steps):
+        sides = sentence.rpartition(": ")[2].split(" = ")
+        sides = [side for side in sides if re.fullmatch(r"[\dx+*/^().√π -]+", side) and side != "x"]
+        yield from zip(sides, sides[1:], strict=False)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers(kind):
-    for row in generate_pairs(100, seed=1, kinds=[kind]):
-        assert row["answer"] == str(SOLVERS[kind](row))
-        assert int(row["answer"]) > 0
-        assert row["output"].endswith(f" Answer: {row['answer']}")
-        for left, result in re.findall(r"([\d+*\- ]+) = (\d+)\.", row["output"]):
-            assert eval(left) == int(result), row["output"]
+    checked = 0
+    for row in generate_pairs(18, seed=1, kinds=[kind], levels=LEVELS, image_size=(336, 336)):
+        answer = parse(row["answer"])
+        assert is_equal(answer, SOLVERS[kind](row)), row
+        steps, marker, last = row["output"].rpartition(" Answer: ")
+        assert marker and last == row["answer"]
+        x = answer[0] if isinstance(answer, tuple) else answer
+        for left, right in _equations(steps):
+            assert is_equal(*(parse(side).subs(X, x) for side in (left, right))), (left, right, row)
+            checked += 1
+    assert checked >= 6 or kind == "scatter_count"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_compared_rightly(kind):
+    rows = list(generate_pairs(30, seed=1, kinds=[kind], levels=LEVELS, with_images=False))
+    for row in rows:
+        assert same_answer(f"Some thoughts. Answer: {row['answer']}.", row["output"])
+        for other in rows:
+            assert same_answer(other["output"], row["output"]) == (other["answer"] == row["answer"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_sides(kind):
-    for row in generate_pairs(20, seed=2, kinds=[kind]):
+    for row in generate_pairs(9, seed=2, kinds=[kind], levels=LEVELS):
         assert row["image_url"] == ""
         assert row["output"] == row["output_2"]
-        assert not _numbers(row["instruction_2"])
-        assert len(_numbers(row["instruction"])) >= 2
+        assert not re.search(r"\d", row["instruction_2"])
+        assert re.search(r"\d", row["instruction"])
         assert row["instruction"].endswith(row["instruction_2"])
         assert isinstance(row["image_url_2"], Image.Image) and row["image_url_2"].size == (512, 384)
+
+
+@pytest.mark.parametrize("kind", NEW_KINDS)
+def test_levels_differ(kind):
+    forms = []
+    for level in LEVELS:
+        rows = list(generate_pairs(25, seed=3, kinds=[kind], levels=[level], with_images=False))
+        assert {row["level"] for row in rows} == {level}
+        forms.append({re.sub(r"\d+", "#", row["instruction"] + row["output"]) for row in rows})
+    assert not forms[0] & forms[1] and not forms[0] & forms[2] and not forms[1] & forms[2]
+
+
+@pytest.mark.parametrize("size", [(512, 384), (336, 336)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_labels_overlap_nothing(kind, size, monkeypatch):
+    canvases = []
+
+    class Recorder(Canvas):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            canvases.append(self)
+
+    monkeypatch.setattr(generate, "Canvas", Recorder)
+    for level in LEVELS:
+        for seed in range(3):
+            _pair(_Task(kind, level, f"{seed}/{kind}", size, 1))
+            canvas = canvases[-1]  # those before did not fit
+            assert canvas._boxes or kind == "shape_count"
+            starts, ends = (np.array(points) for points in zip(*canvas._segments, strict=True))
+            steps = np.linspace(0, 1, 200)[:, None, None]
+            on_lines = (starts + steps * (ends - starts)).reshape(-1, 2)
+            assert on_lines.min() > 0 and (on_lines < size).all(), (kind, level, seed)
+            for index, (left, top, right, bottom) in enumerate(canvas._boxes):
+                assert 0 < left < right < size[0] and 0 < top < bottom < size[1]
+                inside = (on_lines > (left, top)) & (on_lines < (right, bottom))
+                assert not inside.all(axis=1).any(), (kind, level, seed, index)
+                for other in canvas._boxes[:index]:
+                    assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])
@@ -71,20 +118,24 @@ def test_same_seed_same_pairs(num_proc):
 
 def test_no_problem_twice_and_splits_are_disjoint():
     keys = {}
-    for split, seed, count in (("train", 0, 1500), ("heldout", 1, 500)):
-        tasks = _sample_tasks(seed, list(KINDS), split, (1,), 1, ((512, 384), 1))
+    for split, seed, count in (("train", 0, 75 * len(KINDS)), ("heldout", 1, 15 * len(KINDS))):
+        tasks = _sample_tasks(seed, list(KINDS), split, LEVELS, 1, ((512, 384), 1))
         problems = [(task.kind, _make_problem(task)) for task, _ in zip(tasks, range(count), strict=False)]
+        assert {kind for kind, _ in problems} == set(KINDS)
         assert all(split_of(kind, problem) == split for kind, problem in problems)
         texts = [f"{problem.facts} {problem.question}" for _, problem in problems]
         assert len(set(texts)) == len(texts)
-        keys[split] = {(kind, problem.key) for kind, problem in problems}
-    assert not keys["train"] & keys["heldout"]
+        keys[split] = [(kind, problem.key) for kind, problem in problems]
+    assert not set(keys["train"]) & set(keys["heldout"])
+    # among the new kinds, another text is another problem
+    new = [key for key in keys["train"] if key[0] in NEW_KINDS]
+    assert len(set(new)) == len(new)
 
 
 @pytest.mark.parametrize("size", [IMAGE_SIZE, (512, 384)])
 def test_drawings_are_legible(size):
     kinds = MINI_KINDS if size == IMAGE_SIZE else KINDS
-    for row in generate_pairs(8 * len(kinds), seed=3, kinds=kinds, image_size=size):
+    for row in generate_pairs(6 * len(kinds), seed=3, kinds=kinds, image_size=size):
         ink = np.asarray(row["image_url_2"].convert("L")) < 128
         assert ink.sum() > 60
         edge = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
@@ -145,6 +196,17 @@ def test_a_problem_in_several_drawings():
 def test_a_kind_runs_out():
     with pytest.raises(ValueError, match="'straight_angles' has no unseen problem left"):
         list(generate_pairs(5000, 0, kinds=["straight_angles"], with_images=False))
+
+
+def test_the_other_kinds_fill_the_place_of_one_that_runs_out():
+    with pytest.warns(UserWarning, match="'straight_angles' has no unseen problem left .* at level 1"):
+        kinds = [
+            row["kind"]
+            for row in generate_pairs(
+                1200, 0, ["straight_angles", "cylinder"], split="heldout", levels=[1, 3], with_images=False
+            )
+        ]
+    assert len(kinds) == 1200 and kinds.count("straight_angles") < kinds.count("cylinder")
 
 
 def test_command_line(tmp_path, monkeypatch):

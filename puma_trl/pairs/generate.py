@@ -12,18 +12,24 @@ A row is the same problem twice, in the published format: the text-rich side has
 
 import argparse
 import hashlib
+import itertools
 import json
 import multiprocessing
 import random
-from collections import defaultdict
+import warnings
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
+from . import problems_areas as areas
 from . import problems_basic as basic
+from . import problems_charts as charts
+from . import problems_functions as functions
+from . import problems_plane as plane
+from . import problems_solid as solid
 from .drawing import Canvas, DoesNotFit
 from .problems import Kind, Problem
 
@@ -36,10 +42,39 @@ KINDS: dict[str, Kind] = {
     "segment_part": basic.segment_part,
     "bar_difference": basic.bar_difference,
     "bar_total": basic.bar_total,
+    "parallel_angles": plane.parallel_angles,
+    "isosceles_angle": plane.isosceles_angle,
+    "exterior_angle": plane.exterior_angle,
+    "polygon_angles": plane.polygon_angles,
+    "circle_angles": plane.circle_angles,
+    "right_triangle": areas.right_triangle,
+    "similar_triangles": areas.similar_triangles,
+    "triangle_area": areas.triangle_area,
+    "parallelogram_area": areas.parallelogram_area,
+    "trapezoid_area": areas.trapezoid_area,
+    "circle_area": areas.circle_area,
+    "cuboid_volume": solid.cuboid_volume,
+    "cuboid_surface": solid.cuboid_surface,
+    "prism": solid.prism,
+    "pyramid": solid.pyramid,
+    "cylinder": solid.cylinder,
+    "cone": solid.cone,
+    "line_slope": functions.line_slope,
+    "line_intersection": functions.line_intersection,
+    "function_value": functions.function_value,
+    "parabola_vertex": functions.parabola_vertex,
+    "parabola_zeros": functions.parabola_zeros,
+    "line_chart": charts.line_chart,
+    "pie_chart": charts.pie_chart,
+    "table": charts.table,
+    "scatter_count": charts.scatter_count,
+    "grid_area": charts.grid_area,
+    "shape_count": charts.shape_count,
 }
 SPLITS = ("train", "heldout")
 HELDOUT_SHARE = 0.1
 FILES_PER_FOLDER = 10_000
+CHUNK = 16
 DRAWING_ATTEMPTS = 50
 SAMPLING_ATTEMPTS = 2_000
 
@@ -79,7 +114,7 @@ def generate_pairs(
 
     Args:
         n (`int`):
-            Number of pairs; the kinds take turns.
+            Number of pairs; the kinds take turns. One that has no unseen problem left leaves, with a warning.
         seed (`int`):
             Seed of the problems and drawings.
         kinds (`Sequence[str]`, *optional*):
@@ -104,7 +139,7 @@ def generate_pairs(
         `output_2`, `kind`, `level` and `answer`.
 
     Raises:
-        ValueError: if a kind or split is unknown, a kind has no unseen problem left, or a figure cannot be drawn
+        ValueError: if a kind or split is unknown, no kind has an unseen problem left, or a figure cannot be drawn
             legibly at this size.
     """
     kinds = list(KINDS) if kinds is None else list(kinds)
@@ -113,14 +148,21 @@ def generate_pairs(
             raise ValueError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
     if split not in SPLITS:
         raise ValueError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
-    tasks = islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
+    tasks = itertools.islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
     if not with_images:
         yield from (_text_side(task) for task in tasks)
     elif num_proc == 1:
         yield from map(_pair, tasks)
     else:
         with multiprocessing.Pool(num_proc) as pool:
-            yield from pool.imap(_pair, tasks, chunksize=64)
+            # a pool's own `imap` reads all tasks at once and keeps all pictures that nobody has asked for yet
+            waiting = deque()
+            for chunk in iter(lambda: list(itertools.islice(tasks, CHUNK)), []):
+                waiting.append(pool.map_async(_pair, chunk, chunksize=CHUNK))
+                if len(waiting) > 2 * num_proc:
+                    yield from waiting.popleft().get()
+            for result in waiting:
+                yield from result.get()
 
 
 def _sample_tasks(
@@ -132,10 +174,12 @@ def _sample_tasks(
     style: tuple[tuple[int, int], int],
 ) -> Iterator[_Task]:
     times: dict[bytes, int] = defaultdict(int)
-    index = 0
-    while True:
+    used_up: set[tuple[str, int]] = set()
+    for index in itertools.count():
         kind = kinds[index % len(kinds)]
         level = levels[index // len(kinds) % len(levels)]
+        if (kind, level) in used_up:
+            continue
         for attempt in range(SAMPLING_ATTEMPTS):
             task = _Task(kind, level, f"{seed}/{split}/{index}/{attempt}", *style)
             problem = _make_problem(task)
@@ -147,11 +191,13 @@ def _sample_tasks(
                 yield task
                 break
         else:
-            raise ValueError(
-                f"The kind '{kind}' has no unseen problem left for the split '{split}' after {index} pairs. Ask for "
-                "fewer pairs, or for more kinds or levels."
-            )
-        index += 1
+            used_up.add((kind, level))
+            message = f"The kind '{kind}' has no unseen problem left for the split '{split}' at level {level}"
+            if len(used_up) == len(set(kinds)) * len(set(levels)):
+                raise ValueError(
+                    f"{message}, and nor has any other. Ask for fewer pairs, or for more kinds or levels."
+                )
+            warnings.warn(f"{message} after {sum(times.values())} pairs. The other kinds fill its place.")
 
 
 def _make_problem(task: _Task) -> Problem:
