@@ -2,14 +2,17 @@
 
 import argparse
 
-from . import generate
+from . import generate, preview
 
 
 def main() -> None:
     """Runs the command that is named."""
     parser = argparse.ArgumentParser(prog="python -m puma_trl.pairs", description="Makes text-rich/vision-rich pairs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    tools = {"generate": (generate, "generate problems with drawings")}
+    tools = {
+        "generate": (generate, "generate problems with drawings"),
+        "preview": (preview, "write a page to look at pairs"),
+    }
     for name, (module, description) in tools.items():
         module.add_arguments(commands.add_parser(name, help=description, description=module.__doc__))
     args = parser.parse_args()
