@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -364,13 +363,13 @@ def read_row(raw: Any, root: str | None) -> dict[str, Any]:
     for name in COLUMNS if paired else SIDE_COLUMNS:
         value = raw.get(name)
         if name.startswith("image"):
-            row[name] = [_read_image(image, name, root) for image in _as_images(value)]
+            row[name] = read_images(raw, name, root)
         elif value is None:
             raise DataError(f"missing value: `{name}` is missing or null; the row has: {', '.join(raw)}")
         elif not isinstance(value, str):
             raise DataError(f"wrong type: `{name}` is {_describe(value)}, not text")
         else:
-            row[name] = _check_text(value, name)
+            row[name] = check_text(value, name)
     return row
 
 
@@ -386,7 +385,13 @@ def _shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def _check_text(text: str, name: str) -> str:
+def check_text(text: str, name: str) -> str:
+    """
+    Returns the text.
+
+    Raises:
+        DataError: if it has a NUL byte or half of a surrogate pair.
+    """
     if "\0" in text:
         raise DataError(f"invalid text: `{name}` has a NUL byte at position {text.index(chr(0))}")
     try:
@@ -396,10 +401,28 @@ def _check_text(text: str, name: str) -> str:
     return text
 
 
-def _as_images(value: Any) -> Iterable[Any]:
+def read_images(raw: dict[str, Any], name: str, root: str | None) -> list[dict[str, Any]]:
+    """
+    Returns the images of a column, which holds a path, an image, a list of them, or nothing.
+
+    Args:
+        raw (`dict[str, Any]`):
+            The row as it stands in the file.
+        name (`str`):
+            The column.
+        root (`str`, *optional*):
+            Folder that relative paths start from.
+
+    Returns:
+        `list[dict]`: structs of `bytes` and an absolute `path`.
+
+    Raises:
+        DataError: if something else stands in the column.
+    """
+    value = raw.get(name)
     if value is None or value == "":
         return []
-    return value if isinstance(value, list) else [value]
+    return [_read_image(image, name, root) for image in (value if isinstance(value, list) else [value])]
 
 
 def _read_image(value: Any, name: str, root: str | None) -> dict[str, Any]:
@@ -412,7 +435,7 @@ def _read_image(value: Any, name: str, root: str | None) -> dict[str, Any]:
     path = value.get("path") if isinstance(value, dict) else value
     if not isinstance(path, str) or not path:
         raise DataError(f"wrong type: `{name}` holds {_describe(value)}, not a path or an image")
-    _check_text(path, name)
+    check_text(path, name)
     if root is None and not os.path.isabs(path):
         raise DataError(f"missing image: `{name}` is '{path}', relative to no folder; set `image_root`")
     return {"bytes": None, "path": path if root is None else os.path.join(root, path)}

@@ -4,7 +4,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from json.decoder import WHITESPACE
 from pathlib import Path
@@ -19,6 +19,7 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 SIDE_COLUMNS = ("image_url", "instruction", "output")
 PAIR_COLUMNS = tuple(f"{name}_2" for name in SIDE_COLUMNS)
 COLUMNS = SIDE_COLUMNS + PAIR_COLUMNS
+REQUIRED = ("instruction", "output")
 
 # A chunk is what one worker reads at a time.
 CHUNK_BYTES = 1 << 20
@@ -149,20 +150,28 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
     return Source(kind="table", name=name, root=image_root, version=table._fingerprint, table=table)
 
 
-def find_chunks(sources: list[Source]) -> Iterator[dict[str, int]]:
+def find_chunks(sources: list[Source], required: Sequence[str] = REQUIRED) -> Iterator[dict[str, int]]:
     """
     Divides sources into chunks that can be read independently; an empty source is one empty chunk.
+
+    Args:
+        sources (`list[Source]`):
+            What [`find_sources`] returned.
+        required (`Sequence[str]`, *optional*):
+            Columns that a csv file or a table must have. Defaults to those of training data.
 
     Yields:
         `dict` of `source` (its position), `start` and `end` (bytes, or rows of a table), `first` (index of the first
         row).
 
     Raises:
-        DataError: if the structure of a file is broken, or a file has duplicate columns.
+        DataError: if the structure of a file is broken, or a file has duplicate columns or lacks a required one.
     """
     finders = {"lines": _line_chunks, "list": _list_chunks, "csv": _csv_chunks, "table": _table_chunks}
     for position, source in enumerate(sources):
         start = None
+        if source.kind in ("csv", "table"):
+            _check_columns(_columns(source), source, required)
         for start, end, first in finders[source.kind](source):
             yield {"source": position, "start": start, "end": end, "first": first}
         if start is None:
@@ -273,7 +282,7 @@ def _csv_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
     with open(source.path, "rb") as file:
         reader = csv.reader(lines(file), strict=True)
         try:
-            _check_columns(next(reader, []), source)
+            next(reader, None)
             start, first = consumed, 0
             for index, _ in enumerate(reader, start=1):
                 if consumed - start >= CHUNK_BYTES:
@@ -288,11 +297,18 @@ def _csv_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
             yield start, consumed, first
 
 
-def _check_columns(columns: list[str], source: Source) -> None:
+def _columns(source: Source) -> list[str]:
+    if source.kind == "table":
+        return source.table.column_names
+    with open(source.path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _check_columns(columns: list[str], source: Source, required: Sequence[str]) -> None:
     for name in columns:
         if columns.count(name) > 1:
             raise DataError(f"'{source.name}' has the column `{name}` more than once. Rename or remove the others.")
-    missing = [name for name in ("instruction", "output") if name not in columns]
+    missing = [name for name in required if name not in columns]
     if columns and missing:
         raise DataError(
             f"'{source.name}' has no column {' and no column '.join(f'`{name}`' for name in missing)}. Its columns are: "
@@ -301,15 +317,20 @@ def _check_columns(columns: list[str], source: Source) -> None:
 
 
 def _table_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
-    _check_columns(source.table.column_names, source)
     for start in range(0, len(source.table), CHUNK_ROWS):
         yield start, min(start + CHUNK_ROWS, len(source.table)), start
 
 
-def read_chunk(source: Source, start: int, end: int, first: int) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
-    """Reads a chunk of [`find_chunks`]: pairs of a row's index (0-based) and the row, as it stands in the file."""
+def read_chunk(
+    source: Source, start: int, end: int, first: int, columns: Sequence[str] = COLUMNS
+) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
+    """
+    Reads a chunk of [`find_chunks`]: pairs of a row's index (0-based) and the row, as it stands in the file.
+
+    Of a table only `columns` are read, by default those of training data.
+    """
     if source.kind == "table":
-        columns = [name for name in COLUMNS if name in source.table.column_names]
+        columns = [name for name in columns if name in source.table.column_names]
         rows = source.table.select_columns(columns).with_format("arrow")[start:end].to_pylist()
         yield from enumerate(rows, first)
         return
@@ -325,8 +346,7 @@ def read_chunk(source: Source, start: int, end: int, first: int) -> Iterator[tup
     elif source.kind == "list":
         yield from enumerate(json.loads(b"[" + content.strip(b" \t\r\n,") + b"]", object_pairs_hook=_row), first)
     else:
-        with open(source.path, encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
+        header = _columns(source)
         for index, values in enumerate(csv.reader(io.StringIO(content.decode(), newline="")), first):
             yield index, _csv_row(header, values)
 
