@@ -1,10 +1,8 @@
 """`PumaKLTrainer`: TRL's `SFTTrainer` with the pair step of Math-PUMA."""
 
-import copy
 import json
 from collections import defaultdict
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
-from trl.models import prepare_deepspeed, prepare_fsdp
 
 from .collator import DataCollatorForPumaPairs
 from .config import PumaKLConfig
@@ -33,36 +30,15 @@ from .hub import CITATION, TAGS, write_card
 from .modeling import prepare_adapters, split_groups
 from .provenance import describe_run, read_provenance
 from .sampling import EpochLengthGroupedSampler
+from .teacher import make_teacher
 from .tower_memo import TowerMemo
 
 
-TEACHER_ADAPTER = "teacher"
 # Written into a checkpoint when all of it is; a checkpoint without it was cut short
 COMPLETE_MARKER = "checkpoint_complete"
 COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
 # for length-grouped sampling, which reads the data set after the other columns are gone
 COLUMNS += ["length"]
-
-
-class AdapterEMACallback(TrainerCallback):
-    """
-    Moves the teacher's adapter towards the student's: `teacher = (1 - rate) * teacher + rate * student`.
-
-    The average lives in the adapter itself, so checkpoints hold it and a resumed run continues it.
-
-    Args:
-        adapters (`list[tuple[torch.nn.Parameter, torch.nn.Parameter]]`):
-            Pairs of (teacher, student) parameters.
-    """
-
-    def __init__(self, adapters: list[tuple[torch.nn.Parameter, torch.nn.Parameter]]):
-        self.adapters = adapters
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step % args.teacher_sync_steps == 0:
-            with torch.no_grad():
-                for teacher, student in self.adapters:
-                    teacher.lerp_(student.to(teacher.dtype), args.teacher_update_rate)
 
 
 class PumaKLTrainer(SFTTrainer):
@@ -170,70 +146,11 @@ class PumaKLTrainer(SFTTrainer):
         # DeepSpeed keeps its own fp32 copies and FSDP shards parameters of one dtype
         if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             prepare_adapters(self.model, autocast=args.bf16 or args.fp16, fresh=peft_config is not None)
-        self.teacher = self._make_teacher(base_model) if args.use_kl else SelfTeacher()
+        self.teacher = make_teacher(self) if args.use_kl else SelfTeacher()
         memo = None
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
             memo = TowerMemo(base_model, get_family(base_model.config))
         add_pair_forward(base_model, args, self.teacher, memo)
-
-    # Teacher
-
-    def _make_teacher(self, base_model: PreTrainedModel) -> SelfTeacher | SeparateTeacher:
-        if self.args.teacher == "live":
-            return SelfTeacher()
-        if is_peft_model(self.model):
-            if self.args.teacher == "frozen":
-                return SelfTeacher(weights=self.model.disable_adapter)
-            return self._make_adapter_teacher()
-        if self.args.teacher == "ema" and (is_deepspeed_zero3_enabled() or self.is_fsdp_enabled):
-            raise ValueError(
-                "`teacher: ema` without adapters keeps a second full model, whose shards checkpoints under ZeRO-3 and "
-                "FSDP do not hold, so a resumed run would not continue it. Use `teacher: live` or `frozen`, adapters "
-                "(`use_peft: true`), or DDP or ZeRO-2."
-            )
-        if is_deepspeed_zero3_enabled():
-            # sharded parameters cannot be copied; the source still holds the weights at the start of the stage
-            teacher_model = type(base_model).from_pretrained(base_model.config._name_or_path, dtype=base_model.dtype)
-        else:
-            teacher_model = copy.deepcopy(base_model)
-            del teacher_model.forward  # TRL's patch, which would still run the original
-        teacher = SeparateTeacher(teacher_model)
-        if self.is_deepspeed_enabled:
-            teacher.wrapped = prepare_deepspeed(teacher_model, self.accelerator)
-        elif self.is_fsdp_enabled:
-            teacher.wrapped = prepare_fsdp(teacher_model, self.accelerator)
-        else:
-            teacher.wrapped = self.accelerator.prepare_model(teacher_model, evaluation_mode=True)
-        if self.args.teacher == "ema":
-            # imported here because TRL warns that it is experimental, which concerns this teacher only
-            from trl.experimental.sdft.teacher_sync import SyncTeacherModelCallback
-
-            self.add_callback(SyncTeacherModelCallback(teacher_model, self.accelerator))
-        return teacher
-
-    def _make_adapter_teacher(self) -> SelfTeacher:
-        model = self.model
-        if TEACHER_ADAPTER not in model.peft_config:
-            model.add_adapter(TEACHER_ADAPTER, model.peft_config["default"])
-        parameters = dict(model.named_parameters())
-        adapters = []
-        for name, teacher in parameters.items():
-            if f".{TEACHER_ADAPTER}." in name:
-                student = parameters[name.replace(f".{TEACHER_ADAPTER}.", ".default.")]
-                teacher.data = student.data.clone()  # its dtype too
-                teacher.requires_grad_(False)
-                adapters.append((teacher, student))
-        self.add_callback(AdapterEMACallback(adapters))
-
-        @contextmanager
-        def teacher_adapter():
-            model.set_adapter(TEACHER_ADAPTER, inference_mode=True)
-            try:
-                yield
-            finally:
-                model.set_adapter("default")
-
-        return SelfTeacher(weights=teacher_adapter)
 
     # Step
 
@@ -397,8 +314,12 @@ class PumaKLTrainer(SFTTrainer):
         # Trainer's own way loads non-strictly under names that vision-language checkpoints do not use, and so keeps
         # the base weights (transformers 5.23). `from_pretrained` knows the names.
         _load_weights(self.model if model is None else model, resume_from_checkpoint)
-        if self.args.use_kl and self.args.teacher == "ema":
-            _load_weights(self.teacher.model, Path(resume_from_checkpoint) / "ema_teacher")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        # here, and not with the weights, which DeepSpeed loads by itself
+        if checkpoint is not None and self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher):
+            _load_weights(self.teacher.model, Path(checkpoint) / "ema_teacher")
 
     def _load_best_model(self) -> None:
         if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:

