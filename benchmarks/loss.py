@@ -2,7 +2,7 @@
 Seconds and extra peak memory of the fused PUMA loss, forward and backward, against the other ways to compute it.
 
 ```bash
-python benchmarks/loss.py            # the table of the README, about a quarter of an hour on two cores
+python benchmarks/loss.py            # the table of the README, three quarters of an hour on two cores
 python benchmarks/loss.py --full     # every combination, over an hour
 python benchmarks/loss.py --quick    # one combination
 python benchmarks/loss.py --tokens 512 --hidden 1536 --head frozen --dtype float32 --variants fused gkd

@@ -290,7 +290,7 @@ def measure(engine: str, folder: Path, flags: dict) -> int:
         "use_cpu": True,
     } | flags
     command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--cpu", "--num_processes", "2"]
+    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--num_processes", "2"]
     command += [str(ROOT / "tests" / "distributed" / "probe.py"), str(facts)]
     command += [str(piece) for key, value in arguments.items() for piece in (f"--{key}", value)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -298,8 +298,10 @@ def measure(engine: str, folder: Path, flags: dict) -> int:
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{engine} {flags} failed:\n{result.stderr[-3000:]}")
-    peaks = [json.loads(path.read_text())["peak_memory"] * 1024 for path in sorted(folder.glob(f"{facts.name}.*"))]
-    return max(peaks)
+    ranks = [json.loads(path.read_text()) for path in folder.glob(f"{facts.name}.*")]
+    if [rank["world_size"] for rank in ranks] != [2, 2]:
+        raise RuntimeError(f"{engine} {flags} did not run in two processes.")
+    return 1024 * max(rank["peak_memory"] for rank in ranks)
 
 
 def measure_imports(engine: str) -> int:
@@ -311,10 +313,6 @@ def measure_imports(engine: str) -> int:
 
 def check(hidden_size: int) -> None:
     """Prints the formula beside the measured peaks of four runs."""
-    code = "import resource, puma_trl.run; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    imports = 1024 * int(
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    )
     processor = build_processor()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
