@@ -1,0 +1,141 @@
+"""Whether problems stand in other data too: in evaluation data, or in a benchmark."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from .content import MIN_GRAMS, PICTURE_BITS, Picture, Side, bits_apart
+
+
+SAME_QUESTION = "same question"
+NEAR_QUESTION = "nearly the same question"
+SAME_PICTURE = "same picture"
+NEAR_PICTURE = "nearly the same picture"
+
+# Share of the shorter question's word 8-grams that the longer one has too.
+NEAR_SHARE = 0.8
+# An 8-gram of more items than these is a template's, and leads to none of them.
+COMMON = 50
+# Two pictures are nearly the same up to this many of 256 bits.
+NEAR_BITS = 10
+
+
+class Reference:
+    """
+    Sides of problems, to be found again among the sides of other data.
+
+    It keeps about 1 kB of a side, so it is meant for evaluation data and benchmarks; the data that is compared with it
+    may be of any size.
+
+    Args:
+        sides (`Iterable[tuple[str, Side]]`):
+            Names of the items and their sides.
+    """
+
+    def __init__(self, sides: Iterable[tuple[str, Side]]):
+        self.names, self.sides = [], []
+        for name, side in sides:
+            self.names.append(name)
+            self.sides.append(side)
+        self._texts = _Lookup((side.text, item) for item, side in enumerate(self.sides) if side.text)
+        self._grams = _Lookup((gram, item) for item, side in enumerate(self.sides) for gram in side.grams.tolist())
+        pictures = [(picture, item) for item, side in enumerate(self.sides) for picture in side.pictures]
+        self._pixels = _Lookup((picture.pixels, item) for picture, item in pictures)
+        seen = [(picture.look, item) for picture, item in pictures if picture.look is not None]
+        self._looks = np.array([look for look, _ in seen], dtype=np.uint64).reshape(-1, PICTURE_BITS // 64)
+        self._look_items = np.array([item for _, item in seen], dtype=np.int64)
+
+    def find(self, side: Side) -> Iterator[tuple[str, str]]:
+        """
+        Finds a side among those of the reference.
+
+        Two questions are the same when their normalised words are, and nearly the same when the longer one has 80 % of
+        the shorter one's word 8-grams (at least 5) and all of its numbers. Where both have pictures, and the question
+        is too short to be told apart without (12 words and 2 numbers), the pictures must be nearly the same too, so
+        that "Find x." is never found by its words alone. Two pictures are nearly the same when their perceptual hashes
+        differ in at most 10 of 256 bits.
+
+        Args:
+            side (`Side`):
+                The side to look for.
+
+        Yields:
+            Kind of match and details; the questions first, and a picture only where no question was found with it.
+        """
+        pictures = self._near_pictures(side.pictures)
+        same = {item for item in self._texts.get(side.text) if self._is_same(side, item, pictures)}
+        for item in sorted(same)[:1]:
+            answers = ", with the same answer" if side.answer and side.answer == self.sides[item].answer else ""
+            yield SAME_QUESTION, f"{self.names[item]}{answers}{_more(same)}"
+        shares = {} if same else self._near_questions(side)
+        shares = {item: share for item, share in shares.items() if self._is_same(side, item, pictures)}
+        for item in sorted(shares, key=shares.get, reverse=True)[:1]:
+            yield NEAR_QUESTION, f"{self.names[item]}, {shares[item]:.0%} of its word 8-grams{_more(shares)}"
+        others = {item: bits for item, bits in pictures.items() if item not in same and item not in shares}
+        if others and not same and not shares:
+            item = min(others, key=others.get)
+            kind = SAME_PICTURE if others[item] < 0 else NEAR_PICTURE
+            bits = "" if others[item] < 0 else f", {others[item]} of {PICTURE_BITS} bits differ"
+            yield kind, f"{self.names[item]}{bits}{_more(others)}"
+
+    def _is_same(self, side: Side, item: int, pictures: dict[int, int]) -> bool:
+        """Whether equal words mean equal problems."""
+        other = self.sides[item]
+        return not (side.pictures and other.pictures) or side.says_all or item in pictures
+
+    def _near_pictures(self, pictures: tuple[Picture, ...]) -> dict[int, int]:
+        """Returns item → bits that differ, -1 for equal pixels."""
+        near = {}
+        for picture in pictures:
+            if picture.look is not None and len(self._looks):
+                # few hashes agree in their first 64 bits, so the others need not be looked at
+                first = np.bitwise_count(self._looks[:, 0] ^ picture.look[0])
+                rows = np.flatnonzero(first <= NEAR_BITS)
+                bits = bits_apart(self._looks[rows], picture.look)
+                for row, distance in zip(rows[bits <= NEAR_BITS], bits[bits <= NEAR_BITS], strict=True):
+                    item = int(self._look_items[row])
+                    near[item] = min(near.get(item, PICTURE_BITS), int(distance))
+            near |= dict.fromkeys(self._pixels.get(picture.pixels), -1)
+        return near
+
+    def _near_questions(self, side: Side) -> dict[int, float]:
+        """Returns item → share of the shorter question's 8-grams that the longer one has."""
+        shares = {}
+        if len(side.grams) < MIN_GRAMS:
+            return shares
+        for item in self._grams.get_rare(side.grams):
+            other = self.sides[item]
+            shorter, longer = sorted((side, other), key=lambda one: len(one.grams))
+            if len(shorter.grams) < MIN_GRAMS or not shorter.numbers <= longer.numbers:
+                continue
+            share = len(np.intersect1d(side.grams, other.grams, assume_unique=True)) / len(shorter.grams)
+            if share >= NEAR_SHARE:
+                shares[item] = share
+        return shares
+
+
+def _more(items: Iterable[int]) -> str:
+    others = len(list(items)) - 1
+    return f" (and {others:,} more)" if others else ""
+
+
+class _Lookup:
+    """Digest → items, in two sorted arrays."""
+
+    def __init__(self, pairs: Iterable[tuple[int, int]]):
+        flat = np.fromiter((value for pair in pairs for value in pair), dtype=np.uint64).reshape(-1, 2)
+        flat = flat[np.argsort(flat[:, 0], kind="stable")]
+        self.digests, self.items = np.ascontiguousarray(flat[:, 0]), flat[:, 1].astype(np.int32)
+
+    def get(self, digest: int) -> list[int]:
+        """Returns the items of a digest."""
+        start, end = (np.searchsorted(self.digests, np.uint64(digest), side=side) for side in ("left", "right"))
+        return self.items[start:end].tolist()
+
+    def get_rare(self, digests: np.ndarray) -> set[int]:
+        """Returns the items that have one of the digests, without looking at digests that many items have."""
+        starts = np.searchsorted(self.digests, digests, side="left")
+        ends = np.searchsorted(self.digests, digests, side="right")
+        rare = (ends > starts) & (ends - starts <= COMMON)
+        found = (self.items[start:end] for start, end in zip(starts[rare], ends[rare], strict=True))
+        return set(np.concatenate([*found, self.items[:0]]).tolist())
