@@ -50,10 +50,11 @@ class Reference:
         Finds a side among those of the reference.
 
         Two questions are the same when their normalised words are, and nearly the same when the longer one has 80 % of
-        the shorter one's word 8-grams (at least 5) and all of its numbers. Where both have pictures, and the question
-        is too short to be told apart without (12 words and 2 numbers), the pictures must be nearly the same too, so
-        that "Find x." is never found by its words alone. Two pictures are nearly the same when their perceptual hashes
-        differ in at most 10 of 256 bits.
+        the shorter one's word 8-grams (at least 5) and all of its numbers. Where words do not tell problems apart, the
+        pictures must be nearly the same too: equal questions of fewer than 12 words or 2 numbers where both have
+        pictures ("Find x."), and nearly equal ones of so few. Two pictures are nearly the same when their perceptual
+        hashes differ in at most 10 of 256 bits, which pictures that were scaled or compressed again seldom exceed;
+        those with other margins do.
 
         Args:
             side (`Side`):
@@ -63,12 +64,15 @@ class Reference:
             Kind of match and details; the questions first, and a picture only where no question was found with it.
         """
         pictures = self._near_pictures(side.pictures)
-        same = {item for item in self._texts.get(side.text) if self._is_same(side, item, pictures)}
+        same = {
+            item
+            for item in self._texts.get(side.text)
+            if not (side.pictures and self.sides[item].pictures) or side.says_all or item in pictures
+        }
         for item in sorted(same)[:1]:
             answers = ", with the same answer" if side.answer and side.answer == self.sides[item].answer else ""
             yield SAME_QUESTION, f"{self.names[item]}{answers}{_more(same)}"
-        shares = {} if same else self._near_questions(side)
-        shares = {item: share for item, share in shares.items() if self._is_same(side, item, pictures)}
+        shares = {} if same else self._near_questions(side, pictures)
         for item in sorted(shares, key=shares.get, reverse=True)[:1]:
             yield NEAR_QUESTION, f"{self.names[item]}, {shares[item]:.0%} of its word 8-grams{_more(shares)}"
         others = {item: bits for item, bits in pictures.items() if item not in same and item not in shares}
@@ -77,11 +81,6 @@ class Reference:
             kind = SAME_PICTURE if others[item] < 0 else NEAR_PICTURE
             bits = "" if others[item] < 0 else f", {others[item]} of {PICTURE_BITS} bits differ"
             yield kind, f"{self.names[item]}{bits}{_more(others)}"
-
-    def _is_same(self, side: Side, item: int, pictures: dict[int, int]) -> bool:
-        """Whether equal words mean equal problems."""
-        other = self.sides[item]
-        return not (side.pictures and other.pictures) or side.says_all or item in pictures
 
     def _near_pictures(self, pictures: tuple[Picture, ...]) -> dict[int, int]:
         """Returns item → bits that differ, -1 for equal pixels."""
@@ -98,7 +97,7 @@ class Reference:
             near |= dict.fromkeys(self._pixels.get(picture.pixels), -1)
         return near
 
-    def _near_questions(self, side: Side) -> dict[int, float]:
+    def _near_questions(self, side: Side, pictures: dict[int, int]) -> dict[int, float]:
         """Returns item → share of the shorter question's 8-grams that the longer one has."""
         shares = {}
         if len(side.grams) < MIN_GRAMS:
@@ -107,6 +106,8 @@ class Reference:
             other = self.sides[item]
             shorter, longer = sorted((side, other), key=lambda one: len(one.grams))
             if len(shorter.grams) < MIN_GRAMS or not shorter.numbers <= longer.numbers:
+                continue
+            if not shorter.says_all and item not in pictures:
                 continue
             share = len(np.intersect1d(side.grams, other.grams, assume_unique=True)) / len(shorter.grams)
             if share >= NEAR_SHARE:
