@@ -60,9 +60,11 @@ def parallel_angles(row):
 def isosceles_angle(row):
     (given,), find = numbers(facts_of(row)), row["instruction_2"].split()[-1].strip(".")
     apex = given if "Angle BAC" in row["instruction"] else solve(2 * given + X - 180, X)[0]
-    if row["level"] == 2:
+    if "Angle ACD" in row["instruction"]:
         apex = solve(2 * (180 - given) + X - 180, X)[0]
     base = solve(2 * X + apex - 180, X)[0]
+    if find == "ACD":
+        return 180 - base
     return {"BAC": apex, "ABC": base, "BDC": 180 - base - base / 2}[find]
 
 
@@ -82,13 +84,14 @@ def polygon_angles(row):
 
 
 def circle_angles(row):
-    angles = named(r"ngle (\w+) is (\d+)", facts_of(row))
-    if "OAB" in angles:
-        angles["AOB"] = 180 - 2 * angles["OAB"]
+    angles = named(r"ngle (\w+) is ([\d.]+\d)", facts_of(row))
     if "OAC" in angles:
         # the radii to A, B and C make three isosceles triangles
         return 360 - (180 - 2 * angles["OAC"]) - (180 - 2 * angles["OBC"])
-    return angles["AOB"] / 2 if "AOB" in angles else 2 * angles["ACB"]
+    if "OAB" in angles:
+        angles["AOB"] = 180 - 2 * angles["OAB"]
+    central = angles["AOB"] if "AOB" in angles else 2 * angles["ACB"]
+    return {"AOB": central, "ACB": central / 2, "OAB": (180 - central) / 2}[row["instruction_2"][-4:-1]]
 
 
 def right_triangle(row):
@@ -162,12 +165,11 @@ def prism(row):
 
 
 def pyramid(row):
-    base, height = numbers(facts_of(row))
-    if row["level"] == 2:
-        return base**2 + 4 * base * height / 2
-    if row["level"] == 3:
-        height = positive(X**2 + (base / 2) ** 2 - height**2)
-    return base**2 * height / 3
+    base, size = numbers(facts_of(row))
+    is_slant = "side face" in row["instruction"]
+    if "volume" in row["instruction_2"]:
+        return base**2 * (positive(X**2 + (base / 2) ** 2 - size**2) if is_slant else size) / 3
+    return base**2 + 4 * base * (size if is_slant else sqrt(size**2 + (base / 2) ** 2)) / 2
 
 
 def cylinder(row):

@@ -236,13 +236,11 @@ class Canvas:
             radius = self.font_size * (1.0 if abs(turn) > 0.8 else 1.7)
             self.arc(vertex, radius, start, start + turn)
             longest = 0.9 * min(math.dist(vertex, first), math.dist(vertex, second))
-            places.append((text, vertex, start + turn / 2, radius, longest))
-        for text, vertex, turn, radius, longest in places:
-            for step in range(round(max(0.0, longest - radius) / (0.2 * self.font_size))):
-                reach = radius + 0.2 * step * self.font_size
-                if self._write(text, vertex[0] + reach * math.cos(turn), vertex[1] - reach * math.sin(turn)):
-                    break
-            else:
+            places.append((text, vertex, [start + share * turn for share in (0.5, 0.4, 0.6)], radius, longest))
+        for text, vertex, turns, radius, longest in places:
+            steps = range(round(max(0.0, longest - radius) / (0.2 * self.font_size)))
+            spots = ((radius + 0.2 * step * self.font_size, turn) for step in steps for turn in turns)
+            if not any(self._write(text, *polar(-math.degrees(turn), reach, vertex)) for reach, turn in spots):
                 raise DoesNotFit(f"The angle '{text}' has no room in a picture of {self.width}x{self.height} pixels.")
 
     def side(self, text: str, start: Point, end: Point, inside: Point) -> None:

@@ -14,8 +14,8 @@ def _is_square(number: int) -> bool:
 
 TRIPLES = [
     (a, b, math.isqrt(a * a + b * b))
-    for a in range(3, 151)
-    for b in range(a + 1, min(4 * a, 200))
+    for a in range(3, 221)
+    for b in range(a + 1, min(4 * a, 300))
     if _is_square(a * a + b * b)
 ]
 
@@ -208,11 +208,8 @@ def parallelogram_area(rng: random.Random, level: int) -> Problem:
     height = rng.randint(round(0.45 * base), base)
     side = None
     if level == 1:
-        facts, find = (
-            f"AB is {base} cm long and the height on AB is {height} cm.",
-            "area of parallelogram ABCD in square centimetres",
-        )
-        answer = Fraction(base * height)
+        facts = f"AB is {base} cm long and the height on AB is {height} cm."
+        find, answer = "area of parallelogram ABCD in square centimetres", Fraction(base * height)
         steps = f"{base} * {height} = {answer}."
     elif level == 2:
         facts = f"The area is {base * height} square centimetres and AB is {base} cm long."
@@ -269,9 +266,8 @@ def _draw_parallelogram(canvas: Canvas, level: int, base: int, height: int, side
 def trapezoid_area(rng: random.Random, level: int) -> Problem:
     """Trapezoid: its area; a parallel side by the area; the area by the legs of an isosceles one."""
     if level == 3:
-        over, height, leg = rng.choice(
-            [(a, b, c) if flip else (b, a, c) for a, b, c in TRIPLES[:60] for flip in (0, 1)]
-        )
+        *legs, leg = rng.choice(TRIPLES[:60])
+        over, height = rng.sample(legs, 2)
         short = rng.randint(max(3, over // 2), 2 * over + 9)
         long = short + 2 * over
     else:

@@ -91,6 +91,7 @@ def function_value(rng: random.Random, level: int) -> Problem:
         a, x = 1, rng.randint(2, 8)
     if level == 3:
         a, x = rng.choice([-3, -2, 2, 3]), -rng.randint(2, 7)
+    c += a * x * x + b * x + c == 0  # P lies not on the x-axis, where its value would be seen
     value = a * x * x + b * x + c
     formula = sum_text((a, "x^2"), (b, "x"), (c, ""))
     steps = f"{a} * {_bracketed(x)}^2 + " if a else ""
@@ -102,8 +103,7 @@ def function_value(rng: random.Random, level: int) -> Problem:
         x_range = (min(x, turning) - reach, max(x, turning) + reach)
         axes = _draw_function(canvas, formula, lambda t: a * t * t + b * t + c, x_range)
         point, foot = axes.at(x, value), axes.at(x, 0)
-        if value:
-            canvas.dashed(point, foot)
+        canvas.dashed(point, foot)
         canvas.dot(point, 2.5)
         canvas.label("P", point, [(1, 0), (-1, 0), (0, -1), (0, 1)])
         canvas.label(f"x = {x}", foot, [(0, value), (1, value), (-1, value), (1, 0), (-1, 0)])
@@ -162,16 +162,15 @@ def parabola_zeros(rng: random.Random, level: int) -> Problem:
     """The larger zero of a parabola; in fractions; the distance of the zeros as a root."""
     while True:
         if level == 3:
-            a, b, c = 1, rng.randint(-9, 9), rng.randint(-15, 15)
+            a, b, c = 1, rng.randint(-15, 15), rng.choice([-1, 1]) * rng.randint(1, 30)
         else:
-            low, high = sorted((Fraction(rng.randint(-9, 9), level), Fraction(rng.randint(-9, 9), level)))
-            a = rng.choice([2, 4]) if level == 2 else 1
-            b, c = -a * (low + high), a * low * high
-            if c.denominator > 1 or (level == 2 and high.denominator == 1):
+            a = rng.choice([2, 3, 4, 5]) if level == 2 else 1
+            low, high = rng.randint(-15, 10), Fraction(rng.randint(-15, 30), a)
+            b, c = int(-a * (low + high)), int(a * low * high)
+            if high <= low or c == 0 or (level == 2 and high.denominator == 1):
                 continue
-            b, c = int(b), int(c)
         square = b * b - 4 * a * c
-        if 4 < square <= 300 and (level < 3 or (math.isqrt(square) ** 2 < square and root_parts(square)[0] > 1)):
+        if 4 < square <= 1000 and (level < 3 or (math.isqrt(square) ** 2 < square and root_parts(square)[0] > 1)):
             break
     root = root_text(*root_parts(square))
     formula = sum_text((a, "x^2"), (b, "x"), (c, ""))

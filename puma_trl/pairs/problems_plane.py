@@ -19,8 +19,8 @@ def _draw_parallels(canvas: Canvas, relation: str, angle: int, texts: tuple[str,
     # at each crossing there are four sectors, between the rays to the right, up, to the left and down
     slope = angle if relation == "corresponding" else 180 - angle
     low = polar(slope, -1 / math.sin(math.radians(slope)))
-    points = [(0, 0), low, (-1.6, 0), (1.6, 0), (low[0] - 1.6, -1), (low[0] + 1.6, -1)]
-    points += [(-0.75 * low[0], 0.75), (1.75 * low[0], -1.75)]
+    points = [(0, 0), low, (-1.4, 0), (1.4, 0), (low[0] - 1.4, -1), (low[0] + 1.4, -1)]
+    points += [(-0.9 * low[0], 0.9), (1.4 * low[0], -1.4)]
     turn = math.radians(canvas.rng.choice([0, 180]) + canvas.rng.uniform(-25, 25))
     top, bottom, top_left, top_right, low_left, low_right, up, down = canvas.fit(points, room=0.5, turn=turn)
     canvas.line(up, down)
@@ -37,7 +37,8 @@ def parallel_angles(rng: random.Random, level: int) -> Problem:
     if level == 2:
         return _bend_between_parallels(rng)
     relation = rng.choice(["corresponding", "alternate", "co-interior"])
-    angle = rng.choice([value for value in range(40, 141) if abs(value - 90) > 5])
+    acute = rng.randint(40, 84) if level == 1 else rng.randint(55, 84)
+    angle = rng.choice([acute, 180 - acute])
     if level == 3:
         return _equation_at_parallels(rng, relation, angle)
     other = 180 - angle if relation == "co-interior" else angle
@@ -116,11 +117,18 @@ def isosceles_angle(rng: random.Random, level: int) -> Problem:
     elif level == 1:
         facts, find, answer = f"Angle BAC is {apex} degrees.", "ABC", base
         steps = f"180 - {apex} = {180 - apex}. {180 - apex} / 2 = {decimal_text(base)}."
+    elif level == 2 and rng.random() < 0.5:
+        facts, find, answer = f"Angle BAC is {apex} degrees.", "ACD", 180 - base
+        steps = f"Angle ACB: (180 - {apex}) / 2 = {decimal_text(base)}. 180 - {decimal_text(base)} = "
+        steps += f"{decimal_text(answer)}."
     elif level == 2:
-        outer = rng.randint(102, 152)
-        base = 180 - outer
-        facts, find, answer = f"BC is extended beyond C to D. Angle ACD is {outer} degrees.", "BAC", 180 - 2 * base
-        steps = f"Angle ACB: 180 - {outer} = {base}. Angle ABC is {base} degrees too. 180 - 2 * {base} = {answer}."
+        outer = Fraction(rng.randint(208, 308), 2)
+        base, outer_text = 180 - outer, decimal_text(outer)
+        facts, find, answer = f"Angle ACD is {outer_text} degrees.", "BAC", 180 - 2 * base
+        steps = (
+            f"Angle ACB: 180 - {outer_text} = {decimal_text(base)}. Angle ABC is {decimal_text(base)} degrees too. "
+        )
+        steps += f"180 - 2 * {decimal_text(base)} = {answer}."
     else:
         facts, find = f"Angle BAC is {apex} degrees.", "BDC"
         half, answer = base / 2, 180 - base * Fraction(3, 2)
@@ -128,10 +136,10 @@ def isosceles_angle(rng: random.Random, level: int) -> Problem:
         steps = f"Angles ABC and ACB: (180 - {apex}) / 2 = {base_text}. Angle DBC: {base_text} / 2 = {half_text}. "
         steps += f"Angle BDC: 180 - {base_text} - {half_text} = {decimal_text(answer)}."
     given = facts.split(" degrees")[0].split()[-1] + "°"
-    bisected = " BD bisects angle ABC, with D on AC." if level == 3 else ""
+    more = {2: " D lies on BC extended beyond C.", 3: " BD bisects angle ABC, with D on AC."}.get(level, "")
     return Problem(
         facts=facts,
-        question=f"In triangle ABC the sides AB and AC are equal.{bisected} Find angle {find}.",
+        question=f"In triangle ABC the sides AB and AC are equal.{more} Find angle {find}.",
         steps=steps,
         answer=decimal_text(answer),
         key=(level, facts),
@@ -150,7 +158,7 @@ def _draw_isosceles(canvas: Canvas, level: int, base: float, given: str, find: s
     if level > 1:
         canvas.line(c if level == 2 else b, d)
     points = {"A": a, "B": b, "C": c, "D": d}
-    shown = {"ABC": "BAC", "BAC": "ABC", "BDC": "BAC"}[find] if level != 2 else "ACD"
+    shown = {"ABC": "BAC", "BAC": "ACD" if level == 2 else "ABC", "ACD": "BAC", "BDC": "BAC"}[find]
     marks = [(points[name[1]], points[name[0]], points[name[2]], text) for name, text in ((shown, given), (find, "?"))]
     canvas.angles(*marks)
     canvas.corners("ABC", [a, b, c])
@@ -256,12 +264,17 @@ def circle_angles(rng: random.Random, level: int) -> Problem:
         steps = f"The central angle is twice the inscribed angle: 2 * {inscribed} = {answer}."
         known, central = {"ACB": inscribed}, int(answer)
     elif level == 2:
-        base = rng.randint(22, 60)
-        central = 180 - 2 * base
-        facts, find, answer = f"Angle OAB is {base} degrees.", "ACB", Fraction(central, 2)
-        steps = f"OA and OB are equal, so angle OBA is {base} degrees too. Angle AOB: 180 - 2 * {base} = {central}. "
-        steps += f"Half of it is angle ACB: {central} / 2 = {answer}."
-        known = {"OAB": base}
+        base = Fraction(rng.randint(44, 120), 2)
+        central, inscribed = int(180 - 2 * base), 90 - base
+        given, find = rng.choice([("OAB", "ACB"), ("ACB", "OAB")])
+        size, answer = (base, inscribed) if given == "OAB" else (inscribed, base)
+        facts, known = f"Angle {given} is {decimal_text(size)} degrees.", {given: size}
+        if given == "OAB":
+            steps = f"OA and OB are equal. Angle AOB: 180 - 2 * {decimal_text(base)} = {central}. "
+            steps += f"Half of it is angle ACB: {central} / 2 = {decimal_text(answer)}."
+        else:
+            steps = f"Angle AOB is twice angle ACB: 2 * {decimal_text(inscribed)} = {central}. "
+            steps += f"OA and OB are equal, so angle OAB: (180 - {central}) / 2 = {decimal_text(answer)}."
     else:
         base = rng.randint(22, 38)
         other = rng.randint(base, 80 - base)
@@ -281,7 +294,7 @@ def circle_angles(rng: random.Random, level: int) -> Problem:
     )
 
 
-def _draw_circle_angles(canvas: Canvas, central: int, known: dict[str, int], find: str) -> None:
+def _draw_circle_angles(canvas: Canvas, central: int, known: dict[str, Fraction | int], find: str) -> None:
     # C lies at 180 degrees, between the points opposite to A and B, so that the centre is inside ABC
     to_a = 2 * known["OAC"] if "OAC" in known else central * canvas.rng.uniform(0.35, 0.65)
     turn = canvas.rng.uniform(0, 360)
@@ -291,10 +304,10 @@ def _draw_circle_angles(canvas: Canvas, central: int, known: dict[str, int], fin
     canvas.circle(o, (high[0] - low[0]) / 2)
     canvas.dot(o, 1.6)
     canvas.path([o, a, c, b, o])
-    if "OAB" in known:
+    if "OAB" in (*known, find):
         canvas.line(a, b)
     points = dict(zip("OABC", spots, strict=True))
-    texts = {name: f"{size}°" for name, size in known.items()} | {find: "?"}
+    texts = {name: f"{decimal_text(size)}°" for name, size in known.items()} | {find: "?"}
     canvas.angles(*((*(points[name[i]] for i in (1, 0, 2)), text) for name, text in texts.items()))
     for name in "ABC":
         canvas.corner(name, points[name], o)

@@ -12,7 +12,7 @@ from .problems_areas import TRIPLES
 
 VOLUME, SURFACE = "volume", "total surface area"
 UNITS = {VOLUME: "cubic centimetres", SURFACE: "square centimetres"}
-SMALL_TRIPLES = [triple for triple in TRIPLES if triple[2] < 90]
+SMALL_TRIPLES = [triple for triple in TRIPLES if triple[2] < 100]
 
 
 def _bounded(value: float, low: float, high: float) -> float:
@@ -20,13 +20,13 @@ def _bounded(value: float, low: float, high: float) -> float:
     return max(low, min(high, value))
 
 
-def _box(canvas: Canvas, edges: Sequence[float], diagonal: bool = False) -> list[Point]:
+def _box(canvas: Canvas, edges: Sequence[float], diagonal: bool, room: float) -> list[Point]:
     """Draws a cuboid in oblique projection and returns its corners: front from bottom left, then back."""
     width, depth, height = (edge / max(edges) for edge in edges)
     width, depth, height = _bounded(width, 0.4, 1), 0.5 * _bounded(depth, 0.4, 1), _bounded(height, 0.4, 1)
     over = polar(canvas.rng.uniform(32, 48), depth)
     front = [(0, 0), (width, 0), (width, height), (0, height)]
-    corners = canvas.fit(front + [(x + over[0], y + over[1]) for x, y in front], room=1.4, side_room=3)
+    corners = canvas.fit(front + [(x + over[0], y + over[1]) for x, y in front], room=room, side_room=3)
     canvas.polygon(corners[:4])
     canvas.path([corners[i] for i in (1, 5, 6, 7, 3)])
     canvas.line(corners[2], corners[6])
@@ -39,7 +39,7 @@ def _box(canvas: Canvas, edges: Sequence[float], diagonal: bool = False) -> list
 
 
 def _draw_cuboid(canvas: Canvas, edges: Sequence[int], texts: Sequence[str], note: str, diagonal: str = "") -> None:
-    corners = _box(canvas, edges, bool(diagonal))
+    corners = _box(canvas, edges, bool(diagonal), room=2.2 if note else 1.4)
     inside = center_of(corners)
     for text, (first, second) in zip(texts, ((0, 1), (1, 5), (0, 3)), strict=True):
         if text:
@@ -47,7 +47,7 @@ def _draw_cuboid(canvas: Canvas, edges: Sequence[int], texts: Sequence[str], not
     if diagonal:
         canvas.along(diagonal, corners[0], corners[2])
     if note:
-        canvas.label(note, middle(corners[3], corners[6]), [(0, 0), (1, 0), (-1, 0), (0, -1), (0.5, -1), (-0.5, -1)])
+        canvas.label(note, (canvas.width / 2, canvas.margin), [(0, 1)])
 
 
 def _edges(rng: random.Random) -> list[int]:
@@ -166,36 +166,37 @@ def prism(rng: random.Random, level: int) -> Problem:
 
 
 def pyramid(rng: random.Random, level: int) -> Problem:
-    """Pyramid over a square: its volume; its surface by the slant height; its volume by the slant height."""
-    half, height, slant = rng.choice([(a, b, c) for a, b, c in SMALL_TRIPLES if b > 1.3 * a])
+    """Pyramid over a square: its volume by the height; its surface by the slant height; each by the other."""
+    half, height, slant = rng.choice([(a, b, c) for a, b, c in SMALL_TRIPLES if b > 1.1 * a])
     base = 2 * half
     if level < 3:
         base = rng.randint(4, 40)
-        height, slant = rng.randint(round(0.7 * base), round(1.4 * base)), 0
-    if level == 2:
-        height, slant = 0, height
-    volume = Fraction(base * base * height, 3)
-    find, answer = VOLUME, volume
-    steps = f"{base}^2 * {height} / 3 = {volume}."
-    if level == 2:
-        find, answer = SURFACE, Fraction(base * base + 2 * base * slant)
+        height = slant = rng.randint(round(0.7 * base), round(1.4 * base))
+    find = {1: VOLUME, 2: SURFACE}.get(level) or rng.choice([VOLUME, SURFACE])
+    by_height = (find == VOLUME) == (level == 1)
+    if find == VOLUME:
+        answer = Fraction(base * base * height, 3)
+        steps = f"{base}^2 * {height} / 3 = {answer}."
+        other = f"h^2 = {slant}^2 - ({base} / 2)^2 = {height**2}. h = √{height**2} = {height}. "
+    else:
+        answer = Fraction(base * base + 2 * base * slant)
         steps = f"Base: {base}^2 = {base * base}. Four sides: 4 * {base} * {slant} / 2 = {2 * base * slant}. "
         steps += f"{base * base} + {2 * base * slant} = {answer}."
-    elif level == 3:
-        steps = f"h^2 = {slant}^2 - ({base} / 2)^2 = {height**2}. h = √{height**2} = {height}. {steps}"
-    named = f"its height is {height} cm" if level == 1 else f"the height of each side face is {slant} cm"
+        other = f"s^2 = {height}^2 + ({base} / 2)^2 = {slant**2}. s = √{slant**2} = {slant}. "
+    known = f"its height is {height} cm" if by_height else f"the height of each side face is {slant} cm"
     return Problem(
-        facts=f"The base edges of a pyramid are {base} cm long and {named}.",
+        facts=f"The base edges of a pyramid are {base} cm long and {known}.",
         question=f"The base of the pyramid is a square. Find the exact {find} of the pyramid in {UNITS[find]}.",
-        steps=steps,
+        steps=other + steps if level == 3 else steps,
         answer=str(answer),
-        key=(level, base, height, slant),
-        draw=lambda canvas: _draw_pyramid(canvas, base, height, slant),
+        key=(level, base, height, find),
+        draw=lambda canvas: _draw_pyramid(canvas, base, height, 0 if by_height else slant),
     )
 
 
 def _draw_pyramid(canvas: Canvas, base: int, height: int, slant: int) -> None:
-    tall = height if height else math.sqrt(slant**2 - base**2 / 4)
+    """Draws a pyramid with its slant height or, if that is 0, its height."""
+    tall = math.sqrt(slant**2 - base**2 / 4) if slant else height
     tall = _bounded(tall / base, 0.8, 1.4)
     over = polar(canvas.rng.uniform(35, 45), 0.5)
     corners = [(0, 0), (1, 0), (1 + over[0], over[1]), over]
@@ -216,7 +217,7 @@ def _draw_pyramid(canvas: Canvas, base: int, height: int, slant: int) -> None:
 def _round(canvas: Canvas, radius: float, height: float) -> tuple[Point, Point, float, float]:
     """Places a cylinder or cone; returns the centres of base and top, and the radii of the base as it is seen."""
     height = _bounded(height / radius, 0.9, 2.6)
-    base, top, low, high = canvas.fit([(0, 0), (0, height), (-1, -0.28), (1, height + 0.28)], room=1.4, side_room=3)
+    base, top, low, high = canvas.fit([(0, 0), (0, height), (-1, -0.28), (1, height + 0.28)], room=1.4, side_room=4)
     wide = (high[0] - low[0]) / 2
     return base, top, wide, 0.28 * wide
 
@@ -243,45 +244,45 @@ def cylinder(rng: random.Random, level: int) -> Problem:
         size = ring * height
         steps = f"{radius}^2 - {inner}^2 = {ring}. {ring} * {height} * π = {pi_text(size)}."
 
-    def draw(canvas: Canvas) -> None:
-        base, top, wide, flat = _round(canvas, radius, height)
-        share = _bounded(inner / radius, 0.45, 0.7) if inner else 0
-        canvas.ellipse(top, wide, flat)
-        canvas.ellipse(base, wide, flat, hidden=True)
-        if inner:
-            canvas.ellipse(top, share * wide, share * flat)
-        for side in (-1, 1):
-            canvas.line((base[0] + side * wide, base[1]), (top[0] + side * wide, top[1]))
-            if inner:
-                canvas.dashed((base[0] + side * share * wide, base[1]), (top[0] + side * share * wide, top[1]))
-        right, below = (top[0] + wide, top[1]), (base[0] + wide, base[1])
-        canvas.side(f"{height} cm", right, below, base)
-        canvas.dot(top, 1.6)
-        if inner:
-            level_y = top[1] - flat - 0.6 * canvas.font_size
-            for end in (wide, -share * wide):
-                canvas.dashed((top[0] + end, level_y), (top[0] + end, top[1]))
-                canvas.line((top[0], level_y), (top[0] + end, level_y))
-            canvas.dashed((top[0], level_y), top)
-            for share_of, text in ((wide, f"R = {radius} cm"), (-share * wide, f"r = {inner} cm")):
-                canvas.label(text, (top[0] + share_of / 2, level_y), [(0, -1), (share_of, -60), (share_of, -30)])
-        else:
-            canvas.line(top, right)
-            canvas.side(f"{radius} cm", top, right, base)
-
     return Problem(
         facts=facts,
         question=f"Find the exact {find} of the {name} in {UNITS[find]}, in terms of π.",
         steps=steps,
         answer=pi_text(size),
         key=(level, radius, height, inner),
-        draw=draw,
+        draw=lambda canvas: _draw_cylinder(canvas, radius, height, inner),
     )
+
+
+def _draw_cylinder(canvas: Canvas, radius: int, height: int, inner: int) -> None:
+    base, top, wide, flat = _round(canvas, radius, height)
+    share = _bounded(inner / radius, 0.45, 0.7) if inner else 0
+    canvas.ellipse(top, wide, flat)
+    canvas.ellipse(base, wide, flat, hidden=True)
+    if inner:
+        canvas.ellipse(top, share * wide, share * flat)
+    for side in (-1, 1):
+        canvas.line((base[0] + side * wide, base[1]), (top[0] + side * wide, top[1]))
+        if inner:
+            canvas.dashed((base[0] + side * share * wide, base[1]), (top[0] + side * share * wide, top[1]))
+    canvas.dot(top, 1.6)
+    # the radii are marked above the top, where there is room for their numbers
+    marks = [(wide, f"R = {radius} cm"), (-share * wide, f"r = {inner} cm")] if inner else [(wide, f"{radius} cm")]
+    above = top[1] - flat - 0.6 * canvas.font_size
+    canvas.dashed((top[0], above), top)
+    for reach, _ in marks:
+        canvas.dashed((top[0] + reach, above), (top[0] + reach, top[1]))
+        canvas.line((top[0], above), (top[0] + reach, above))
+    for reach, text in marks:
+        canvas.label(text, (top[0] + reach / 2, above), [(0, -1), (reach, -60), (reach, -30)])
+    canvas.side(f"{height} cm", (top[0] + wide, top[1]), (base[0] + wide, base[1]), base)
 
 
 def cone(rng: random.Random, level: int) -> Problem:
     """Cone: its volume by the height; by the slant height; its surface."""
-    radius, height, slant = rng.choice(SMALL_TRIPLES)
+    radius, height, slant = rng.choice(TRIPLES)
+    if height < 1.4 * radius and rng.random() < 0.5:
+        radius, height = height, radius
     if level == 1:
         radius = rng.randint(2, 30)
         height = rng.randint(radius, 3 * radius)
@@ -310,8 +311,13 @@ def cone(rng: random.Random, level: int) -> Problem:
         else:
             canvas.dashed(tip, base)
             canvas.right_angle(base, tip, right)
-            canvas.along(f"{height} cm", base, tip)
-        canvas.label(f"{radius} cm", middle(base, right), [(0, 1), (0, -1), (-0.4, 1)])
+            # the height is marked beside the cone, where there is room for its number
+            left = base[0] - wide - 0.6 * canvas.font_size
+            canvas.dashed((left, tip[1]), tip)
+            canvas.dashed((left, base[1]), (base[0] - wide, base[1]))
+            canvas.line((left, tip[1]), (left, base[1]))
+            canvas.side(f"{height} cm", (left, tip[1]), (left, base[1]), base)
+        canvas.label(f"r = {radius} cm", middle(base, right), [(0, 1), (0, -1), (-0.4, 1)])
 
     return Problem(
         facts=f"A cone has a radius of {radius} cm and a {named}.",
