@@ -173,7 +173,7 @@ def pyramid(rng: random.Random, level: int) -> Problem:
         base = rng.randint(4, 40)
         height = slant = rng.randint(round(0.7 * base), round(1.4 * base))
     find = {1: VOLUME, 2: SURFACE}.get(level) or rng.choice([VOLUME, SURFACE])
-    by_height = (find == VOLUME) == (level == 1)
+    by_height = (find == VOLUME) == (level < 3)
     if find == VOLUME:
         answer = Fraction(base * base * height, 3)
         steps = f"{base}^2 * {height} / 3 = {answer}."
