@@ -2,7 +2,7 @@
 
 import argparse
 
-from . import generate, preview
+from . import build, check, generate, preview
 
 
 def main() -> None:
@@ -10,7 +10,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m puma_trl.pairs", description="Makes text-rich/vision-rich pairs.")
     commands = parser.add_subparsers(dest="command", required=True)
     tools = {
+        "build": (build, "build pairs from ordinary problems"),
         "generate": (generate, "generate problems with drawings"),
+        "check": (check, "check pairs before training"),
         "preview": (preview, "write a page to look at pairs"),
     }
     for name, (module, description) in tools.items():

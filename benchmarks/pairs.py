@@ -1,0 +1,98 @@
+"""
+Pairs per second and peak memory of `python -m puma_trl.pairs build` and `generate`, each in one process.
+
+```bash
+python benchmarks/pairs.py                          # 1,000 pairs for speed, 10,000 and 100,000 for memory: an hour
+python benchmarks/pairs.py --sizes 1000 2000 4000   # a quick look
+```
+
+Every row runs the command itself, on one core. The problems of `build` have 30 words and a formula, every second one a
+diagram of 300 x 200 pixels; the canvas is 512 pixels wide. The pictures of `generate` have 512 x 384 pixels. Memory is
+the peak of the resident set, imports included.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+
+ROOT = Path(__file__).parents[1]
+GOAL = 100  # pairs per second and core
+FLAT = 1.10  # memory at the largest size against that at the size before
+WORDS = "triangle circle has a side of which the length is known and an angle that meets it at one point".split()
+WATCHED = "import resource, sys; from puma_trl.pairs.__main__ import main; main(); "
+WATCHED += "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+
+
+def write_problems(folder: Path, count: int) -> Path:
+    """Writes a problem file with some hundred diagrams."""
+    rng = random.Random(0)
+    diagrams = []
+    for index in range(200):
+        picture = Image.new("RGB", (300, 200), "white")
+        points = [(rng.randrange(20, 280), rng.randrange(20, 180)) for _ in range(3)]
+        ImageDraw.Draw(picture).polygon(points, outline="black")
+        picture.save(folder / f"{index}.png")
+        diagrams.append(f"{index}.png")
+    path = folder / f"problems-{count}.jsonl"
+    with open(path, "w") as file:
+        for index in range(count):
+            words = " ".join(rng.choices(WORDS, k=30))
+            question = f"A {words}, and $x^2 + {rng.randrange(100)}y = {rng.randrange(100)}$. What is x?"
+            row = {"question": question, "answer": str(rng.randrange(100))}
+            file.write(json.dumps(row | ({"image": rng.choice(diagrams)} if index % 2 else {})) + "\n")
+    return path
+
+
+def measure(arguments: list[str]) -> tuple[float, float]:
+    """Runs a command of the pair tools on one core; returns seconds and MiB."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    result = subprocess.run(
+        [sys.executable, "-c", WATCHED, *arguments], env=environment, capture_output=True, text=True, cwd=ROOT
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{result.stderr[-3000:]}")
+    return time.perf_counter() - start, int(result.stderr.split()[-1]) / 1024
+
+
+def main() -> None:
+    """Measures and prints both tools."""
+    parser = argparse.ArgumentParser(description="Speed and memory of building and generating pairs.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="pairs, from small to large")
+    args = parser.parse_args()
+    print("| tool | pairs | seconds | pairs/s, start-up taken off | peak MiB | against the size before |")
+    print("|---|---|---|---|---|---|")
+    verdicts = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for tool in ("build", "generate"):
+            results = {}
+            for count in [1, *args.sizes]:
+                output = ["--output", str(folder / f"{tool}-{count}")]
+                if tool == "build":
+                    source = ["--input", str(write_problems(folder, count)), "--image_column", "image"]
+                    arguments = ["build", *source, *output]
+                else:
+                    arguments = ["generate", "--n", str(count), *output]
+                results[count] = measure(arguments)
+            for before, count in zip([1, *args.sizes], args.sizes, strict=False):
+                seconds, memory = results[count]
+                speed = (count - 1) / (seconds - results[1][0])
+                growth = memory / results[before][1]
+                print(f"| {tool} | {count:,} | {seconds:.1f} | {speed:.0f} | {memory:.0f} | {growth:.2f}× |", flush=True)
+            verdicts.append(f"- {tool}, pairs/s: {speed:.0f}, goal ≥ {GOAL}: {'reached' if speed >= GOAL else 'missed'}")
+            verdicts.append(f"- {tool}, memory: {growth:.2f}×, goal ≤ {FLAT}: {'reached' if growth <= FLAT else 'missed'}")
+    print("\n" + "\n".join(verdicts))
+
+
+if __name__ == "__main__":
+    main()

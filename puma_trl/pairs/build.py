@@ -1,0 +1,377 @@
+"""
+Builds text-rich/vision-rich pairs from ordinary problems: question, answer, and a diagram if there is one.
+
+```bash
+python -m puma_trl.pairs build --input problems.jsonl --output outputs/built
+python -m puma_trl.pairs build --input gsm8k_train.jsonl --preset gsm8k --levels vision_only vision_dominant --output outputs/gsm8k
+```
+
+The text-rich side has all in words, with or without the diagram. The vision-rich side has a picture with the diagram
+and, by level (after MathVerse), `vision_only`: the whole question, and a prompt without content; `vision_dominant`: the
+conditions, while the sentence that asks stays in the prompt. Both answers are equal. MathVerse's other versions leave
+out words that the diagram makes redundant, which only a person can tell.
+
+The same command goes on where a killed one stopped. The bytes depend on input, options and seed alone.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import HfApi
+from tqdm import tqdm
+
+from ..data_files import BrokenRow, Source, find_chunks, find_sources, read_chunk
+from ..images import DataError, open_image
+from .build_files import Part, write_whole
+from .compose import compose, draw_style
+from .fonts import FontBook
+from .presets import PRESETS, Columns, Problem, read_conversation, read_plain, split_question
+
+
+LEVELS = ("vision_only", "vision_dominant")
+PROMPTS = (
+    "Solve the problem in the picture.",
+    "Read the problem in the image and solve it.",
+    "The problem is shown in the picture. Solve it.",
+    "Answer the question in the image.",
+)
+SETTINGS = "build.yaml"  # no name that a reader of data files would take for one
+COUNTS = ("read", "rows", "diagrams", "formulas", "plain_formulas")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what is written."""
+
+    inputs: list[str]
+    versions: list[str]
+    image_root: str | None
+    preset: str | None
+    columns: Columns
+    levels: tuple[str, ...]
+    text_rich_image: str
+    format: str
+    fonts: tuple[str, ...]
+    seed: int
+
+
+class Builder:
+    """
+    Builds one chunk of the input at a time, in any process.
+
+    Args:
+        settings ([`Settings`]):
+            What to build.
+        sources (`list[Source]`):
+            Where from.
+        output (`Path`):
+            Where to.
+        bad_rows (`str`):
+            `"error"` or `"drop"`.
+    """
+
+    def __init__(self, settings: Settings, sources: list[Source], output: Path, bad_rows: str):
+        self.settings, self.sources, self.output, self.bad_rows = settings, sources, output, bad_rows
+        self.book = FontBook(settings.fonts)
+        self.reader = PRESETS[settings.preset][0] if settings.preset else read_plain
+
+    def __call__(self, task: tuple[int, dict[str, int]]) -> dict[str, Any]:
+        """
+        Builds a chunk, unless that is done, and leaves `parts/<number>.json`, which is written last.
+
+        Returns:
+            `rows` (written), `read`, `diagrams`, `dropped` (reason → rows), `formulas`, `plain_formulas` and `examples`
+            of rows that cannot be used.
+        """
+        number, chunk = task
+        marker = self.output / "parts" / f"{number:05d}.json"
+        if marker.exists():
+            return json.loads(marker.read_text())
+        source = self.sources[chunk["source"]]
+        dropped, counts = [], Counter(dict.fromkeys(COUNTS, 0))
+        part = Part(self.output, number, embedded=self.settings.format == "parquet")
+        columns = self.settings.columns.names
+        for index, raw in read_chunk(source, chunk["start"], chunk["end"], chunk["first"], columns):
+            row_id = f"{source.name}:{index}"
+            counts["read"] += 1
+            try:
+                problems = self._build_row(raw, row_id, source.root, part, counts)
+            except DataError as error:
+                problems = dict.fromkeys(self.settings.levels, str(error))
+            if problems:
+                written = raw.text if isinstance(raw, BrokenRow) else repr(raw)
+                reason = next(iter(problems.values()))
+                dropped.append({"row_id": row_id, "levels": [*problems], "reason": reason, "raw": written[:1000]})
+        reasons = Counter(row["reason"].split(":", 1)[0] for row in dropped)
+        result = counts | {"dropped": reasons, "examples": dropped[:3]}
+        if dropped and self.bad_rows == "error":
+            return result  # ends the build; the chunk is not marked as done
+        part.finish(dropped)
+        write_whole(marker, json.dumps(result))
+        return result
+
+    def _build_row(self, raw: Any, row_id: str, root: str | None, part: Part, counts: Counter) -> dict[str, str]:
+        """Adds the pairs of a row to the part; returns level → why it cannot be made."""
+        if isinstance(raw, BrokenRow):
+            raise DataError(raw.problem)
+        if not isinstance(raw, dict):
+            raise DataError(f"wrong type: the row is {type(raw).__name__}, not an object with columns")
+        problem = self.reader(raw, self.settings.columns, root)
+        if len(problem.images) > 1:
+            raise DataError(f"several images: {len(problem.images)} diagrams, but one canvas takes one")
+        diagram = open_image(problem.images[0]) if problem.images else None
+        made, problems = {}, {}
+        for level in self.settings.levels:
+            try:
+                made[level] = self._make_side(problem, level, diagram, row_id)
+            except DataError as error:
+                problems[level] = str(error)
+        if not made:
+            return problems
+        keeps_diagram = diagram is not None and self.settings.text_rich_image == "keep"
+        text_rich = {
+            "image_url": part.add_diagram(problem.images[0]) if keeps_diagram else None,
+            "instruction": _join(problem.hint, problem.facts, problem.question),
+            "output": problem.answer,
+        }
+        for level, (prompt, composition) in made.items():
+            picture = part.add_picture(composition.image)
+            vision_rich = {"image_url_2": picture, "instruction_2": prompt, "output_2": problem.answer}
+            part.add_row(text_rich | vision_rich | {"kind": level})
+            counts.update(formulas=composition.formulas, plain_formulas=composition.plain_formulas)
+        counts.update(rows=len(made), diagrams=diagram is not None)
+        return problems
+
+    def _make_side(self, problem: Problem, level: str, diagram, row_id: str):
+        """Returns prompt and picture of the vision-rich side, which depend on seed, row and level alone."""
+        rng = random.Random(f"{self.settings.seed}/{row_id}/{level}")
+        if level == "vision_only":
+            text, prompt = _join(problem.facts, problem.question), rng.choice(PROMPTS)
+        else:
+            text, prompt = split_question(problem)
+        composition = compose(text, diagram, draw_style(rng), self.book, seed=rng.getrandbits(32))
+        return _join(problem.hint, prompt), composition
+
+
+def _join(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
+
+
+def prepare_output(output: Path, settings: Settings) -> bool:
+    """
+    Claims the output folder for a build; returns whether it is finished already.
+
+    Raises:
+        DataError: if the folder holds something else, such as a build of other input or options.
+    """
+    path, parts = output / SETTINGS, output / "parts"
+    wanted = json.loads(json.dumps(asdict(settings)))
+    if path.exists():
+        found = yaml.safe_load(path.read_text())
+        differing = [name for name, value in wanted.items() if found["settings"].get(name) != value]
+        if differing:
+            name = differing[0]
+            raise DataError(
+                f"{output} holds another build: its `{name}` is {found['settings'].get(name)}, this one's {wanted[name]}. "
+                "Choose another `--output`, or delete that folder."
+            )
+        finished = "result" in found
+        if finished:
+            shutil.rmtree(parts, ignore_errors=True)  # was killed while they were removed
+        else:
+            parts.mkdir(exist_ok=True)
+        return finished
+    if output.exists() and any(output.iterdir()):
+        raise DataError(f"{output} is not empty and holds no build. Choose another `--output`.")
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(path, yaml.safe_dump({"settings": wanted}, allow_unicode=True))
+    parts.mkdir()
+    return False
+
+
+def run_chunks(builder: Builder, num_proc: int) -> Iterator[dict[str, Any]]:
+    """
+    Builds all chunks, and yields their results in order.
+
+    Raises:
+        DataError: if rows cannot be used and `bad_rows` is `"error"`, or the input's structure is broken.
+    """
+    tasks = list(enumerate(find_chunks(builder.sources, builder.settings.columns.names)))
+    # unlike multiprocessing.Pool, it notices when a worker is killed
+    pool = ProcessPoolExecutor(num_proc, initializer=_end_with_parent) if num_proc > 1 else None
+    try:
+        results = pool.map(builder, tasks) if pool else map(builder, tasks)
+        for result in tqdm(results, total=len(tasks), unit="chunk", disable=None):
+            if result["dropped"] and builder.bad_rows == "error":
+                first = "\n".join(f"  {row['row_id']}: {row['reason']}" for row in result["examples"])
+                raise DataError(
+                    f"{sum(result['dropped'].values()):,} of {result['read']:,} rows cannot be used. The first ones:\n"
+                    f"{first}\nRepair them, or pass `--bad_rows drop` to leave such rows out and have them listed in "
+                    f"{builder.output / 'dropped_rows.jsonl'}."
+                )
+            yield result
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when the command is killed, so that none still writes when it is started again."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def finish(output: Path, settings: Settings, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """
+    Joins the parts, writes down the counts, and removes the parts; returns the counts.
+
+    Raises:
+        DataError: if there is no pair.
+    """
+    total = {name: sum(result[name] for result in results) for name in COUNTS}
+    reasons = sum((Counter(result["dropped"]) for result in results), Counter())
+    total["dropped"] = dict(reasons.most_common())
+    if not total["rows"]:
+        counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        raise DataError(f"No pair could be built from {total['read']:,} rows ({counts or 'the input is empty'}).")
+    joined = [("dropped.jsonl", "dropped_rows.jsonl")] if reasons else []
+    joined += [("jsonl", "train.jsonl")] if settings.format == "jsonl" else []
+    for suffix, name in joined:
+        unfinished = output / f"{name}.tmp"
+        with open(unfinished, "wb") as file:
+            for number in range(len(results)):
+                with open(output / "parts" / f"{number:05d}.{suffix}", "rb") as part:
+                    shutil.copyfileobj(part, file)
+        os.replace(unfinished, output / name)
+    content = {"settings": json.loads(json.dumps(asdict(settings))), "result": total}
+    write_whole(output / SETTINGS, yaml.safe_dump(content, allow_unicode=True))
+    shutil.rmtree(output / "parts")
+    return total
+
+
+def push(output: Path, repo_id: str) -> str:
+    """Uploads a finished parquet build as a data set of the Hub; returns its id."""
+    api = HfApi()
+    repo_id = api.create_repo(repo_id, repo_type="dataset", exist_ok=True).repo_id
+    api.upload_folder(
+        folder_path=output,
+        repo_id=repo_id,
+        repo_type="dataset",
+        allow_patterns=["data/*.parquet", SETTINGS],
+        delete_patterns="data/*.parquet",  # of a build before, which may have had more files
+    )
+    return repo_id
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m puma_trl.pairs build`."""
+    parser.add_argument(
+        "--input", nargs="+", required=True, help="files (json, jsonl, csv, parquet), folders, Hub data sets"
+    )
+    parser.add_argument("--config", help="configuration of a Hub data set")
+    parser.add_argument("--split", default="train", help="split of a Hub data set (default: train)")
+    parser.add_argument("--image_root", help="folder that image paths start from; by default that of each file")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--preset", choices=PRESETS, help="read the rows of a common data set")
+    for name in ("question", "answer", "image", "choices", "facts"):
+        parser.add_argument(f"--{name}_column", help=f"column of the {name}, instead of the preset's")
+    parser.add_argument(
+        "--levels", nargs="+", choices=LEVELS, default=LEVELS[:1], help="one pair of each row for each"
+    )
+    parser.add_argument(
+        "--text_rich_image", choices=("keep", "drop"), default="keep", help="the diagram on the text-rich side"
+    )
+    parser.add_argument(
+        "--format", choices=("jsonl", "parquet"), default="jsonl", help="with files, or with embedded pictures"
+    )
+    parser.add_argument("--font", nargs="+", default=[], help="further font files, for scripts that the system lacks")
+    parser.add_argument("--bad_rows", choices=("error", "drop"), default="error", help="rows that cannot be used")
+    parser.add_argument("--seed", type=int, default=0, help="seed of prompts, fonts, sizes, noise")
+    parser.add_argument("--num_proc", type=int, default=1, help="processes")
+    parser.add_argument("--push_to_hub", metavar="REPO_ID", help="upload the data set; with --format parquet")
+
+
+def read_settings(args: argparse.Namespace) -> tuple[Settings, list[Source]]:
+    """
+    Turns the options into settings and the sources that they name.
+
+    Raises:
+        DataError: if the options contradict each other or the input is not there.
+    """
+    if args.push_to_hub and args.format != "parquet":
+        raise DataError("`--push_to_hub` needs `--format parquet`, which holds the pictures.")
+    reader, columns = PRESETS[args.preset] if args.preset else (read_plain, Columns())
+    given = {name: getattr(args, f"{name}_column") for name in asdict(columns)}
+    if reader is read_conversation:
+        for name in ("answer", "choices", "facts"):
+            if given[name]:
+                raise DataError(
+                    f"The rows of `--preset {args.preset}` are conversations: leave `--{name}_column` out."
+                )
+        given["answer"] = given["question"]
+    columns = Columns(**asdict(columns) | {name: value for name, value in given.items() if value})
+    sources = find_sources(args.input, args.image_root, args.config, args.split)
+    settings = Settings(
+        inputs=args.input,
+        versions=[source.version for source in sources],
+        image_root=args.image_root,
+        preset=args.preset,
+        columns=columns,
+        levels=tuple(args.levels),
+        text_rich_image=args.text_rich_image,
+        format=args.format,
+        fonts=tuple(args.font),
+        seed=args.seed,
+    )
+    return settings, sources
+
+
+def main(args: argparse.Namespace) -> None:
+    """Builds, reports, and uploads if that is asked for."""
+    try:
+        settings, sources = read_settings(args)
+        if args.push_to_hub:
+            HfApi().whoami()  # now, and not when the build is over
+        if prepare_output(args.output, settings):
+            print(f"{args.output} holds this build already.")
+        else:
+            builder = Builder(settings, sources, args.output, args.bad_rows)
+            total = finish(args.output, settings, list(run_chunks(builder, args.num_proc)))
+            print(describe(total, args.output, settings))
+        if args.push_to_hub:
+            print(f"Pushed to {push(args.output, args.push_to_hub)}.")
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def describe(total: dict[str, Any], output: Path, settings: Settings) -> str:
+    """Words the result of a build, and how to train on it."""
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in total["dropped"].items())
+    lines = [
+        f"{total['rows']:,} pairs from {total['read']:,} rows, {total['diagrams']:,} with a diagram, in {output}."
+    ]
+    if dropped:
+        lines.append(f"Left out: {dropped}; see {output / 'dropped_rows.jsonl'}.")
+    if total["plain_formulas"]:
+        lines.append(
+            f"{total['plain_formulas']:,} of {total['formulas']:,} formulas could not be drawn and stand as LaTeX."
+        )
+    data = output / ("train.jsonl" if settings.format == "jsonl" else "data")
+    return "\n".join([*lines, f"Train on it with `dataset_name: {data}`."])

@@ -1,0 +1,158 @@
+"""LaTeX in problem texts: where it stands, and its picture by matplotlib's mathtext."""
+
+import logging
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import MathTextParser
+from PIL import Image
+
+
+# A single dollar opens math only before a character that is no space, and closes it only behind one and not before a
+# digit (the rule of Pandoc), so that "$5 and $10" are prices.
+MATH = re.compile(
+    r"\$\$(?P<display>.+?)\$\$"
+    r"|\\\[(?P<bracket>.+?)\\\]"
+    r"|\\\((?P<parenthesis>.+?)\\\)"
+    r"|(?<![\\$])\$(?!\s)(?P<inline>(?:[^$\\\n]|\\.|\n(?!\s*\n))+?)(?<!\s)\$(?!\d)",
+    re.DOTALL,
+)
+
+# Common LaTeX that mathtext does not know → the same in its words.
+REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"\\(?:[tdcs]|nice)frac(?![a-zA-Z])", r"\\frac"),
+        (r"\\[td]binom(?![a-zA-Z])", r"\\binom"),
+        (r"\\(?:displaystyle|textstyle|limits|nolimits|boxed|fbox|mathop)(?![a-zA-Z])", ""),
+        (r"\\(?:big|Big|bigg|Bigg)[lrm]?(?![a-zA-Z])", ""),
+        (r"\\(frac|binom)\s*(\w|\\[a-zA-Z]+)\s*(\w)", r"\\\1{\2}{\3}"),
+        (r"\\frac\s*(\w)\s*(?=\{)", r"\\frac{\1}"),
+        (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
+        (r"\\sqrt\s*(\[\w+\])?\s*(\w)", r"\\sqrt\1{\2}"),
+        (r"\\le(?![a-zA-Z])", r"\\leq"),
+        (r"\\ge(?![a-zA-Z])", r"\\geq"),
+        (r"\\[lr]vert(?![a-zA-Z])", "|"),
+        (r"\\[lr]Vert(?![a-zA-Z])", r"\\|"),
+        (r"\\land(?![a-zA-Z])", r"\\wedge"),
+        (r"\\lor(?![a-zA-Z])", r"\\vee"),
+        (r"\\lnot(?![a-zA-Z])", r"\\neg"),
+        (r"\\(?:bm|pmb)(?![a-zA-Z])", r"\\boldsymbol"),
+        (r"\\(?:dots[bcmio]|hdots)(?![a-zA-Z])", r"\\ldots"),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
+        (r"\\(?:mbox|textrm|textnormal)(?![a-zA-Z])", r"\\text"),
+        (r"\\textbf(?![a-zA-Z])", r"\\mathbf"),
+        (r"\\textit(?![a-zA-Z])", r"\\mathit"),
+        (r"\\pmod\s*(\{[^{}]*\}|\w)", r"\\ (\\mathrm{mod}\\ \1)"),
+        (r"\\b?mod(?![a-zA-Z])", r"\\ \\mathrm{mod}\\ "),
+        (r"\\tag\s*\{([^{}]*)\}", r"\\quad (\1)"),
+        (r"\\label\s*\{[^{}]*\}", ""),
+        (r"\\implies(?![a-zA-Z])", r"\\Rightarrow"),
+        (r"\\iff(?![a-zA-Z])", r"\\Leftrightarrow"),
+        (r"\\stackrel(?![a-zA-Z])", r"\\overset"),
+        (r"\^?(?:\\(?:degree|textdegree)(?![a-zA-Z])|°)", r"^{\\circ}"),
+        (r"\\hspace\{[^{}]*\}|~", r"\\ "),
+        (r"−", "-"),
+        (r"\s+", " "),
+    )
+]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """
+    A formula in pixels.
+
+    Args:
+        mask (`PIL.Image.Image`):
+            Its ink, 255 where it is full.
+        depth (`int`):
+            Pixels below the baseline.
+    """
+
+    mask: Image.Image
+    depth: int
+
+
+def split_math(text: str) -> list[tuple[str, bool, bool]]:
+    """
+    Splits a text at its formulas.
+
+    Args:
+        text (`str`):
+            A problem, with formulas in `$…$`, `$$…$$`, `\\(…\\)` or `\\[…\\]`.
+
+    Returns:
+        Pieces in order: (text, or LaTeX without delimiters; whether it is math; whether it stands on a line of its own).
+    """
+    pieces, position = [], 0
+    for match in MATH.finditer(text):
+        if match.start() > position:
+            pieces.append((text[position : match.start()], False, False))
+        name = match.lastgroup
+        pieces.append((match[name].strip(), True, name in ("display", "bracket")))
+        position = match.end()
+    if position < len(text):
+        pieces.append((text[position:], False, False))
+    return [piece for piece in pieces if piece[0]]
+
+
+def normalise(source: str) -> str:
+    """Rewrites LaTeX that mathtext does not know into what it knows."""
+    for pattern, replacement in REWRITES:
+        source = pattern.sub(replacement, source)
+    return source.strip()
+
+
+@lru_cache(maxsize=4096)
+def draw_formula(source: str, font_set: str, size: int) -> Formula | None:
+    """
+    Draws a formula.
+
+    Args:
+        source (`str`):
+            LaTeX without delimiters.
+        font_set (`str`):
+            One of mathtext's.
+        size (`int`):
+            Size of the letters in pixels.
+
+    Returns:
+        The formula, or `None` if mathtext cannot parse it or lacks one of its symbols.
+    """
+    lost = _LostGlyphs()
+    logger = logging.getLogger("matplotlib.mathtext")
+    logger.addHandler(lost)
+    propagate, logger.propagate = logger.propagate, False
+    try:
+        parsed = MathTextParser("agg").parse(
+            f"${normalise(source)}$", dpi=72, prop=FontProperties(size=size, math_fontfamily=font_set)
+        )
+    except (ValueError, RuntimeError):  # a ParseException is a ValueError; RuntimeError: characters without any font
+        return None
+    finally:
+        logger.removeHandler(lost)
+        logger.propagate = propagate
+    if lost.found:
+        return None
+    mask = Image.fromarray(np.asarray(parsed.image))
+    bounds = mask.getbbox()
+    if bounds is None:
+        return None
+    # mathtext measures the depth from the baseline to the lowest ink with a border of one pixel above and below
+    return Formula(mask.crop(bounds), depth=round(parsed.depth - 2))
+
+
+class _LostGlyphs(logging.Handler):
+    """Notices when mathtext puts a dummy in the place of a symbol that its fonts lack."""
+
+    def __init__(self):
+        super().__init__(level=logging.WARNING)
+        self.found = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found = True

@@ -1,0 +1,206 @@
+"""Printing problems: wrapping, formulas, fonts, legibility, and ink that stays inside."""
+
+import random
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from puma_trl.images import DataError
+from puma_trl.pairs import compose, fonts, latex
+from puma_trl.pairs.typeset import DoesNotFit, Typesetter, clean, wrap
+
+
+BOOK = fonts.FontBook()
+PLAIN = compose.Style("DejaVu Sans", 18, 24, 1.4, diagram_first=True, turn=0.0, noise=0)
+WORDS = "find the length of a side when $x^2 + y^2 = 5$ and angle is 30 degrees, AB = 12 cm; or $\\frac{3}{4}$ of it?".split(
+    " "
+)
+
+
+def ink(image):
+    """Returns where a picture has ink."""
+    return np.asarray(image.convert("L")) < 128
+
+
+def lines_of(text, width=400, family="DejaVu Sans", size=18):
+    typesetter = Typesetter(BOOK, family)
+    return wrap(typesetter.words(clean(text), size, width), family, size, width)
+
+
+def texts(lines):
+    return ["".join(box.text for _, box in line.boxes) for line in lines]
+
+
+@pytest.mark.parametrize("width", [60, 120, 333])
+def test_lines_stay_within_the_column(width):
+    text = "Supercalifragilisticexpialidocious words and short ones 1234567890123456789012345678901234567890"
+    lines = lines_of(text, width)
+    assert "".join(texts(lines)) == text.replace(" ", "")
+    for line in lines:
+        assert all(position >= 0 and position + box.width <= width for position, box in line.boxes)
+
+
+def test_a_full_stop_stays_with_its_formula():
+    for width in range(60, 300, 7):
+        for line in texts(lines_of("It is so that we know $x^2$. Then $y$, too.", width)):
+            assert not line.startswith((".", ","))
+
+
+def test_prices_are_no_formulas():
+    assert latex.split_math("It costs $5 and $10.") == [("It costs $5 and $10.", False, False)]
+    assert [piece for piece, is_math, _ in latex.split_math("so $a=1$ or \\(b\\) or $$c$$") if is_math] == [
+        "a=1",
+        "b",
+        "c",
+    ]
+
+
+@pytest.mark.parametrize(
+    "source", ["\\dfrac12", "\\sqrt3", "x \\le 5", "90^\\circ", "\\triangle ABC", "\\text{if } x", "30°"]
+)
+def test_common_latex_is_drawn(source):
+    assert latex.draw_formula(source, "dejavusans", 20) is not None
+
+
+@pytest.mark.parametrize("source", ["\\nosuchcommand{x}", "\\begin{matrix} 1 \\end{matrix}", "x^"])
+def test_other_latex_stands_as_text(source):
+    typesetter = Typesetter(BOOK, "DejaVu Sans")
+    (line,) = wrap(typesetter.words(f"See ${source}$ here", 18, 900), "DejaVu Sans", 18, 900)
+    assert (typesetter.formulas, typesetter.plain_formulas) == (1, 1)
+    assert source.replace(" ", "") in "".join(texts([line]))
+    (first, see), (second, _), *_ = line.boxes
+    assert second - first > see.width  # a space
+
+
+@pytest.mark.parametrize(
+    "source", ["90^\\degree", "\\dbinom nk", "\\frac\\pi2", "\\sqrt[3]x", "a \\pmod 5", "\\lVert x\\rVert"]
+)
+def test_less_common_latex_is_drawn(source):
+    assert latex.draw_formula(source, "stix", 20) is not None
+
+
+def test_a_wide_formula_does_not_fit():
+    with pytest.raises(DoesNotFit, match="too wide"):
+        lines_of("$" + "x+" * 60 + "x$", 100)
+
+
+@pytest.mark.parametrize("text", ["So $$\nx^2\n$$ is", "So \\[\n x^2 \n\\] is", "So $x\n= 2$ is"])
+def test_formulas_over_several_lines(text):
+    typesetter = Typesetter(BOOK, "DejaVu Sans")
+    typesetter.words(clean(text), 18, 400)
+    assert (typesetter.formulas, typesetter.plain_formulas) == (1, 0)
+
+
+def test_a_price_does_not_reach_into_the_next_paragraph():
+    assert clean("Pay $x\n\nor y$ now.") == "Pay $x\n\nor y$ now."
+
+
+@pytest.mark.parametrize("text", ["\u200b", "\u2800", "\u3164"])
+def test_text_that_cannot_be_seen(text):
+    with pytest.raises(DataError, match="empty text"):
+        composed(text, PLAIN)
+
+
+def test_invisible_characters_and_other_scripts():
+    assert clean("a\u200bb\u00a0c\te\u0301") == "ab c \u00e9"
+    with pytest.raises(DataError, match="unsupported script"):
+        clean("\u05d0")
+
+
+def test_a_character_without_font_is_named():
+    with pytest.raises(DataError, match=r"missing glyph: no font has .*U\+10FFFF"):
+        lines_of("x \U0010ffff")
+
+
+def test_chinese_breaks_between_characters_but_not_before_a_full_stop():
+    text = "一个三角形的两个角分别是三十度和六十度。求第三个角。"
+    try:
+        BOOK.choose("DejaVu Sans", text)
+    except DataError:
+        pytest.skip("no font of this system has Chinese characters")
+    lines = texts(lines_of(text, 120))
+    assert "".join(lines) == text and len(lines) > 3
+    assert not any(line.startswith("。") for line in lines)
+
+
+def composed(text, style, diagram=None, seed=0):
+    return compose.compose(text, diagram, style, BOOK, seed).image
+
+
+def test_no_ink_touches_the_border():
+    diagram = Image.new("RGB", (300, 200), "black")
+    for seed in range(60):
+        rng = random.Random(seed)
+        style = compose.draw_style(rng)
+        text = " ".join(rng.choices(WORDS, k=rng.randint(3, 120)))
+        image = composed(text, style, rng.choice((None, diagram)), seed)
+        dark = np.asarray(image.convert("L")) < 250
+        border = compose.BORDER
+        assert dark.any()
+        assert not (dark[:border].any() or dark[-border:].any() or dark[:, :border].any() or dark[:, -border:].any())
+
+
+def test_every_style_is_legible():
+    for seed in range(40):
+        style = compose.draw_style(random.Random(seed))
+        path = str(fonts.SHIPPED / fonts.FAMILIES[style.family][0])
+        assert fonts.digit_height(path, style.size) >= compose.MIN_DIGIT_HEIGHT
+
+
+def test_the_canvas_grows_and_has_a_limit():
+    short, long = (composed("word " * count, PLAIN) for count in (10, 300))
+    assert short.width == long.width == 512 and short.height < long.height
+    wide = composed("$" + "x+" * 20 + "x$", PLAIN)
+    assert wide.width > 512
+    with pytest.raises(DoesNotFit, match="text too long"):
+        composed("word " * 6000, PLAIN)
+
+
+def test_large_diagrams():
+    assert composed("See.", PLAIN, Image.new("RGB", (600, 100), "black")).width == 768
+    huge = composed("See.", PLAIN, Image.new("RGB", (3000, 3000), "black"))
+    assert huge.width == 1024 and huge.height <= compose.MAX_HEIGHT
+
+
+def test_the_diagram_keeps_its_pixels():
+    rng = np.random.default_rng(0)
+    diagram = Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    image = np.asarray(composed("See the picture.", PLAIN, diagram))
+    left = (512 - 70) // 2
+    assert np.array_equal(image[24:74, left : left + 70], np.asarray(diagram))
+
+
+def reread(image, text, style):
+    """Reads a line by matching each character's glyph, cut from nothing but the font, where the line must have it."""
+    font = fonts.load(str(fonts.SHIPPED / fonts.FAMILIES[style.family][0]), style.size)
+    glyphs = {}
+    for character in "0123456789ABCDEFGHKMNPRST":
+        mask = Image.new("L", (round(font.getlength(character)), 2 * style.size))
+        ImageDraw.Draw(mask).text((0, round(1.5 * style.size)), character, fill=255, font=font, anchor="ls")
+        glyphs[character] = np.asarray(mask, dtype=float) / 255
+    page = 1 - np.asarray(image.convert("L"), dtype=float) / 255
+    rows = np.flatnonzero(page.max(1) > 0.5)
+    found, x = "", style.margin
+    for expected in text:
+        best = {}
+        for character, glyph in glyphs.items():
+            for top in range(rows[0] - style.size, rows[0] + 2):
+                for shift in (-1, 0, 1):
+                    window = page[max(top, 0) : max(top, 0) + glyph.shape[0], x + shift : x + shift + glyph.shape[1]]
+                    if window.shape == glyph.shape:
+                        best[character] = min(best.get(character, np.inf), float(((window - glyph) ** 2).mean()))
+        found += min(best, key=best.get)
+        x += round(font.getlength(expected))
+    return found
+
+
+@pytest.mark.parametrize("family", fonts.FAMILIES)
+@pytest.mark.parametrize("noise", [0, 6])
+def test_what_is_printed_can_be_read(family, noise):
+    """Without OCR: each glyph of the line is closer to its own character than to any other, at the smallest size."""
+    path = str(fonts.SHIPPED / fonts.FAMILIES[family][0])
+    size = fonts.smallest_size(path, compose.MIN_DIGIT_HEIGHT)
+    style = compose.Style(family, size, 24, 1.4, diagram_first=True, turn=0.0, noise=noise)
+    for text in ("3947", "A0B8", "61T25"):
+        assert reread(composed(text, style), text, style) == text
