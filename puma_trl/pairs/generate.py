@@ -12,6 +12,7 @@ A row is the same problem twice, in the published format: the text-rich side has
 
 import argparse
 import hashlib
+import io
 import itertools
 import json
 import multiprocessing
@@ -108,6 +109,7 @@ def generate_pairs(
     drawings: int = 1,
     num_proc: int = 1,
     with_images: bool = True,
+    encoded: bool = False,
 ) -> Iterator[dict]:
     """
     Generates pairs, by default no problem twice; the same for every number of processes.
@@ -133,9 +135,11 @@ def generate_pairs(
             Processes that draw.
         with_images (`bool`, *optional*, defaults to `True`):
             Whether to draw. Without, rows have the text-rich side only.
+        encoded (`bool`, *optional*, defaults to `False`):
+            Whether pictures come as the bytes of PNG files, which the processes that draw them encode.
 
     Yields:
-        Rows with `image_url` (empty), `instruction`, `output`, `image_url_2` (a PIL picture), `instruction_2`,
+        Rows with `image_url` (empty), `instruction`, `output`, `image_url_2` (a PIL picture or bytes), `instruction_2`,
         `output_2`, `kind`, `level` and `answer`.
 
     Raises:
@@ -149,16 +153,15 @@ def generate_pairs(
     if split not in SPLITS:
         raise ValueError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
     tasks = itertools.islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
-    if not with_images:
-        yield from (_text_side(task) for task in tasks)
-    elif num_proc == 1:
-        yield from map(_pair, tasks)
+    make_row = (_encoded_pair if encoded else _pair) if with_images else _text_side
+    if num_proc == 1:
+        yield from map(make_row, tasks)
     else:
         with multiprocessing.Pool(num_proc) as pool:
             # a pool's own `imap` reads all tasks at once and keeps all pictures that nobody has asked for yet
             waiting = deque()
             for chunk in iter(lambda: list(itertools.islice(tasks, CHUNK)), []):
-                waiting.append(pool.map_async(_pair, chunk, chunksize=CHUNK))
+                waiting.append(pool.map_async(make_row, chunk, chunksize=CHUNK))
                 if len(waiting) > 2 * num_proc:
                     yield from waiting.popleft().get()
             for result in waiting:
@@ -226,6 +229,13 @@ def _pair(task: _Task) -> dict:
     }
 
 
+def _encoded_pair(task: _Task) -> dict:
+    row = _pair(task)
+    file = io.BytesIO()
+    row["image_url_2"].save(file, "PNG", compress_level=1)  # the usual 6 takes longer than the drawing
+    return row | {"image_url_2": file.getvalue()}
+
+
 def _draw(problem: Problem, task: _Task) -> Image.Image:
     for attempt in range(DRAWING_ATTEMPTS):
         rng = random.Random(f"{task.seed}/drawing/{attempt}")
@@ -268,11 +278,15 @@ def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
     with open(path, "w", encoding="utf-8") as file:
         for row in rows:
             for column in ("image_url", "image_url_2"):
-                if isinstance(row.get(column), Image.Image):
+                picture = row.get(column)
+                if isinstance(picture, (Image.Image, bytes)):
                     name = f"{image_folder}/{count // FILES_PER_FOLDER:03d}/{count:07d}.png"
                     target = path.parent / name
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    row[column].save(target)
+                    if isinstance(picture, bytes):
+                        target.write_bytes(picture)
+                    else:
+                        picture.save(target)
                     row = row | {column: name}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
@@ -304,6 +318,7 @@ def main(args: argparse.Namespace) -> None:
             levels=args.levels,
             image_size=tuple(args.image_size),
             num_proc=args.num_proc,
+            encoded=True,
         )
         path = args.output / f"{split}.jsonl"
         print(f"{write_pairs(rows, path, f'images/{split}'):,} pairs in {path}")
