@@ -77,7 +77,7 @@ def similar_triangles(rng: random.Random, level: int) -> Problem:
     """Similar triangles: a whole factor; a fraction as factor; a line parallel to a side."""
     if level == 3:
         return _parallel_in_triangle(rng)
-    low, high = (1, rng.choice((2, 3))) if level == 1 else rng.choice([(2, 3), (3, 4), (2, 5), (3, 5), (4, 5), (4, 7)])
+    low, high = (1, 2) if level == 1 else rng.choice([(2, 3), (3, 4), (3, 5), (4, 5), (4, 7), (5, 8)])
     first = rng.randint(5, 40 // low)
     second = rng.choice([value for value in range(5, 60 // low) if 0.6 < value / first < 1.7 and value != first])
     ab, bc, de, ef = low * first, low * second, high * first, high * second
@@ -108,7 +108,8 @@ def similar_triangles(rng: random.Random, level: int) -> Problem:
 
 
 def _parallel_in_triangle(rng: random.Random) -> Problem:
-    upper, lower = rng.randint(3, 20), rng.randint(3, 20)
+    upper = rng.randint(3, 30)
+    lower = rng.randint(math.ceil(upper / 3), 2 * upper)
     whole, base = upper + lower, rng.randint(6, 40)
     answer = Fraction(base * upper, whole)
     share = upper / whole
