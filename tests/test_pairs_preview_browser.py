@@ -12,8 +12,10 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from puma_trl.pairs import measure
 from puma_trl.pairs.generate import generate_pairs, write_pairs
 from puma_trl.pairs.preview import preview_pairs
 
@@ -333,11 +335,11 @@ def test_every_control_has_a_name(browser, page):
     assert any(node["role"]["value"] == "status" for node in nodes)
 
 
-def test_measures(browser, tmp_path, rows, processor, tiny_model):
+def test_measures(browser, tmp_path, rows, processor, tiny_model, monkeypatch):
+    # an untrained model has much the same loss everywhere
+    monkeypatch.setattr(measure, "cross_entropy", lambda logits, labels, reduction: torch.linspace(0, 5, len(labels)))
     write_pairs([dict(row) for row in rows[:6]], tmp_path / "pairs.jsonl", "images")
-    model = tiny_model()
-    model.get_output_embeddings().weight.data.mul_(20)  # sure of some tokens, as a trained model
-    model.save_pretrained(tmp_path / "model")
+    tiny_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     page = tmp_path / "preview.html"
     options = {"model": str(tmp_path / "model"), "measure": True, "replies": True, "max_new_tokens": 3}
@@ -348,8 +350,12 @@ def test_measures(browser, tmp_path, rows, processor, tiny_model):
     ]
     means = browser.run("document.getElementById('means').textContent")
     assert re.search(r"forward KL \d+\.\d{3}, reverse KL \d", means) and "Replies right: text-rich 0.0 %" in means
-    heats = browser.run("[...document.querySelectorAll('.token')].map(one => getComputedStyle(one).backgroundColor)")
-    assert len(set(heats)) > 10
+    colours = "[...document.querySelector('.answer').children].map(one => getComputedStyle(one).backgroundColor)"
+    opacities = [float(re.search(r"/ ([\d.]+)\)", colour)[1]) for colour in browser.run(colours)]
+    count = len(opacities)
+    expected = [0.85 * min(1, 5 * position / (count - 1) / 4) for position in range(count)]
+    assert count > 10 and opacities == pytest.approx(expected, abs=0.01)
+    assert browser.run("document.querySelectorAll('.token')[1].title").startswith(f"loss {5 / (count - 1):.3f} nats")
     browser.open(page, sort="forward")
     values = browser.run("[...document.querySelectorAll('.push b:first-of-type')].map(one => Number(one.textContent))")
     assert values == sorted(values, reverse=True) and len(set(values)) > 1

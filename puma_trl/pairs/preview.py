@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoProcessor
 from ..data_checks import FEATURES, SIDE_NAMES, RowChecker, read_row
 from ..data_files import COLUMNS, BrokenRow, Source, find_chunks, find_sources, read_chunk
 from ..evaluation.errors import EvaluationError
+from ..evaluation.progress import Progress
 from ..families import get_family
 from ..images import DataError
 from .preview_page import PageWriter
@@ -97,11 +98,13 @@ def preview_pairs(
         processor, family = (loaded.processor, loaded.family) if loaded else _load_processor(model)
         checker = RowChecker(sources, processor, family, use_kl=True, max_length=None, student_answers=False)
     chunks = list(find_chunks(sources))
-    with PageWriter(output, thumbnail_size) as page:
-        rows, records = [], []
+    total = _count_rows(sources, chunks)
+    rows, records = [], []
+    with PageWriter(output, thumbnail_size) as page, Progress("pairs", min(total, max_pairs)) as progress:
         for chunk in chunks:
             read = _read_chunk(sources, chunk, checker)[: max_pairs - len(records)]
             records += _make_records(read, page, checker)
+            progress.advance(len(read))
             if loaded is not None:
                 rows += [row for row, _ in read]
             if len(records) == max_pairs:
@@ -110,7 +113,7 @@ def preview_pairs(
             raise DataError(f"There is no row in {', '.join(data)}. Name data with rows.")
         if loaded is not None:
             _add_measures(loaded, rows, records, measure, replies, batch_size, max_new_tokens)
-        total = _count_rows(sources, chunks) if len(records) == max_pairs else len(records)
+        total = total if len(records) == max_pairs else len(records)  # without blank lines
         unit = "tokens" if checker else "characters"
         title = ", ".join(source.name for source in sources[:3]) + (" and others" if len(sources) > 3 else "")
         size = page.finish(records, {"title": title, "total": total, "unit": unit, "model": model})

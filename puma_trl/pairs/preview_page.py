@@ -10,8 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ..images import DataError, open_image
 
 
@@ -43,7 +41,7 @@ def make_thumbnail(image: dict[str, Any], size: int) -> tuple[str, int, int]:
     """
     picture = open_image(image)
     width, height = picture.size
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS)
+    picture.thumbnail((size, size))
     file = BytesIO()
     picture.save(file, "WEBP", quality=WEBP_QUALITY, method=WEBP_METHOD)
     return b64encode(file.getvalue()).decode(), width, height
