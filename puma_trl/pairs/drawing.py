@@ -16,6 +16,7 @@ Colour = tuple[int, int, int]
 SUPERSAMPLING = 2  # Pillow draws lines without anti-aliasing, so everything is drawn twice as large and reduced
 INK = (20, 20, 20)
 PALE = (205, 205, 205)
+WHITE = (255, 255, 255)
 COLOURS = [(150, 180, 215), (225, 180, 130), (165, 205, 155), (205, 165, 200), (235, 215, 130)]
 LABEL_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # distances from a point that are tried, in heights of a label
 
@@ -87,14 +88,15 @@ class Canvas:
         self.font_size = font_size or max(15, min(width, height) // 18)
         self.margin = max(1.0, min(width, height) / 100)
         self.stroke = max(1.0, min(width, height) / 200)
-        self._image = Image.new("RGB", (width * SUPERSAMPLING, height * SUPERSAMPLING), "white")
+        # grey until a colour comes: three times as fast to draw, reduce and encode
+        self._image = Image.new("L", (width * SUPERSAMPLING, height * SUPERSAMPLING), WHITE[0])
         self._draw = ImageDraw.Draw(self._image)
         self._segments: list[tuple[Point, Point]] = []
         self._boxes: list[tuple[float, float, float, float]] = []
         self._has_grid = False
 
     def finish(self) -> Image.Image:
-        """Returns the finished picture."""
+        """Returns the finished picture, in the mode `L` if it has no colours, else `RGB`."""
         return self._image.reduce(SUPERSAMPLING)
 
     def fit(
@@ -131,9 +133,22 @@ class Canvas:
         self._segments.append((start, end))
         self._stroke((start, end), fill, width)
 
+    def _paint(self, colour: Colour) -> int | Colour:
+        """
+        Returns a colour as the picture's mode has it, and changes the mode where the colour is not a grey. `_draw` is
+        to be read after it.
+        """
+        if self._image.mode == "L" and len(set(colour)) == 1:
+            return colour[0]
+        if self._image.mode == "L":
+            self._image = self._image.convert("RGB")
+            self._draw = ImageDraw.Draw(self._image)
+        return colour
+
     def _stroke(self, points: Sequence[Point], fill: Colour, width: float) -> None:
         scaled = [(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points]
-        self._draw.line(scaled, fill=fill, width=max(1, round(width * self.stroke * SUPERSAMPLING)))
+        colour = self._paint(fill)
+        self._draw.line(scaled, fill=colour, width=max(1, round(width * self.stroke * SUPERSAMPLING)))
 
     def polygon(self, points: Sequence[Point]) -> None:
         """Draws the outline of a polygon."""
@@ -143,7 +158,8 @@ class Canvas:
     def rectangle(self, left: float, top: float, right: float, bottom: float, fill: Colour) -> None:
         """Draws a filled rectangle, such as a bar of a chart."""
         corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-        self._draw.rectangle([v * SUPERSAMPLING for v in (left, top, right, bottom)], fill=fill)
+        colour = self._paint(fill)
+        self._draw.rectangle([v * SUPERSAMPLING for v in (left, top, right, bottom)], fill=colour)
         self.polygon(corners)
 
     def arc(self, center: Point, radius: float, start: float, end: float) -> None:
@@ -191,11 +207,13 @@ class Canvas:
         radius = size * self.stroke
         box = (point[0] - radius, point[1] - radius, point[0] + radius, point[1] + radius)
         self._segments += [((box[0], box[1]), (box[2], box[3])), ((box[0], box[3]), (box[2], box[1]))]
-        self._draw.ellipse([value * SUPERSAMPLING for value in box], fill=fill)
+        colour = self._paint(fill)
+        self._draw.ellipse([value * SUPERSAMPLING for value in box], fill=colour)
 
     def shade(self, points: Sequence[Point], fill: Colour) -> None:
         """Fills a polygon without an outline."""
-        self._draw.polygon([(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points], fill=fill)
+        colour = self._paint(fill)
+        self._draw.polygon([(x * SUPERSAMPLING, y * SUPERSAMPLING) for x, y in points], fill=colour)
 
     def right_angle(self, corner: Point, first: Point, second: Point) -> None:
         """Marks a right angle at `corner` between the directions of two other points."""
@@ -330,11 +348,12 @@ class Canvas:
         if not self._is_free(place):
             return False
         self._boxes.append(place)
+        colour, white = self._paint(fill), self._paint(WHITE)
         if self._has_grid:
-            self._draw.rectangle([value * SUPERSAMPLING for value in place], fill="white")
+            self._draw.rectangle([value * SUPERSAMPLING for value in place], fill=white)
         position = (x * SUPERSAMPLING, y * SUPERSAMPLING)
         font = _font_for(text, self.font_size * SUPERSAMPLING)
-        self._draw.text(position, text, fill=fill, font=font, anchor="mm")
+        self._draw.text(position, text, fill=colour, font=font, anchor="mm")
         return True
 
     def _snap(self, value: float, offset: float) -> float:
@@ -355,6 +374,9 @@ class Canvas:
 def _crosses(start: Point, end: Point, box: tuple[float, float, float, float]) -> bool:
     """Tells whether a segment meets a box (Liang-Barsky clipping)."""
     low, high = 0.0, 1.0
+    for axis in (0, 1):
+        if start[axis] < box[axis] > end[axis] or start[axis] > box[axis + 2] < end[axis]:
+            return False  # most segments are on one side of the box
     for axis in (0, 1):
         step = end[axis] - start[axis]
         below, above = box[axis] - start[axis], box[axis + 2] - start[axis]

@@ -220,6 +220,18 @@ def _text_side(task: _Task) -> dict:
 
 
 def _pair(task: _Task) -> dict:
+    row = _drawn_pair(task)
+    return row | {"image_url_2": row["image_url_2"].convert("RGB")}
+
+
+def _encoded_pair(task: _Task) -> dict:
+    row = _drawn_pair(task)
+    file = io.BytesIO()
+    row["image_url_2"].save(file, "PNG", compress_level=1)  # the usual 6 takes longer than the drawing
+    return row | {"image_url_2": file.getvalue()}
+
+
+def _drawn_pair(task: _Task) -> dict:
     row = _text_side(task)
     problem = _make_problem(task)
     return row | {
@@ -227,13 +239,6 @@ def _pair(task: _Task) -> dict:
         "instruction_2": problem.question,
         "output_2": row["output"],
     }
-
-
-def _encoded_pair(task: _Task) -> dict:
-    row = _pair(task)
-    file = io.BytesIO()
-    row["image_url_2"].save(file, "PNG", compress_level=1)  # the usual 6 takes longer than the drawing
-    return row | {"image_url_2": file.getvalue()}
 
 
 def _draw(problem: Problem, task: _Task) -> Image.Image:

@@ -4,7 +4,7 @@ import math
 import random
 from fractions import Fraction
 
-from .drawing import COLOURS, Canvas, Point, between, center_of, polar
+from .drawing import COLOURS, WHITE, Canvas, Point, between, center_of, polar
 from .problems import Problem, pi_text, root_parts, root_text
 
 
@@ -235,7 +235,7 @@ def parallelogram_area(rng: random.Random, level: int) -> Problem:
 
 def _feet_inside(base: int, side: int, height: int) -> bool:
     over = math.sqrt(side**2 - height**2)
-    return 0.5 * base < over < 0.8 * base and 0.35 * side < base * over / side < 0.75 * side
+    return 0.55 * base < over < 0.85 * base and 0.4 * side < base * over / side < 0.75 * side
 
 
 def _draw_parallelogram(canvas: Canvas, level: int, base: int, height: int, side: int | None) -> None:
@@ -386,7 +386,7 @@ def _draw_circle_area(canvas: Canvas, level: int, diameter: bool, size: int, ang
         canvas.side(f"{size} cm", center, start, end)
     else:
         inner = canvas.rng.uniform(0.45, 0.65)
-        for share, fill in ((1, colour), (inner, "white")):
+        for share, fill in ((1, colour), (inner, WHITE)):
             canvas.shade([polar(6 * step, share * radius, center) for step in range(60)], fill)
             canvas.circle(center, share * radius)
         half = math.degrees(math.acos(inner))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from .axes import Axes
-from .drawing import COLOURS, Canvas, Point, polar
+from .drawing import COLOURS, WHITE, Canvas, Point, polar
 from .problems import Problem, sum_text
 
 
@@ -330,5 +330,5 @@ def _draw_shapes(canvas: Canvas, shapes: Sequence[tuple[str, bool]]) -> None:
         y = canvas.margin + (row + 0.5) * high + canvas.rng.uniform(-0.5, 0.5) * (high - 2.2 * radius)
         corners, start = {"circles": (32, 0), "triangles": (3, 90), "squares": (4, 45)}[name]
         points = [polar(-start - 360 * corner / corners, radius, (x, y)) for corner in range(corners)]
-        canvas.shade(points, DARK if dark else (255, 255, 255))
+        canvas.shade(points, DARK if dark else WHITE)
         canvas.polygon(points)
