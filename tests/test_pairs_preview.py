@@ -17,7 +17,7 @@ from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.generate import generate_pairs, write_pairs
 from puma_trl.pairs.measure import split_answer
 from puma_trl.pairs.preview import preview_pairs
-from puma_trl.pairs.preview_page import IMAGES_PER_BLOCK
+from puma_trl.pairs.preview_page import IMAGES_PER_BLOCK, describe_size
 
 
 HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="alert(1)"><!-- &lt; \u2028 "\\'
@@ -84,7 +84,9 @@ def test_rows_and_pictures_are_on_the_page(pair_file):
     done, page = preview(pair_file, thumbnail_size=200)
     assert done["bytes"] == (pair_file.parent / "preview.html").stat().st_size
     assert (done["pairs"], done["problems"], done["total"]) == (14, 0, 14)
-    assert page.facts["page_size"] == f"{done['bytes'] / 1e6:.1f} MB" and page.facts["unit"] == "characters"
+    number, unit = page.facts["page_size"].split()
+    assert unit == "kB" and float(number) == pytest.approx(done["bytes"] / 1000, abs=1.5)
+    assert page.facts["unit"] == "characters"
     assert page.facts["title"] == "pairs.jsonl"
     for index, (line, row) in enumerate(zip(pair_file.read_text().splitlines(), page.rows, strict=True)):
         source = json.loads(line)
@@ -101,6 +103,11 @@ def test_rows_and_pictures_are_on_the_page(pair_file):
         assert shown.size == (200, 150)
         difference = [abs(a - b) for a, b in zip(shown.tobytes(), expected.tobytes(), strict=True)]
         assert sum(difference) / len(difference) < 4
+
+
+@pytest.mark.parametrize(("size", "words"), [(1_499, "1 kB"), (999_000, "999 kB"), (45_460_000, "45.5 MB")])
+def test_words_of_a_size(size, words):
+    assert describe_size(size) == words
 
 
 def test_page_asks_for_nothing_from_the_network(pair_file):
@@ -353,7 +360,7 @@ def test_command_line(pair_file, monkeypatch, capsys):
     main()
     assert len(Page(output).rows) == 7
     printed = capsys.readouterr().out
-    assert "7 pairs of 14 rows, 1 of them with a problem" in printed and " MB)" in printed
+    assert "7 pairs of 14 rows, 1 of them with a problem" in printed and " kB)" in printed
     monkeypatch.setattr("sys.argv", [*arguments, "--measure"])
     with pytest.raises(SystemExit, match="error: `--measure`"):
         main()

@@ -27,7 +27,7 @@ from ..evaluation.errors import EvaluationError
 from ..evaluation.progress import Progress
 from ..families import get_family
 from ..images import DataError
-from .preview_page import PageWriter
+from .preview_page import PageWriter, describe_size
 
 
 THUMBNAIL_SIZES = (16, 2048)
@@ -314,4 +314,4 @@ def main(args: argparse.Namespace) -> None:
         raise SystemExit(f"error: {error}") from error
     cut = f" of {done['total']:,} rows" if done["total"] > done["pairs"] else ""
     problems = f", {done['problems']:,} of them with a problem" if done["problems"] else ""
-    print(f"{done['pairs']:,} pairs{cut}{problems} in {args.output} ({done['bytes'] / 1e6:.1f} MB)")
+    print(f"{done['pairs']:,} pairs{cut}{problems} in {args.output} ({describe_size(done['bytes'])})")

@@ -23,6 +23,11 @@ WEBP_QUALITY = 80
 WEBP_METHOD = 2  # of 0 to 6: slower is smaller
 
 
+def describe_size(size: int) -> str:
+    """Words a number of bytes."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+
+
 def make_thumbnail(image: dict[str, Any], size: int) -> tuple[str, int, int]:
     """
     Reduces a picture, read as in training, to fit a square.
@@ -144,10 +149,9 @@ class PageWriter:
         self._write_block()
         self._write_json('id="data-rows"', rows)
         size = self._file.tell() + len(self._tail.encode())
-        page_size = f"{size / 1e6:.1f} MB"  # the facts themselves are too short to change it
         facts = facts | {
             "images_per_block": IMAGES_PER_BLOCK,
-            "page_size": page_size,
+            "page_size": describe_size(size),  # without the facts themselves, a few hundred bytes
             "thumbnail_size": self.thumbnail_size,
         }
         self._write_json('id="data-facts"', facts)
