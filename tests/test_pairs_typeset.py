@@ -163,12 +163,14 @@ def test_large_diagrams():
     assert huge.width == 1024 and huge.height <= compose.MAX_HEIGHT
 
 
-def test_the_diagram_keeps_its_pixels():
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_the_diagram_keeps_its_pixels(mode):
     rng = np.random.default_rng(0)
-    diagram = Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8))
-    image = np.asarray(composed("See the picture.", PLAIN, diagram))
+    diagram = Image.fromarray(rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)).convert(mode).convert("RGB")
+    image = composed("See the picture.", PLAIN, diagram)
     left = (512 - 70) // 2
-    assert np.array_equal(image[24:74, left : left + 70], np.asarray(diagram))
+    assert image.mode == mode
+    assert np.array_equal(np.asarray(image.convert("RGB"))[24:74, left : left + 70], np.asarray(diagram))
 
 
 def reread(image, text, style):
