@@ -1,24 +1,30 @@
 """The command line of the pair tools: `python -m puma_trl.pairs generate --help`."""
 
 import argparse
+import sys
+from importlib import import_module
 
-from . import build, check, generate, preview
+
+TOOLS = {
+    "build": "build pairs from ordinary problems",
+    "generate": "generate problems with drawings",
+    "check": "check pairs before training",
+    "preview": "write a page to look at pairs",
+}
 
 
 def main() -> None:
     """Runs the command that is named."""
     parser = argparse.ArgumentParser(prog="python -m puma_trl.pairs", description="Makes text-rich/vision-rich pairs.")
     commands = parser.add_subparsers(dest="command", required=True)
-    tools = {
-        "build": (build, "build pairs from ordinary problems"),
-        "generate": (generate, "generate problems with drawings"),
-        "check": (check, "check pairs before training"),
-        "preview": (preview, "write a page to look at pairs"),
-    }
-    for name, (module, description) in tools.items():
-        module.add_arguments(commands.add_parser(name, help=description, description=module.__doc__))
-    args = parser.parse_args()
-    tools[args.command][0].main(args)
+    for name, description in TOOLS.items():
+        command = commands.add_parser(name, help=description)
+        if name in sys.argv[1:2]:  # some of the others take many seconds to import
+            tool = import_module(f".{name}", __package__)
+            command.description = tool.__doc__
+            tool.add_arguments(command)
+    args = parser.parse_args()  # which ends here unless one of the tools is named
+    tool.main(args)
 
 
 if __name__ == "__main__":

@@ -304,7 +304,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heldout", type=int, default=0, help="number of held-out pairs, of other problems")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems and drawings")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), help="problem kinds; all by default")
+    kinds = f"problem kinds; all by default: {', '.join(KINDS)}"
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), metavar="KIND", help=kinds)
     parser.add_argument("--levels", nargs="+", type=int, choices=(1, 2, 3), default=[1], help="difficulty levels")
     parser.add_argument("--image_size", nargs=2, type=int, default=[512, 384], help="width and height in pixels")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that draw")
