@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -220,3 +222,8 @@ def test_command_line(tmp_path, monkeypatch):
             assert row == other
     with pytest.raises(FileExistsError, match="train.jsonl exists"):
         main()
+
+
+def test_starting_takes_no_torch():
+    code = "import sys; from puma_trl.pairs import __main__, generate; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
