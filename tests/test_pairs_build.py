@@ -276,7 +276,7 @@ BAD = [
     ({"question": "What?", "answer": "1", "image": "none.png"}, "missing image"),
     ({"question": "What?", "answer": "1", "image": "torn.png"}, "unreadable image"),
     ({"question": "What? " * 2000, "answer": "1"}, "text too long"),
-    ({"question": "$" + "x+" * 300 + "x$", "answer": "1"}, "too wide"),
+    ({"question": "$\\sqrt{" + "x+" * 300 + "x}$", "answer": "1"}, "too wide"),
     ({"question": "\u0645\u0627", "answer": "1"}, "unsupported script"),
     ([1], "wrong type"),
 ]

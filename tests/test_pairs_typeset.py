@@ -82,7 +82,43 @@ def test_less_common_latex_is_drawn(source):
 
 def test_a_wide_formula_does_not_fit():
     with pytest.raises(DoesNotFit, match="too wide"):
-        lines_of("$" + "x+" * 60 + "x$", 100)
+        lines_of("$\\sqrt{" + "x+" * 60 + "x}$", 100)
+
+
+def test_a_wide_formula_breaks_before_operators():
+    source = "x^2+" * 20 + "x=-5"
+    lines = lines_of(f"So ${source}$.", 150)
+    assert "".join(texts(lines)) == f"So{source}." and len(lines) > 3
+    assert all(line.startswith(("+", "=")) for line in texts(lines)[2:])
+
+
+@pytest.mark.parametrize(
+    ("source", "terms"),
+    [
+        ("x^2 + 5y = -3", ["x^2", "+", "5y", "=", "-3"]),
+        ("(a+b)^{c-d} - \\frac{1+x}{2}", ["(a+b)^{c-d}", "-", "\\frac{1+x}{2}"]),
+        ("\\left(a + b\\right) \\le 3", ["\\left(a + b\\right)", "\\leq", "3"]),
+        ("x^- + e", ["x^-", "+", "e"]),
+        ("{\\rm a} + b", ["{\\rm a} + b"]),
+        ("a + {b", ["a + {b"]),
+    ],
+)
+def test_terms(source, terms):
+    assert list(latex.split_terms(source)) == terms
+
+
+@pytest.mark.parametrize("family", fonts.FAMILIES)
+def test_terms_stand_where_the_whole_formula_has_them(family):
+    """Drawn in terms, a formula is about as wide as mathtext makes it, and as high."""
+    size, source = 20, "x^2 + 5y_1 - 12 = \\frac{3}{4} \\times g"
+    whole = latex.draw_formula(source, fonts.FAMILIES[family][1], size)
+    (line,) = lines_of(f"${source}$", 500, family, size)
+    page = Image.new("L", (500, 60))
+    for position, box in line.boxes:
+        page.paste(255, (position + box.left, 40 - box.ascent), box.mask)
+    left, top, right, bottom = page.getbbox()
+    assert abs(right - left - whole.mask.width) <= 8  # four operators, a pixel on each side
+    assert abs(40 - top - (whole.mask.height - whole.depth)) <= 1 and abs(bottom - 40 - whole.depth) <= 1
 
 
 @pytest.mark.parametrize("text", ["So $$\nx^2\n$$ is", "So \\[\n x^2 \n\\] is", "So $x\n= 2$ is"])
@@ -151,7 +187,7 @@ def test_every_style_is_legible():
 def test_the_canvas_grows_and_has_a_limit():
     short, long = (composed("word " * count, PLAIN) for count in (10, 300))
     assert short.width == long.width == 512 and short.height < long.height
-    wide = composed("$" + "x+" * 20 + "x$", PLAIN)
+    wide = composed("$\\sqrt{" + "x+" * 20 + "x}$", PLAIN)
     assert wide.width > 512
     with pytest.raises(DoesNotFit, match="text too long"):
         composed("word " * 6000, PLAIN)

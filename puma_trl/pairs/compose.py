@@ -66,7 +66,7 @@ def draw_style(rng: random.Random) -> Style:
     smallest = fonts.smallest_size(str(fonts.SHIPPED / fonts.FAMILIES[family][0]), MIN_DIGIT_HEIGHT)
     return Style(
         family=family,
-        size=rng.randint(smallest, smallest + 8),
+        size=smallest + 2 * rng.randrange(5),  # few sizes, so that words and formulas are often there already
         margin=rng.randint(16, 40),
         leading=rng.uniform(1.25, 1.6),
         diagram_first=rng.random() < 0.5,

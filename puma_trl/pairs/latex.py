@@ -62,6 +62,14 @@ REWRITES = [
 ]
 
 
+# Operators at which a formula is cut into terms, so that a term is drawn once for all formulas that have it.
+OPERATOR = re.compile(r"\\(?:leq|geq|neq|ne|approx|cong|sim|equiv|times|cdot|div|pm)(?![a-zA-Z])|[=<>+-]")
+TOKEN = re.compile(r"\\(?:left|right)(?![a-zA-Z])\s*(?:\\[a-zA-Z]+|\\?.)|\\[a-zA-Z]+|\\?.", re.DOTALL)
+OPENING, CLOSING = ("{", "(", "[", r"\left"), ("}", ")", "]", r"\right")
+# Changes of the font that hold on to the end
+SWITCH = re.compile(r"\\(?:rm|bf|it|cal|tt|sf|bb|frak|scr)(?![a-zA-Z])")
+
+
 @dataclass(frozen=True)
 class Formula:
     """
@@ -108,7 +116,26 @@ def normalise(source: str) -> str:
     return source.strip()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
+def split_terms(source: str) -> tuple[str, ...]:
+    """Cuts a formula at the operators between its terms: `x^2`, `+`, `5`, `=`, `0`; every second piece is an operator."""
+    source = normalise(source)
+    if SWITCH.search(source):
+        return (source,)
+    pieces, term, depth = [], "", 0
+    for match in TOKEN.finditer(source):
+        token = match[0]
+        # behind another operator, one is a sign
+        if depth == 0 and term.strip() and term.rstrip()[-1] not in "^_" and OPERATOR.fullmatch(token):
+            pieces += [term.strip(), token]
+            term = ""
+        else:
+            depth += token.startswith(OPENING) - token.startswith(CLOSING)
+            term += token
+    return (source,) if depth or not term.strip() else (*pieces, term.strip())
+
+
+@lru_cache(maxsize=16384)
 def draw_formula(source: str, font_set: str, size: int) -> Formula | None:
     """
     Draws a formula.

@@ -169,8 +169,11 @@ class Typesetter:
         glued = False  # whether the next word goes on with the one before, as a full stop with its formula
         for piece, is_math, is_display in self._pieces(paragraph):
             if is_math:
-                box = _formula_box(piece, fonts.FAMILIES[self.family][1], self.size)
-                new = [Word((box,), spaced=not glued, alone=is_display)]
+                boxes = _formula_boxes(piece, fonts.FAMILIES[self.family][1], self.size)
+                new = [Word(boxes, spaced=not glued, alone=is_display)]
+                if not self._fits(*new):  # then each operator begins a word
+                    pairs = [boxes[:1], *(boxes[index : index + 2] for index in range(1, len(boxes), 2))]
+                    new = [Word(pair, spaced=not glued and pair is pairs[0]) for pair in pairs]
             else:
                 new = list(self._plain_words(piece))
             if glued and new and not new[0].spaced and not new[0].alone and self._fits(words[-1], new[0]):
@@ -189,7 +192,7 @@ class Typesetter:
         for piece, is_math, is_display in latex.split_math(paragraph):
             if is_math:
                 self.formulas += 1
-                if latex.draw_formula(piece, fonts.FAMILIES[self.family][1], self.size) is None:
+                if _formula_boxes(piece, fonts.FAMILIES[self.family][1], self.size) is None:
                     self.plain_formulas += 1
                     is_math = is_display = False
             else:
@@ -241,9 +244,20 @@ def _text_box(text: str, path: str, size: int) -> Box:
 
 
 @lru_cache(maxsize=4096)
-def _formula_box(source: str, font_set: str, size: int) -> Box:
-    formula = latex.draw_formula(source, font_set, size)
-    return Box(source, formula.mask.width + 2, left=1, ascent=formula.mask.height - formula.depth, mask=formula.mask)
+def _formula_boxes(source: str, font_set: str, size: int) -> tuple[Box, ...] | None:
+    """Makes a box of each term and operator of a formula, or of the whole; `None` if it cannot be drawn."""
+    for pieces in (latex.split_terms(source), (source,)):
+        formulas = [latex.draw_formula(piece, font_set, size) for piece in pieces]
+        if None not in formulas:
+            break
+    else:
+        return None
+    boxes = []
+    for index, (piece, formula) in enumerate(zip(pieces, formulas, strict=True)):
+        side = round(0.25 * size) if index % 2 else 1  # pixels left and right, about as in mathtext
+        mask = formula.mask
+        boxes.append(Box(piece, mask.width + 2 * side, side, mask.height - formula.depth, mask))
+    return tuple(boxes)
 
 
 @lru_cache(maxsize=256)
