@@ -175,7 +175,8 @@ def test_image_questions(build_rows, tmp_path, preset, text_rich_image):
     else:
         assert row["image_url"] == ""
     picture = Image.open(tmp_path / "out" / row["image_url_2"])
-    assert picture.mode == "L" and picture.height > 150  # the diagram, which has no colours, and the words
+    assert picture.mode == "P" and picture.height > 150  # the diagram, which has no colours, and the words
+    assert {red == green == blue for _, (red, green, blue) in picture.convert("RGB").getcolors(999)} == {True}
 
 
 @pytest.mark.parametrize("level", ["vision_only", "vision_dominant"])

@@ -16,6 +16,7 @@ from ..data_files import COLUMNS
 
 FILES_PER_FOLDER = 10_000
 ROWS_PER_GROUP = 100  # of a parquet file: what is in memory at a time
+GREYS = bytes(level for level in range(256) for _ in range(3))
 FEATURES = Features(
     {name: Image() if name.startswith("image") else Value("string") for name in COLUMNS} | {"kind": Value("string")}
 )
@@ -85,6 +86,10 @@ class Part:
 
     def add_picture(self, image: PIL.Image.Image) -> str | dict[str, Any]:
         """Saves a picture as PNG."""
+        if image.mode == "L":
+            image.putpalette(
+                GREYS
+            )  # Pillow filters no rows of a palette, which halves the time, and the size is the same
         buffer = BytesIO()
         image.save(buffer, format="PNG", compress_level=1)
         return self._save(buffer.getvalue(), ".png")
