@@ -13,8 +13,8 @@ NUMBER_IN_PROMPT = "answer among the numbers"
 
 # Options such as "(A) 40" or "B. 50" name the right answer by design: only the text before them is looked at.
 OPTION = re.compile(r"(?:^|[\s(（])([A-D])\s?[).:：、．）]")
-# "The answer is: $110$", but not the example of a form to answer in: "e.g., Answer: B".
-ANNOUNCED = r"(?:\banswers?\b|\bsolution\b|答案)[\s:=：]*(?:is|are|为|是)?[\s:=：$*\\({{\[]*{answer}(?!\w|[.,]\d)"
+# "The answer is: $110$", but neither "answer yes or no" nor an example of the form: "e.g., Answer: B".
+ANNOUNCED = r"(?:\banswers?\b|\bsolution\b|答案)[\s:=：]*(?:is|are|为|是)?[\s:=：$*\\({{\[]*{answer}(?!\w|[.,]\d|\s*(?:or\b|/|或))"
 EXAMPLE = re.compile(r"(?:\be\.?g\b|\bexample|\bsuch as|\bform(?:at)?\b|例如|比如|格式)[^\n]{0,20}$", re.IGNORECASE)
 # An answer of fewer words may stand in a prompt by chance, or because the prompt asks to decide between two.
 TELLING_WORDS = 3
