@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..images import DataError
 from . import fonts, latex
@@ -237,9 +237,8 @@ def _runs(part: str, chosen: dict[str, str], size: int) -> Iterator[Box]:
 @lru_cache(maxsize=16384)
 def _text_box(text: str, path: str, size: int) -> Box:
     font = fonts.load(path, size)
-    left, top, right, bottom = (round(value) for value in font.getbbox(text, anchor="ls"))
-    mask = Image.new("L", (max(1, right - left), max(1, bottom - top)))
-    ImageDraw.Draw(mask).text((-left, -top), text, fill=255, font=font, anchor="ls")
+    ink, (left, top) = font.getmask2(text, anchor="ls")
+    mask = Image.frombytes("L", ink.size, bytes(ink)) if all(ink.size) else Image.new("L", (1, 1))
     return Box(text, round(font.getlength(text)), left, -top, mask)
 
 
