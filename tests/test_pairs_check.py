@@ -232,6 +232,11 @@ def test_overlap_with_evaluation_data(rows, generated, tmp_path):
     smaller = open_image(heldout[2]["image_url_2"])
     smaller.resize((smaller.width * 3 // 4, smaller.height * 3 // 4)).save(tmp_path / "b.jpg", quality=60)
     rows[6]["image_url_2"] = "b.jpg"
+    smaller.save(tmp_path / "c.jpg", quality=80)
+    smaller.save(tmp_path / "d.jpg", quality=90)
+    # the same prompt too; with another answer row 8 is another problem
+    rows[8] |= {"instruction_2": heldout[2]["instruction_2"], "image_url_2": "c.jpg"}
+    rows[9] |= {name: heldout[2][name] for name in ("instruction_2", "output", "output_2")} | {"image_url_2": "d.jpg"}
     rows[7] |= {"instruction_2": heldout[3]["instruction_2"], "image_url_2": heldout[3]["image_url_2"]}
     report = check_pairs(
         [write(tmp_path / "pairs.jsonl", rows)],
@@ -241,6 +246,7 @@ def test_overlap_with_evaluation_data(rows, generated, tmp_path):
     assert kinds(report) == {
         "same question in eval data": [3, 7],
         "same picture in eval data": [4],
+        "nearly the same question in eval data": [9],
         "nearly the same picture in eval data": [6],
     }
     assert level(report, "same question in eval data") == "error" == report.findings[0].level
@@ -253,6 +259,7 @@ BENCHMARK_MATCHES = [
     (PROBLEM, "Hint: be brief. Question: " + PROBLEM + " Choices: (A) 57 (B) 36", "nearly the same question"),
     (PROBLEM, PROBLEM.replace("blue", "green"), None),
     (PROBLEM, PROBLEM.replace("7", "8"), None),  # the same template with other numbers is another problem
+    (PROBLEM.replace("7", "12"), PROBLEM, None),
     (PROBLEM.replace("all pens", "everything"), PROBLEM, "nearly the same question"),
     ("Find $x$ .", "find x", "same question"),
     ("Find x.", "Find y.", None),

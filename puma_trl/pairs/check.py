@@ -79,7 +79,7 @@ KINDS = {
     DUPLICATE_PICTURE: (NOTE, "The same pixels as in another row.", "Nothing, if questions share pictures."),
     NOT_COMPARED: (WARNING, "These rows could not be read, and the data was not compared with them.", "Repair them."),
     overlap.SAME_QUESTION: (ERROR, "The question stands in the {where} too.", "Leave the row out."),
-    overlap.NEAR_QUESTION: (WARNING, "The {where} has nearly the same words and numbers.", "Compare the two."),
+    overlap.NEAR_QUESTION: (WARNING, "The {where} has nearly the same problem.", "Compare the two."),
     overlap.SAME_PICTURE: (WARNING, "The {where} has the picture too, with another question.", "Compare the two."),
     overlap.NEAR_PICTURE: (
         WARNING,

@@ -7,6 +7,7 @@ such data sets is expected.
 
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
@@ -158,8 +159,8 @@ class Side:
             Digest of the final answer's words, 0 if there is none.
         grams (`np.ndarray`):
             Digests of the question's word 8-grams, `(G,)`.
-        numbers (`frozenset[str]`):
-            Numbers of the question.
+        numbers (`Counter[str]`):
+            Numbers of the question, with how often they stand there.
         says_all (`bool`):
             Whether the question is long enough to be told apart without its picture.
         pictures (`tuple[Picture, ...]`):
@@ -169,7 +170,7 @@ class Side:
     text: int
     answer: int
     grams: np.ndarray
-    numbers: frozenset[str]
+    numbers: Counter[str]
     says_all: bool
     pictures: tuple[Picture, ...] = field(default=())
 
@@ -188,7 +189,7 @@ def describe_side(question: str, answer: str | None, pictures: tuple[Picture, ..
         text=digest(words) if words else 0,
         answer=digest(answer_words) if answer_words else 0,
         grams=gram_digests(words),
-        numbers=frozenset(numbers),
+        numbers=Counter(numbers),
         says_all=len(words) >= MIN_WORDS and len(numbers) >= MIN_NUMBERS,
         pictures=pictures,
     )

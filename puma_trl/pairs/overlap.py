@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from .content import MIN_GRAMS, PICTURE_BITS, Picture, Side, bits_apart
+from .content import MIN_GRAMS, PICTURE_BITS, Side, bits_apart
 
 
 SAME_QUESTION = "same question"
@@ -18,6 +18,8 @@ NEAR_SHARE = 0.8
 COMMON = 50
 # Two pictures are nearly the same up to this many of 256 bits.
 NEAR_BITS = 10
+# Stands for the distance of pictures with equal pixels.
+EQUAL = -1
 
 
 class Reference:
@@ -51,10 +53,11 @@ class Reference:
 
         Two questions are the same when their normalised words are, and nearly the same when the longer one has 80 % of
         the shorter one's word 8-grams (at least 5) and all of its numbers. Where words do not tell problems apart, the
-        pictures must be nearly the same too: equal questions of fewer than 12 words or 2 numbers where both have
-        pictures ("Find x."), and nearly equal ones of so few. Two pictures are nearly the same when their perceptual
-        hashes differ in at most 10 of 256 bits, which pictures that were scaled or compressed again seldom exceed;
-        those with other margins do.
+        pictures must agree too, so that "Find x." is never found by its words alone: equal questions of fewer than 12
+        words or 2 numbers, both with pictures, are the same if the pixels are, and nearly the same if the pictures are
+        (and the final answers, where both are known); other short questions are never nearly the same without a
+        picture that is. Two pictures are nearly the same when their perceptual hashes differ in at most 10 of 256 bits,
+        which pictures that were scaled or compressed again seldom exceed; those with other margins do.
 
         Args:
             side (`Side`):
@@ -63,29 +66,34 @@ class Reference:
         Yields:
             Kind of match and details; the questions first, and a picture only where no question was found with it.
         """
-        pictures = self._near_pictures(side.pictures)
-        same = {
+        equal = self._texts.get(side.text)
+        pictures = self._near_pictures(side)
+        same = [
             item
-            for item in self._texts.get(side.text)
-            if not (side.pictures and self.sides[item].pictures) or side.says_all or item in pictures
-        }
-        for item in sorted(same)[:1]:
+            for item in equal
+            if not (side.pictures and self.sides[item].pictures) or side.says_all or pictures.get(item) == EQUAL
+        ]
+        for item in same[:1]:
             answers = ", with the same answer" if side.answer and side.answer == self.sides[item].answer else ""
             yield SAME_QUESTION, f"{self.names[item]}{answers}{_more(same)}"
-        shares = {} if same else self._near_questions(side, pictures)
+        shares = {} if same else self._near_questions(side, pictures) | {item: 1 for item in equal if item in pictures}
         for item in sorted(shares, key=shares.get, reverse=True)[:1]:
-            yield NEAR_QUESTION, f"{self.names[item]}, {shares[item]:.0%} of its word 8-grams{_more(shares)}"
-        others = {item: bits for item, bits in pictures.items() if item not in same and item not in shares}
-        if others and not same and not shares:
-            item = min(others, key=others.get)
-            kind = SAME_PICTURE if others[item] < 0 else NEAR_PICTURE
-            bits = "" if others[item] < 0 else f", {others[item]} of {PICTURE_BITS} bits differ"
-            yield kind, f"{self.names[item]}{bits}{_more(others)}"
+            detail = (
+                f"{shares[item]:.0%} of its word 8-grams"
+                if item not in equal
+                else "with a picture that looks the same"
+            )
+            yield NEAR_QUESTION, f"{self.names[item]}, {detail}{_more(shares)}"
+        if pictures and not same and not shares:
+            item = min(pictures, key=pictures.get)
+            kind = SAME_PICTURE if pictures[item] == EQUAL else NEAR_PICTURE
+            bits = "" if pictures[item] == EQUAL else f", {pictures[item]} of {PICTURE_BITS} bits differ"
+            yield kind, f"{self.names[item]}{bits}{_more(pictures)}"
 
-    def _near_pictures(self, pictures: tuple[Picture, ...]) -> dict[int, int]:
-        """Returns item → bits that differ, -1 for equal pixels."""
+    def _near_pictures(self, side: Side) -> dict[int, int]:
+        """Returns item → bits that differ, `EQUAL` for equal pixels."""
         near = {}
-        for picture in pictures:
+        for picture in side.pictures:
             if picture.look is not None and len(self._looks):
                 # few hashes agree in their first 64 bits, so the others need not be looked at
                 first = np.bitwise_count(self._looks[:, 0] ^ picture.look[0])
@@ -93,9 +101,15 @@ class Reference:
                 bits = bits_apart(self._looks[rows], picture.look)
                 for row, distance in zip(rows[bits <= NEAR_BITS], bits[bits <= NEAR_BITS], strict=True):
                     item = int(self._look_items[row])
-                    near[item] = min(near.get(item, PICTURE_BITS), int(distance))
-            near |= dict.fromkeys(self._pixels.get(picture.pixels), -1)
+                    if not self._is_sibling(side, self.sides[item]):
+                        near[item] = min(near.get(item, PICTURE_BITS), int(distance))
+            near |= dict.fromkeys(self._pixels.get(picture.pixels), EQUAL)
         return near
+
+    @staticmethod
+    def _is_sibling(side: Side, other: Side) -> bool:
+        """Whether two problems are of one template with other numbers: figures alike, equal words, other answers."""
+        return side.text == other.text and bool(side.answer and other.answer) and side.answer != other.answer
 
     def _near_questions(self, side: Side, pictures: dict[int, int]) -> dict[int, float]:
         """Returns item → share of the shorter question's 8-grams that the longer one has."""
