@@ -161,12 +161,13 @@ def check_pairs(
         if names:
             columns = None if where == EVAL else (question_column, image_column)
             scanner.references[where] = _read_reference(names, columns, where, num_proc, report)
-    parts = list(map_chunks(scanner, chunks, num_proc, "Checking"))
-    _require_rows(sources, parts)
-    for part in parts:
+    parts = []
+    for part in map_chunks(scanner, chunks, num_proc, "Checking"):
         for kind, index, detail in part.findings:
             findings.add(kind, part.source, index, detail)
-        part.findings.clear()
+        part.findings.clear()  # findings keep the details of some rows only
+        parts.append(part)
+    _require_rows(sources, parts)
     _compare_rows(parts, findings, report)
     report.findings += findings.by_kind.values()
     _judge_chance(report)
