@@ -67,6 +67,9 @@ def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
     from puma_trl.trainer import PumaKLTrainer
 
     processor = build_processor("qwen2_vl")
+    processor.image_processor.size["longest_edge"] = max(
+        args.image_size**2, processor.image_processor.size["longest_edge"]
+    )
     model = build_model(
         "qwen2_vl",
         processor,

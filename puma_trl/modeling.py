@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -150,6 +151,11 @@ def _build_quantization_config(
         raise ValueError(
             "`load_in_4bit` and `load_in_8bit` need `use_peft: true`: quantised weights cannot be trained, only adapters "
             "on them."
+        )
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "`load_in_4bit` and `load_in_8bit` do not go with ZeRO-3: transformers loads quantised weights whole on every "
+            "process, so nothing would be sharded. Use DDP or ZeRO-2, or LoRA without quantisation."
         )
     if "language_model" not in family.parts:
         raise ValueError(

@@ -143,9 +143,10 @@ class PumaKLTrainer(SFTTrainer):
             # transformers 5.23 keeps all renamings that it knows here, not those that loading used, and saving would
             # put `model.model.` before the language model's names
             base_model._weight_conversions = [each for each in base_model._weight_conversions if each.was_used()]
-        # DeepSpeed keeps its own fp32 copies and FSDP shards parameters of one dtype
-        if is_peft_model(self.model) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            prepare_adapters(self.model, autocast=args.bf16 or args.fp16, fresh=peft_config is not None)
+        # in half precision DeepSpeed keeps its own fp32 copies, and FSDP shards parameters of one dtype
+        mixed = args.bf16 or args.fp16
+        if is_peft_model(self.model) and not (mixed and (self.is_deepspeed_enabled or self.is_fsdp_enabled)):
+            prepare_adapters(self.model, autocast=mixed, fresh=peft_config is not None)
         self.teacher = make_teacher(self) if args.use_kl else SelfTeacher()
         memo = None
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():

@@ -18,8 +18,9 @@ from transformers import (
     SiglipImageProcessor,
 )
 
-from puma_trl.data_checks import PromptRenderer, RowChecker, TokenCounter, read_row, render_answer, render_prompt
+from puma_trl.data_checks import PromptRenderer, RowChecker, TokenCounter, render_answer, render_prompt
 from puma_trl.data_files import find_chunks, find_sources
+from puma_trl.data_rows import read_row
 from puma_trl.families.family import Family
 from puma_trl.families.qwen import QWEN_VL
 from puma_trl.images import DataError

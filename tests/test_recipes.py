@@ -16,7 +16,7 @@ from puma_trl.modeling import PARTS
 
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(ROOT.glob("recipes/**/*.yaml"))
+RECIPES = sorted(ROOT.glob("recipes/**/stage*.yaml"))
 ENGINES = sorted(ROOT.glob("accelerate_configs/*.yaml"))
 ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--tf32", "false"]
 

@@ -274,7 +274,7 @@ def push(output: Path, repo_id: str) -> str:
         folder_path=output,
         repo_id=repo_id,
         repo_type="dataset",
-        allow_patterns=["data/*.parquet", SETTINGS],
+        allow_patterns="data/*.parquet",
         delete_patterns="data/*.parquet",  # of a build before, which may have had more files
     )
     return repo_id

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..data_checks import check_text, read_images
+from ..data_rows import check_text, read_images
 from ..images import DataError
 from .latex import MATH
 

@@ -21,8 +21,9 @@ from typing import Any
 from datasets import Dataset, Features
 from transformers import AutoConfig, AutoProcessor
 
-from ..data_checks import FEATURES, SIDE_NAMES, RowChecker, read_row
+from ..data_checks import FEATURES, SIDE_NAMES, RowChecker
 from ..data_files import COLUMNS, BrokenRow, Source, find_chunks, find_sources, read_chunk
+from ..data_rows import read_row
 from ..evaluation.errors import EvaluationError
 from ..evaluation.progress import Progress
 from ..families import get_family

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoConfig, AutoProcessor
 
-from ..data_checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, read_row
+from ..data_checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker
 from ..data_files import BrokenRow, Source, read_chunk
+from ..data_rows import read_row
 from ..families import get_family
 from ..images import DataError, open_image
 from .content import Picture, Side, describe_picture, describe_side, digest, short_answer
