@@ -114,6 +114,11 @@ def test_levels(build_rows):
             "AB is 3.",
             "Then BC is equal to ()\nChoices:\nA:4\nB:5",
         ),
+        (
+            "AB is 3. If BC is 4, find AC. A. 5\nB. $\\sqrt{7}$",
+            "AB is 3.",
+            "If BC is 4, find AC. A. 5\nB. $\\sqrt{7}$",
+        ),
         ("AB is 3. Then BC is ( ) (A) 4 (B) 5", "AB is 3.", "Then BC is ( ) (A) 4 (B) 5"),
         (
             "Two sides are 3 and 4. The angle is right. Find the third side.",

@@ -161,10 +161,14 @@ PRESETS: dict[str, tuple[Reader, Columns]] = {
 # The sentences that ask come last, and mostly begin with one of these or end in a question mark.
 ASKS = re.compile(
     r"(?i)^\W*(?:find|what|which|how|calculate|compute|determine|solve|prove|show|evaluate|simplify|if so)\b"
+    r"|,\s*(?:then\s+)?(?:find|what|which|how|calculate|compute|determine)\b"
 )
 SENTENCE = re.compile(r"(?<=[.?!。？！])\s+(?=\S)|(?<=[。？！])|\n+")
 ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[Ff]igs?|Eq|Mrs?|Ms|Dr|Prof|St|vs|approx|cf|e\.g|i\.e)\.$")
-CHOICES = re.compile(r"\n\s*(?:(?:Choices|Options|选项)\s*[:：]|\(?A\s*[.:)．：、])|\s\(A\)(?=.*\s\(B\))", re.DOTALL)
+CHOICES = re.compile(
+    r"\n\s*(?:(?:Choices|Options|选项)\s*[:：]|\(?A\s*[.:)．：、])|\s\(A\)(?=.*\s\(B\))|\sA[.:)．：、](?=.*\n\s*B[.:)．：、])",
+    re.DOTALL,
+)
 
 
 def split_question(problem: Problem) -> tuple[str, str]:
@@ -184,7 +188,7 @@ def split_question(problem: Problem) -> tuple[str, str]:
     end = choices.start() if choices else len(text)
     starts = _sentence_starts(text[:end])
     parts = [text[start:stop].strip() for start, stop in zip(starts, [*starts[1:], end], strict=True)]
-    asking = [index for index, part in enumerate(parts) if part.endswith(("?", "？")) or ASKS.match(part)]
+    asking = [index for index, part in enumerate(parts) if part.endswith(("?", "？")) or ASKS.search(part)]
     first = asking[-1] if asking else len(parts) - 1
     while first - 1 in asking:
         first -= 1
