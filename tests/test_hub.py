@@ -16,17 +16,20 @@ import huggingface_hub
 import pytest
 import transformers
 import yaml
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from PIL import Image
 
 from puma_trl import hub, run
 from puma_trl.hub import HubError, main, push
+from puma_trl.pairs.__main__ import main as pairs_main
 from puma_trl.provenance import merge_recipe
 from puma_trl.trainer import PumaKLTrainer
 
 
 TOKEN = "hf_" + "secretsecret" * 3
-PREUPLOAD, COMMIT = r"/api/models/(.+)/preupload/main", r"/api/models/(.+)/commit/main"
+PREUPLOAD, COMMIT = r"/api/(?:models|datasets)/(.+)/preupload/main", r"/api/(?:models|datasets)/(.+)/commit/main"
+TREE = r"/api/datasets/(.+)/tree/main"
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -69,6 +72,9 @@ class Hub(BaseHTTPRequestHandler):
             files = json.loads(body)["files"]
             modes = [{"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False} for f in files]
             return self.answer({"files": modes})
+        if match := re.fullmatch(TREE, path):
+            files = [name for name in self.server.repositories[match[1]] if name != "private"]
+            return self.answer([{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in files])
         if path.endswith(".git/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
             for found in objects:
@@ -89,12 +95,14 @@ class Hub(BaseHTTPRequestHandler):
                 content = self.server.objects[line["value"]["oid"]]
                 assert hashlib.sha256(content).hexdigest() == line["value"]["oid"]
                 repository[line["value"]["path"]] = content
+            elif line["key"] == "deletedFile":
+                del repository[line["value"]["path"]]
 
     do_GET = do_POST = do_PUT = do_HEAD = handle_request
 
 
 def mode(path):
-    return "lfs" if path.endswith((".safetensors", ".png", ".bin")) else "regular"
+    return "lfs" if path.endswith((".safetensors", ".png", ".bin", ".parquet")) else "regular"
 
 
 @pytest.fixture
@@ -342,3 +350,24 @@ def test_merged_recipe_leaves_secrets_out(tmp_path):
 
 def test_template_is_part_of_the_package():
     assert hub.TEMPLATE.is_file() and hub.TEMPLATE.suffix == ".md"
+
+
+def test_built_pairs_are_pushed_as_a_data_set(server, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"question": "What is 1 + 2?", "answer": "3"}) + "\n")
+    argv = ["pairs", "build", "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out")]
+    argv += ["--format", "parquet", "--push_to_hub", "me/pairs"]
+    server.repositories["me/pairs"] = {"private": None, "data/train-00001.parquet": b"of a larger build before"}
+    monkeypatch.setattr("sys.argv", argv)
+    pairs_main()
+    files = server.repositories["me/pairs"]
+    assert files.keys() == {"private", "data/train-00000.parquet"}  # no paths of this machine
+    (tmp_path / "pushed.parquet").write_bytes(files["data/train-00000.parquet"])
+    row = Dataset.from_parquet(str(tmp_path / "pushed.parquet"))[0]
+    assert row["instruction"] == "What is 1 + 2?" and row["image_url_2"].width >= 512
+    assert "Pushed to me/pairs." in capsys.readouterr().out
+
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    argv[argv.index(str(tmp_path / "out"))] = str(tmp_path / "other")
+    with pytest.raises(SystemExit, match="Invalid user token"):
+        pairs_main()
+    assert not (tmp_path / "other").exists()  # told before anything is built
