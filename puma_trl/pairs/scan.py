@@ -329,7 +329,9 @@ def map_chunks(
     if num_proc == 1 or len(chunks) < 2:
         yield from track(map(worker, chunks), **shown)
         return
-    with multiprocessing.Pool(min(num_proc, len(chunks)), initializer=_keep_worker, initargs=(worker,)) as pool:
+    # spawned, since a copy of a process with threads (of torch, tokenizers, Arrow) may wait for ever for one of them
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(num_proc, len(chunks)), initializer=_keep_worker, initargs=(worker,)) as pool:
         yield from track(pool.imap(_work, chunks), **shown)
 
 
