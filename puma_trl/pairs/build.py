@@ -210,8 +210,10 @@ def run_chunks(builder: Builder, num_proc: int) -> Iterator[dict[str, Any]]:
         DataError: if rows cannot be used and `bad_rows` is `"error"`, or the input's structure is broken.
     """
     tasks = list(enumerate(find_chunks(builder.sources, builder.settings.columns.names)))
-    # unlike multiprocessing.Pool, it notices when a worker is killed
-    pool = ProcessPoolExecutor(num_proc, initializer=_end_with_parent) if num_proc > 1 else None
+    # unlike multiprocessing.Pool, it notices when a worker is killed; spawned, since a copy of a process with threads may
+    # wait for ever for one of them
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_proc, context, initializer=_end_with_parent) if num_proc > 1 else None
     try:
         results = pool.map(builder, tasks) if pool else map(builder, tasks)
         for result in tqdm(results, total=len(tasks), unit="chunk", disable=None):

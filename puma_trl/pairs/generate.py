@@ -157,7 +157,8 @@ def generate_pairs(
     if num_proc == 1:
         yield from map(make_row, tasks)
     else:
-        with multiprocessing.Pool(num_proc) as pool:
+        # spawned, since a copy of a process with threads may wait for ever for one of them
+        with multiprocessing.get_context("spawn").Pool(num_proc) as pool:
             # a pool's own `imap` reads all tasks at once and keeps all pictures that nobody has asked for yet
             waiting = deque()
             for chunk in iter(lambda: list(itertools.islice(tasks, CHUNK)), []):
