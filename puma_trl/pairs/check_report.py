@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..data_rows import shorten
+
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 STYLES = {ERROR: "bold red", WARNING: "bold yellow", NOTE: "bold cyan"}
@@ -107,7 +109,7 @@ class Report:
 def print_report(report: Report, output: Path | None) -> None:
     """Prints the page; `output` is where all rows are listed."""
     console = Console(highlight=False)
-    console.print(f"\n[bold]{escape(_shorten(', '.join(report.data), 200))}[/bold]")
+    console.print(f"\n[bold]{escape(shorten(', '.join(report.data), 200))}[/bold]")
     console.print(
         f"{report.rows_read:,} rows, {report.rows_usable:,} of them usable: {report.pairs:,} pairs and "
         f"{report.rows_usable - report.pairs:,} rows with one side; {report.pictures:,} pictures, "
@@ -146,7 +148,7 @@ def _print_finding(console: Console, finding: Finding, total: int, output: Path 
     grid.add_column(overflow="fold")
     grid.add_row("", f"{escape(finding.meaning)} [italic]{escape(finding.remedy)}[/italic]")
     for row_id, detail in finding.examples[:EXAMPLES_SHOWN]:
-        grid.add_row("", f"[dim]{escape(row_id)}[/dim] {escape(_shorten(' '.join(detail.split()), 200))}")
+        grid.add_row("", f"[dim]{escape(row_id)}[/dim] {escape(shorten(' '.join(detail.split()), 200))}")
     if count > EXAMPLES_SHOWN:
         where = "" if output is not None else "; `--output report.json` lists all"
         grid.add_row("", f"[dim]… {count - EXAMPLES_SHOWN:,} more{where}[/dim]")
@@ -253,7 +255,3 @@ def _describe_lengths(values: np.ndarray) -> dict[str, Any]:
         "longest": int(values.max()),
         "histogram": [{"from": start, "rows": int(count)} for start, count in zip(edges, counts, strict=True)],
     }
-
-
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from ..data_rows import shorten
 from .content import Side, short_answer, split_words
 
 
@@ -42,16 +43,16 @@ def find_leaks(row: dict[str, str], text_rich: Side, vision_rich: Side) -> Itera
         Kind of finding and details.
     """
     if text_rich.key == vision_rich.key:
-        yield IDENTICAL, f"both sides: {_shorten(row['instruction'])!r} with the same pictures"
+        yield IDENTICAL, f"both sides: {shorten(row['instruction'], 80)!r} with the same pictures"
     answer = short_answer(row["output_2"])
     solution = split_words(row["output_2"])
     prompts = {name: _before_options(row[name]) for name in ("instruction", "instruction_2")}
     words = {name: split_words(prompt) for name, prompt in prompts.items()}
     kinds = {"instruction_2": IN_VISION_RICH, "instruction": IN_TEXT_RICH}
     for name, kind in kinds.items():
-        detail = f"`{name}` is {_shorten(row[name])!r}, and the answer {_shorten(answer or '', 40)!r}"
+        detail = f"`{name}` is {shorten(row[name], 80)!r}, and the answer {shorten(answer or '', 40)!r}"
         if len(solution) >= WHOLE_SOLUTION and _contains(words[name], solution):
-            yield kind, f"`{name}` holds the whole answer: {_shorten(row[name])!r}"
+            yield kind, f"`{name}` holds the whole answer: {shorten(row[name], 80)!r}"
         elif answer and (_announces(prompts[name], answer) or _tells(words[name], split_words(answer))):
             yield kind, detail
         elif answer and _mentions(words[name], split_words(answer)):
@@ -85,7 +86,3 @@ def _mentions(words: list[str], answer: list[str]) -> bool:
 
 def _contains(words: list[str], part: list[str]) -> bool:
     return f" {' '.join(part)} " in f" {' '.join(words)} "
-
-
-def _shorten(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"

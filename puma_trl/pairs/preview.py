@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoProcessor
 
 from ..data_checks import FEATURES, SIDE_NAMES, RowChecker
 from ..data_files import COLUMNS, BrokenRow, Source, find_chunks, find_sources, read_chunk
-from ..data_rows import read_row
+from ..data_rows import read_row, shorten
 from ..evaluation.errors import EvaluationError
 from ..evaluation.progress import Progress
 from ..families import get_family
@@ -224,7 +224,7 @@ def _make_records(
         if row["problem"] is not None:
             record["problem"] = row["problem"]
         if row["raw"] is not None:
-            record["raw"] = _shorten(row["raw"], LONGEST_RAW)
+            record["raw"] = shorten(row["raw"], LONGEST_RAW)
         records.append(record)
     return records
 
@@ -248,15 +248,9 @@ def _describe(other: dict[str, Any]) -> dict[str, Any]:
     for name, value in other.items():
         if name not in COLUMNS and isinstance(value, str | int | float) and value != "":
             finite = not isinstance(value, float) or math.isfinite(value)
-            values[name] = (
-                _shorten(value, LONGEST_VALUE) if isinstance(value, str) else value if finite else str(value)
-            )
+            values[name] = shorten(value, LONGEST_VALUE) if isinstance(value, str) else value if finite else str(value)
     kind = values.pop("kind", None)
     return ({} if kind is None else {"kind": str(kind)}) | ({"more": values} if values else {})
-
-
-def _shorten(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _add_measures(
