@@ -4,19 +4,14 @@ What fits where: the memory of a GPU that each recipe needs, computed from the r
 ```bash
 python benchmarks/memory_plan.py                          # every full, LoRA and QLoRA recipe, four models
 python benchmarks/memory_plan.py --models Qwen2-VL-7B     # one of benchmarks/configs
-python benchmarks/memory_plan.py --check                  # the formula against two-process runs of the script on a CPU
 ```
 
-Nothing is loaded. A row is taken to be full: `max_length` tokens, half of them of one picture in stages 2 and 3, a
+`benchmarks/memory_check.py` compares the formula with runs. Nothing is loaded. A row is taken to be full: `max_length` tokens, half of them of one picture in stages 2 and 3, a
 quarter of them answer. Sizes are in GB of 10^9 bytes, as the makers of GPUs count within a few per cent.
 """
 
 import argparse
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +22,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from puma_trl.config import parse_recipe
 from puma_trl.families import get_family
 from puma_trl.losses import CHUNK_MEMORY, VOCAB_SLICE
-from puma_trl.mini import build_model, build_processor, write_data
 from puma_trl.modeling import build_peft_config, part_of, set_trainable_parts
 
 
@@ -40,14 +34,9 @@ NF4 = (
 )  # bytes per weight: 4 bits, and an 8-bit scale per 64 with a 4-byte one per 256 of those
 CONTEXT = 1.5e9  # CUDA, its libraries and the gaps of the allocator
 LIVE_PARAMETERS = 1e9  # DeepSpeed's `stage3_max_live_parameters`: gathered at the same time
-STEP_GROUP = 1e9  # DeepSpeed's `sub_group_size`: gradients in fp32 at the same time
+REDUCE_BUCKET = 5e8  # DeepSpeed's `reduce_bucket_size`: gradients that wait for their reduction
+STEP_GROUP = 1e9  # DeepSpeed's `sub_group_size`: parameters updated at the same time
 SFT_TILE = 4096 * 32768 * 4  # TRL's tile of logits
-CHECKS = {
-    "full, DDP": ("ddp", {}),
-    "full, ZeRO-3": ("zero3_8xa100", {}),
-    "LoRA, DDP": ("ddp", {"use_peft": True, "lora_r": 64, "lora_alpha": 128}),
-    "QLoRA, DDP": ("ddp", {"use_peft": True, "lora_r": 64, "load_in_4bit": True, "use_bnb_nested_quant": True}),
-}
 
 
 @dataclass
@@ -70,6 +59,8 @@ class Setting:
             Whether layers keep their input only.
         optimizer (`float`):
             Bytes of optimizer states for each trained number.
+        bucket (`float`, *optional*):
+            Numbers that DeepSpeed's bucket of gradients takes memory for.
     """
 
     width: int
@@ -82,6 +73,7 @@ class Setting:
     answers: int
     checkpointing: bool
     optimizer: float
+    bucket: float = REDUCE_BUCKET
 
 
 @dataclass
@@ -161,14 +153,21 @@ def plan(config, counts: Counts, setting: Setting, is_adapted: bool) -> Plan:
             Whether adapters train, which are fp32 outside DeepSpeed.
     """
     shards = setting.processes if setting.zero3 else 1
-    # DeepSpeed trains in the width of the forward beside fp32 copies, the other engines in fp32
+    # DeepSpeed trains in the width of the forward, beside fp32 copies if that is bf16; the other engines in fp32
     trained_width = setting.width if setting.zero3 else 4
-    master = 4 if setting.zero3 else 0
+    master = 4 if setting.zero3 and setting.width < 4 else 0
+    activations = _language_activations(config.get_text_config(), counts, setting)
+    activations += _tower_activations(config, counts, setting)
+    loss = _loss_buffers(config.get_text_config(), counts, setting)
     other = 0.0
     if setting.zero3:
-        everything = counts.trained + counts.frozen
-        other += setting.width * min(everything * (1 - 1 / shards), LIVE_PARAMETERS)
-        other += 4 * min(counts.trained / shards, STEP_GROUP)
+        text = config.get_text_config()
+        live = LIVE_PARAMETERS + text.vocab_size * text.hidden_size  # the loss reads the head outside of its module
+        gathered = setting.width * min(counts.trained + counts.frozen, live)
+        scattered = setting.width * min(counts.trained, REDUCE_BUCKET)  # the bucket, sorted by receiver
+        step = (4 + master) * min(counts.trained / shards, STEP_GROUP)  # gradients in one piece, and in fp32
+        # when the optimizer steps, what the passes worked with is free again
+        other += setting.width * setting.bucket + max(gathered + scattered, step - activations - loss)
     elif setting.processes > 1:
         other += trained_width * counts.trained  # DDP's buckets
     if is_adapted and setting.width < 4:
@@ -178,9 +177,8 @@ def plan(config, counts: Counts, setting: Setting, is_adapted: bool) -> Plan:
         parameters=(trained_width * counts.trained + setting.width * counts.frozen) / shards + NF4 * counts.nf4,
         gradients=trained_width * counts.trained / shards,
         optimizer=(master + setting.optimizer) * counts.trained / shards,
-        activations=_language_activations(config.get_text_config(), counts, setting)
-        + _tower_activations(config, counts, setting),
-        loss=_loss_buffers(config.get_text_config(), counts, setting),
+        activations=activations,
+        loss=loss,
         other=other,
     )
 
@@ -219,8 +217,7 @@ def _loss_buffers(config, counts: Counts, setting: Setting) -> float:
         tile, sides = min(SFT_TILE, 4 * answers * vocab), 1
     head = 4 * vocab * hidden if counts.head_trains else 0
     slices = 4 * min(vocab, VOCAB_SLICE) * hidden if setting.width < 4 else 0
-    gathered = setting.width * vocab * hidden if setting.zero3 else 0
-    return tile + head + slices + gathered + answers * hidden * (sides * setting.width + 4)
+    return tile + head + slices + answers * hidden * (sides * setting.width + 4)
 
 
 def plan_recipe(name: str, recipe: Path) -> Plan:
@@ -251,106 +248,35 @@ def plan_recipe(name: str, recipe: Path) -> Plan:
 
 
 def print_plans(models: list[str]) -> None:
-    """Prints the table of all recipes."""
-    print(
-        "| recipe | GPUs | model | "
-        + " | ".join(Plan.__annotations__)
-        + " | **GB per GPU** | "
-        + " | ".join(CARDS)
-        + " |"
-    )
-    print("|---" * (len(Plan.__annotations__) + 4 + len(CARDS)) + "|")
+    """Prints what each recipe needs, part by part, and then in short which card has room for it."""
+    print("| recipe | GPUs | model | " + " | ".join(Plan.__annotations__) + " | **GB per GPU** |")
+    print("|---" * (len(Plan.__annotations__) + 4) + "|")
+    short = [f"| recipe | GPUs | {' | '.join(models)} |", "|---" * (len(models) + 2) + "|"]
     for folder, gpus in (("", 8), ("lora", 1), ("qlora", 1)):
         for stage in (1, 2, 3):
+            recipe = ROOT / "recipes" / folder / f"stage{stage}.yaml"
+            start = f"| `{recipe.relative_to(ROOT)}` | {gpus} | "
+            totals = []
             for name in models:
-                recipe = ROOT / "recipes" / folder / f"stage{stage}.yaml"
                 result = plan_recipe(name, recipe)
-                cells = [str(recipe.relative_to(ROOT / "recipes")), str(gpus), name]
-                cells += [f"{value / 1e9:.1f}" for value in asdict(result).values()] + [
-                    f"**{result.total / 1e9:.1f}**"
-                ]
-                cells += ["fits" if result.total / 1e9 <= 0.95 * size else "–" for size in CARDS.values()]
-                print("| " + " | ".join(cells) + " |", flush=True)
+                totals.append(result.total / 1e9)
+                parts = " | ".join(f"{value / 1e9:.1f}" for value in asdict(result).values())
+                print(f"{start}{name} | {parts} | **{totals[-1]:.1f}** |", flush=True)
+            short.append(start + " | ".join(f"{total:.1f} ({smallest_card(total)})" for total in totals) + " |")
+    print("\nGB per GPU, and the smallest card with room for it:\n\n" + "\n".join(short))
 
 
-def measure(engine: str, folder: Path, flags: dict) -> int:
-    """Runs four steps in two processes and returns the peak of resident memory of a rank beyond the imports, in bytes."""
-    facts = folder / f"facts-{engine}-{len(flags)}"
-    arguments = {
-        "model_name_or_path": folder / "model",
-        "dataset_name": folder / "stage2.jsonl",
-        "output_dir": folder / f"out-{engine}-{len(flags)}",
-        "bf16": False,
-        "dtype": "float32",
-        "max_steps": 4,
-        "optim": "adamw_torch",
-        "per_device_train_batch_size": 8,
-        "report_to": "none",
-        "save_strategy": "no",
-        "use_cpu": True,
-    } | flags
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--num_processes", "2"]
-    command += [str(ROOT / "tests" / "distributed" / "probe.py"), str(facts)]
-    command += [str(piece) for key, value in arguments.items() for piece in (f"--{key}", value)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MALLOC_TRIM_THRESHOLD_": "0"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(f"{engine} {flags} failed:\n{result.stderr[-3000:]}")
-    ranks = [json.loads(path.read_text()) for path in folder.glob(f"{facts.name}.*")]
-    if [rank["world_size"] for rank in ranks] != [2, 2]:
-        raise RuntimeError(f"{engine} {flags} did not run in two processes.")
-    return 1024 * max(rank["peak_memory"] for rank in ranks)
-
-
-def measure_imports(engine: str) -> int:
-    """Returns the bytes that Python holds with the run script and the engine's library imported."""
-    code = f"import resource, puma_trl.run, {engine}; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return 1024 * int(result.stdout.splitlines()[-1])
-
-
-def check(hidden_size: int) -> None:
-    """Prints the formula beside the measured peaks of four runs."""
-    processor = build_processor()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        sizes = {"hidden_size": hidden_size, "num_hidden_layers": 8, "vision_embed_dim": 128, "num_heads": 8}
-        build_model("qwen2_vl", processor, **sizes).save_pretrained(folder / "model")
-        processor.save_pretrained(folder / "model")
-        write_data(folder, num_rows=64, num_heldout=2, seed=0, num_proc=1)
-        print("| run | predicted (MB) | measured (MB) | predicted / measured |")
-        print("|---|---|---|---|")
-        for name, (engine, flags) in CHECKS.items():
-            with torch.device("meta"):
-                model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder / "model"))
-            argv = [f"--{key}={value}" for key, value in flags.items()]
-            argv += ["--model_name_or_path=x", "--dataset_name=x", "--use_cpu=true", "--bf16=false", "--output_dir=x"]
-            _, args, model_args, _ = parse_recipe(argv)
-            counts = count(model, model_args, args.trainable_parts)
-            setting = Setting(4, 2, engine.startswith("zero3"), True, 8, 64, 36, 12, True, 8)
-            result = plan(model.config, counts, setting, model_args.use_peft)
-            # the file is mapped into memory while it is loaded
-            loading = 4 * (counts.trained + counts.frozen + counts.nf4) + result.parameters
-            imports = measure_imports("deepspeed" if engine.startswith("zero") else "torch.distributed")
-            predicted, measured = max(result.total, loading), measure(engine, folder, flags) - imports
-            ratio = predicted / measured
-            print(f"| {name} | {predicted / 1e6:,.0f} | {measured / 1e6:,.0f} | {ratio:.2f} |", flush=True)
-    print("\nWhat the imports take is taken off; the goal is a ratio within 0.85 and 1.15.")
+def smallest_card(size: float) -> str:
+    """Returns the name of the smallest card with room for so many GB, 5 % of it left free."""
+    return min((card for card in CARDS if size <= 0.95 * CARDS[card]), key=CARDS.get, default="none of them")
 
 
 def main() -> None:
-    """Prints the plans, or checks the formula."""
+    """Prints the plans."""
     parser = argparse.ArgumentParser(description="Memory per GPU of every recipe.")
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=CONFIGS, help="files of benchmarks/configs")
-    parser.add_argument("--check", action="store_true", help="compare the formula with measured runs instead")
-    parser.add_argument("--hidden_size", type=int, default=768, help="width of the model of the check")
     args = parser.parse_args()
-    if args.check:
-        check(args.hidden_size)
-    else:
-        print_plans(args.models)
+    print_plans(args.models)
 
 
 if __name__ == "__main__":

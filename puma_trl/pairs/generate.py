@@ -18,11 +18,12 @@ import json
 import multiprocessing
 import random
 import warnings
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from . import problems_areas as areas
@@ -78,6 +79,7 @@ FILES_PER_FOLDER = 10_000
 CHUNK = 16
 DRAWING_ATTEMPTS = 50
 SAMPLING_ATTEMPTS = 2_000
+LATEST = 4096  # digests
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,28 @@ class _Task:
     seed: str
     image_size: tuple[int, int]
     label_grid: int
+
+
+class _Digests:
+    """Remembers texts in 8 bytes each: a sorted array of digests, and a set of the latest."""
+
+    def __init__(self):
+        self.sorted, self.latest = np.empty(0, np.uint64), set()
+
+    def add(self, text: str) -> bool:
+        """Adds a text; returns whether it is new."""
+        digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        place = np.searchsorted(self.sorted, np.uint64(digest))
+        if digest in self.latest or (place < len(self.sorted) and self.sorted[place] == digest):
+            return False
+        self.latest.add(digest)
+        if len(self.latest) == LATEST:
+            self.sorted = np.sort(np.append(self.sorted, np.fromiter(self.latest, np.uint64)))
+            self.latest.clear()
+        return True
+
+    def __len__(self) -> int:
+        return len(self.sorted) + len(self.latest)
 
 
 def split_of(kind: str, problem: Problem) -> str:
@@ -177,7 +201,7 @@ def _sample_tasks(
     drawings: int,
     style: tuple[tuple[int, int], int],
 ) -> Iterator[_Task]:
-    times: dict[bytes, int] = defaultdict(int)
+    seen = _Digests()
     used_up: set[tuple[str, int]] = set()
     for index in itertools.count():
         kind = kinds[index % len(kinds)]
@@ -189,9 +213,8 @@ def _sample_tasks(
             problem = _make_problem(task)
             if split_of(kind, problem) != split:
                 continue
-            content = hashlib.sha256(f"{problem.facts}\n{problem.question}".encode()).digest()[:8]
-            if times[content] < drawings:
-                times[content] += 1
+            content = f"{problem.facts}\n{problem.question}"
+            if any(seen.add(f"{content}\n{drawing}") for drawing in range(drawings)):
                 yield task
                 break
         else:
@@ -201,7 +224,7 @@ def _sample_tasks(
                 raise ValueError(
                     f"{message}, and nor has any other. Ask for fewer pairs, or for more kinds or levels."
                 )
-            warnings.warn(f"{message} after {sum(times.values())} pairs. The other kinds fill its place.")
+            warnings.warn(f"{message} after {len(seen)} pairs. The other kinds fill its place.")
 
 
 def _make_problem(task: _Task) -> Problem:

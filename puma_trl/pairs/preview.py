@@ -13,22 +13,20 @@ each answer token on both, and its replies.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features
-from transformers import AutoConfig, AutoProcessor
 
 from ..data_checks import FEATURES, SIDE_NAMES, RowChecker
-from ..data_files import COLUMNS, BrokenRow, Source, find_chunks, find_sources, read_chunk
-from ..data_rows import read_row, shorten
+from ..data_files import COLUMNS, Source, find_chunks, find_sources, read_chunk
+from ..data_rows import shorten
 from ..evaluation.errors import EvaluationError
 from ..evaluation.progress import Progress
-from ..families import get_family
 from ..images import DataError
 from .preview_page import PageWriter, describe_size
+from .scan import make_checker
 
 
 THUMBNAIL_SIZES = (16, 2048)
@@ -90,21 +88,19 @@ def preview_pairs(
     """
     _check_options(output, model, measure or replies, thumbnail_size, max_pairs)
     sources = find_sources(data, image_root, None, split)
-    loaded = checker = None
+    loaded = None
     if measure or replies:
         from .measure import load_model
 
         loaded = load_model(model, dtype)
-    if model is not None:
-        processor, family = (loaded.processor, loaded.family) if loaded else _load_processor(model)
-        checker = RowChecker(sources, processor, family, use_kl=True, max_length=None, student_answers=False)
+    checker = make_checker(sources, model, max_length=None)
     chunks = list(find_chunks(sources))
     total = _count_rows(sources, chunks)
     rows, records = [], []
     with PageWriter(output, thumbnail_size) as page, Progress("pairs", min(total, max_pairs)) as progress:
         for chunk in chunks:
             read = _read_chunk(sources, chunk, checker)[: max_pairs - len(records)]
-            records += _make_records(read, page, checker)
+            records += _make_records(read, page, None if model is None else checker)
             progress.advance(len(read))
             if loaded is not None:
                 rows += [row for row, _ in read]
@@ -115,7 +111,7 @@ def preview_pairs(
         if loaded is not None:
             _add_measures(loaded, rows, records, measure, replies, batch_size, max_new_tokens)
         total = total if len(records) == max_pairs else len(records)  # without blank lines
-        unit = "tokens" if checker else "characters"
+        unit = "characters" if model is None else "tokens"
         title = ", ".join(source.name for source in sources[:3]) + (" and others" if len(sources) > 3 else "")
         size = page.finish(records, {"title": title, "total": total, "unit": unit, "model": model})
     problems = sum("problem" in record for record in records)
@@ -136,17 +132,6 @@ def _check_options(output: Path, model: str | None, measured: bool, thumbnail_si
         raise DataError(f"`--max_pairs` is {max_pairs}, but must be at least 1.")
 
 
-def _load_processor(path: str) -> tuple[Any, Any]:
-    """Returns the processor, or the tokenizer of a text model, and the family."""
-    try:
-        processor, config = AutoProcessor.from_pretrained(path), AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f"No model with a processor or tokenizer in '{path}': {error}") from error
-    if processor.chat_template is None:
-        raise DataError(f"'{path}' has no chat template, so its prompts are unknown. Add chat_template.jinja to it.")
-    return processor, get_family(config)
-
-
 def _count_rows(sources: list[Source], chunks: list[dict[str, int]]) -> int:
     """Counts the rows of all sources, blank lines included, from the last chunk of each."""
     ends = {}
@@ -160,39 +145,19 @@ def _count_rows(sources: list[Source], chunks: list[dict[str, int]]) -> int:
 
 
 def _read_chunk(
-    sources: list[Source], chunk: dict[str, int], checker: RowChecker | None
+    sources: list[Source], chunk: dict[str, int], checker: RowChecker
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Returns the rows of a chunk in the form of [`FEATURES`], and the values of their other columns."""
     source = sources[chunk["source"]]
-    raws = list(read_chunk(source, chunk["start"], chunk["end"], chunk["first"]))
-    if checker is None:
-        rows = [_read_row(raw, index, source) for index, raw in raws]
-    else:
-        columns = checker({name: [value] for name, value in chunk.items()})
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    columns = checker({name: [value] for name, value in chunk.items()})
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if source.kind == "table":
         names = [name for name in source.table.column_names if name not in COLUMNS]
         others = source.table.select_columns(names).with_format("arrow")[chunk["start"] : chunk["end"]].to_pylist()
     else:
+        raws = read_chunk(source, chunk["start"], chunk["end"], chunk["first"])
         others = [raw if isinstance(raw, dict) else {} for _, raw in raws]
     return list(zip(rows, others, strict=True))
-
-
-def _read_row(raw: Any, index: int, source: Source) -> dict[str, Any]:
-    """Reads and checks a row where no model says how many tokens it has and which texts it cannot take."""
-    row = dict.fromkeys(FEATURES) | {"row_id": f"{source.name}:{index}"}
-    if isinstance(raw, BrokenRow):
-        return row | {"problem": raw.problem, "raw": raw.text}
-    try:
-        row |= read_row(raw, source.root)
-    except DataError as error:
-        return row | {"problem": str(error), "raw": json.dumps(raw, default=repr, ensure_ascii=False)}
-    for name, value in row.items():
-        if name.startswith(("instruction", "output")) and value is not None and not value.strip():
-            return row | {"problem": f"empty text: `{name}` is empty"}
-    if row["output_2"] not in (None, row["output"]):
-        row["problem"] = "answers differ: `output` is not `output_2`"
-    return row
 
 
 def _make_records(

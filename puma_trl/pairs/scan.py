@@ -81,7 +81,8 @@ def make_checker(sources: list[Source], model: str | None, max_length: int | Non
         processor, config = AutoProcessor.from_pretrained(model), AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise DataError(
-            f"No model with a processor or tokenizer in '{model}': {error}. Name a model folder or a model of the Hub."
+            f"No model with a processor or tokenizer in '{model}': {str(error).rstrip('.')}. Name a model folder or a "
+            "model of the Hub."
         ) from error
     if processor.chat_template is None:
         raise DataError(f"'{model}' has no chat template, so its prompts are unknown. Add chat_template.jinja to it.")

@@ -8,6 +8,7 @@ import json
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState
@@ -42,17 +43,29 @@ def main():
     pause = 0.5 if "--slow" in argv else 0  # seconds in each step, so that a signal comes before the end
     if pause:
         argv.remove("--slow")
+    without_loading = "--memory_without_loading" in argv
+    if without_loading:
+        argv.remove("--memory_without_loading")
     row_ids, times = [], []
+    largest = {"tokens": 0, "patches": 0, "answers": 0}  # of a micro-batch, padding included
     train, compute_loss = PumaKLTrainer.train, PumaKLTrainer.compute_loss
 
     def watched_loss(self, model, inputs, **kwargs):
         if self.model.training:
             row_ids.append(list(inputs["row_id"]))
             times.append(time.perf_counter())
+            counts = {
+                "tokens": inputs["input_ids"].numel(),
+                "patches": len(inputs["pixel_values"]) if "pixel_values" in inputs else 0,
+                "answers": int((inputs["labels"] != -100).sum()),
+            }
+            largest.update({name: max(largest[name], count) for name, count in counts.items()})
             time.sleep(pause)
         return compute_loss(self, model, inputs, **kwargs)
 
     def watched_train(self, *args, **kwargs):
+        if without_loading:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak of the resident set begins anew
         result = train(self, *args, **kwargs)
         head = self.accelerator.unwrap_model(self.model_wrapped).get_output_embeddings().weight
         facts = {
@@ -62,6 +75,7 @@ def main():
             "device": self.accelerator.device.type,
             "row_ids": row_ids,
             "times": times,
+            "largest": largest,
             "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # KiB
             "eval": self.evaluate() if self.eval_dataset is not None else None,
         }

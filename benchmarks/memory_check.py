@@ -1,0 +1,153 @@
+"""
+The formula of `memory_plan.py` against the memory of two-process runs of the run script.
+
+```bash
+python benchmarks/memory_check.py              # six runs, some minutes each
+python benchmarks/memory_check.py "LoRA, DDP"  # one of them
+```
+
+Each run is measured twice, with a model of some hundred megabytes and with a tiny one, and what both take (libraries,
+buffers of the launcher) falls out of the difference. Memory is the largest resident set of a rank from the start of
+training on; loading is not in it, as it is not on the GPU. Freed tensors go back to the system at once, so that gaps of
+the allocator do not count.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from memory_plan import REDUCE_BUCKET, Setting, count, plan
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from puma_trl.config import parse_recipe
+from puma_trl.mini import build_model, build_processor, write_data
+
+
+ROOT = Path(__file__).parents[1]
+SIZES = {
+    "tiny": {"hidden_size": 32, "num_hidden_layers": 1, "vision_embed_dim": 32, "vision_depth": 1},
+    "large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 10,
+        "vision_embed_dim": 512,
+        "vision_depth": 6,
+        "num_heads": 8,
+    },
+}
+VOCABULARY = 16_384
+BATCH_SIZE = 8
+TOWERS = {"trainable_parts": "aligner,vision_tower_low,vision_tower_high"}
+LORA = {"use_peft": True, "lora_r": 64, "lora_alpha": 128}
+# name → accelerate configuration, options
+RUNS = {
+    "full, DDP, checkpointing": ("ddp", {"gradient_checkpointing": True}),
+    "full, ZeRO-3, checkpointing": ("zero3_8xa100", {"gradient_checkpointing": True}),
+    "stage 2, DDP": ("ddp", TOWERS | {"gradient_checkpointing": False}),
+    "stage 2, ZeRO-3": ("zero3_8xa100", TOWERS | {"gradient_checkpointing": False}),
+    "LoRA, DDP": ("ddp", LORA | {"gradient_checkpointing": False}),
+    "QLoRA, DDP": (
+        "ddp",
+        LORA | {"load_in_4bit": True, "use_bnb_nested_quant": True, "gradient_checkpointing": False},
+    ),
+}
+GOAL = 0.15
+
+
+def launch(engine: str, folder: Path, options: dict) -> list[dict]:
+    """Runs two optimizer steps of two micro-batches in two processes; returns the facts of both ranks."""
+    facts = folder / f"facts-{len(list(folder.iterdir()))}"
+    arguments = {
+        "model_name_or_path": folder / "model",
+        "dataset_name": folder.parent / "stage2.jsonl",
+        "output_dir": facts.with_suffix(".out"),
+        "bf16": False,
+        "dtype": "float32",
+        "gradient_accumulation_steps": 2,
+        "lambda_kl": 0.5,
+        "max_steps": 2,
+        "optim": "adamw_torch_fused",
+        "per_device_train_batch_size": BATCH_SIZE,
+        "report_to": "none",
+        "save_strategy": "no",
+        "use_cpu": True,
+    } | options
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--num_processes", "2"]
+    command += [str(ROOT / "tests" / "distributed" / "probe.py"), str(facts), "--memory_without_loading"]
+    command += [str(piece) for key, value in arguments.items() for piece in (f"--{key}", value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode != 0:
+        raise RuntimeError(f"{engine} {options} failed:\n{result.stderr[-3000:]}")
+    ranks = [json.loads(path.read_text()) for path in folder.glob(f"{facts.name}.[01]")]
+    if [rank["world_size"] for rank in ranks] != [2, 2]:
+        raise RuntimeError(f"{engine} {options} did not run in two processes.")
+    return ranks
+
+
+def predict(folder: Path, engine: str, options: dict, shape: dict[str, int]):
+    """Returns the plan of a run whose largest micro-batch had these numbers of tokens, patches and answer tokens."""
+    config = AutoConfig.from_pretrained(folder / "model")
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    argv = [f"--{key}={value}" for key, value in options.items()]
+    argv += ["--model_name_or_path=x", "--dataset_name=x", "--output_dir=x", "--use_cpu=true", "--bf16=false"]
+    _, args, model_args, _ = parse_recipe(argv)
+    counts = count(model, model_args, args.trainable_parts)
+    setting = Setting(
+        width=4,
+        processes=2,
+        zero3=engine.startswith("zero3"),
+        pairs=True,
+        rows=BATCH_SIZE,
+        length=shape["tokens"] / BATCH_SIZE,
+        patches=shape["patches"] / BATCH_SIZE,
+        answers=shape["answers"] / BATCH_SIZE,
+        checkpointing=args.gradient_checkpointing,
+        optimizer=8,
+        bucket=min(counts.trained, REDUCE_BUCKET),  # memory of a CPU is taken when it is written to
+    )
+    return plan(config, counts, setting, model_args.use_peft)
+
+
+def main() -> None:
+    """Prints the formula beside the measured memory."""
+    parser = argparse.ArgumentParser(description="The memory plan against measured runs.")
+    parser.add_argument("runs", nargs="*", choices=[[], *RUNS], default=list(RUNS), help="all by default")
+    args = parser.parse_args()
+    processor = build_processor()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_data(folder, num_rows=64, num_heldout=2, seed=0, num_proc=1)
+        for name, sizes in SIZES.items():
+            model = build_model("qwen2_vl", processor, **sizes)
+            model.resize_token_embeddings(VOCABULARY)
+            model.save_pretrained(folder / name / "model")
+            processor.save_pretrained(folder / name / "model")
+            print(f"{name}: {model.num_parameters() / 1e6:.1f}M parameters")
+        print("\n| run | predicted (MB) | measured (MB) | predicted / measured | |\n|---|---|---|---|---|")
+        for name in args.runs:
+            engine, options = RUNS[name]
+            predicted, measured = {}, {}
+            for size in SIZES:
+                ranks = launch(engine, folder / size, options)
+                measured[size] = 1024 * max(rank["peak_memory"] for rank in ranks)
+                shape = {key: max(rank["largest"][key] for rank in ranks) for key in ranks[0]["largest"]}
+                predicted[size] = predict(folder / size, engine, options, shape)
+            difference = predicted["large"].total - predicted["tiny"].total
+            ratio = difference / (measured["large"] - measured["tiny"])
+            verdict = "within" if abs(ratio - 1) <= GOAL else "missed"
+            cells = [f"{difference / 1e6:,.0f}", f"{(measured['large'] - measured['tiny']) / 1e6:,.0f}"]
+            print("| " + " | ".join([name, *cells, f"{ratio:.2f}", verdict]) + " |", flush=True)
+    print(f"\nThe goal is a ratio within {1 - GOAL:.2f} and {1 + GOAL:.2f}.")
+
+
+if __name__ == "__main__":
+    main()
