@@ -120,7 +120,7 @@ def predict(folder: Path, engine: str, options: dict, shape: dict[str, int]):
 def main() -> None:
     """Prints the formula beside the measured memory."""
     parser = argparse.ArgumentParser(description="The memory plan against measured runs.")
-    parser.add_argument("runs", nargs="*", choices=[[], *RUNS], default=list(RUNS), help="all by default")
+    parser.add_argument("runs", nargs="*", choices=list(RUNS), help="all by default")
     args = parser.parse_args()
     processor = build_processor()
     with tempfile.TemporaryDirectory() as temporary:
@@ -133,7 +133,7 @@ def main() -> None:
             processor.save_pretrained(folder / name / "model")
             print(f"{name}: {model.num_parameters() / 1e6:.1f}M parameters")
         print("\n| run | predicted (MB) | measured (MB) | predicted / measured | |\n|---|---|---|---|---|")
-        for name in args.runs:
+        for name in args.runs or RUNS:
             engine, options = RUNS[name]
             predicted, measured = {}, {}
             for size in SIZES:
