@@ -2,8 +2,8 @@
 The formula of `memory_plan.py` against the memory of two-process runs of the run script.
 
 ```bash
-python benchmarks/memory_check.py              # six runs, some minutes each
-python benchmarks/memory_check.py "LoRA, DDP"  # one of them
+python benchmarks/memory_check.py                     # six runs, some minutes each
+python benchmarks/memory_check.py --runs "LoRA, DDP"  # one of them
 ```
 
 Each run is measured twice, with a model of some hundred megabytes and with a tiny one, and what both take (libraries,
@@ -120,7 +120,7 @@ def predict(folder: Path, engine: str, options: dict, shape: dict[str, int]):
 def main() -> None:
     """Prints the formula beside the measured memory."""
     parser = argparse.ArgumentParser(description="The memory plan against measured runs.")
-    parser.add_argument("runs", nargs="*", choices=list(RUNS), help="all by default")
+    parser.add_argument("--runs", nargs="+", choices=RUNS, default=RUNS, help="all by default")
     args = parser.parse_args()
     processor = build_processor()
     with tempfile.TemporaryDirectory() as temporary:
@@ -133,7 +133,7 @@ def main() -> None:
             processor.save_pretrained(folder / name / "model")
             print(f"{name}: {model.num_parameters() / 1e6:.1f}M parameters")
         print("\n| run | predicted (MB) | measured (MB) | predicted / measured | |\n|---|---|---|---|---|")
-        for name in args.runs or RUNS:
+        for name in args.runs:
             engine, options = RUNS[name]
             predicted, measured = {}, {}
             for size in SIZES:
