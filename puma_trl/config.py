@@ -50,6 +50,8 @@ class PumaKLConfig(SFTConfig):
             Share of the student's weights that enters the `"ema"` teacher at each synchronisation.
         teacher_sync_steps (`int`, *optional*, defaults to `1`):
             Number of optimizer steps between two synchronisations of the `"ema"` teacher.
+        hub_strategy (`str`, *optional*, defaults to `"end"`):
+            When to push. Trainer's `"every_save"` also pushes `dropped_rows.jsonl`, which is data.
         trainable_parts (`list[str]`, *optional*, defaults to `["all"]`):
             Parts of the model to train: any of `language_model`, `aligner`, `vision_tower_low`, `vision_tower_high`,
             or `all`, as a list or separated by commas. An entry that ends with a dot is a prefix of parameter names.
@@ -97,6 +99,13 @@ class PumaKLConfig(SFTConfig):
     teacher_sync_steps: int = field(
         default=1,
         metadata={"help": "Number of optimizer steps between two synchronisations of the 'ema' teacher."},
+    )
+    hub_strategy: str = field(
+        default="end",
+        metadata={
+            "help": "When to push. Trainer's default, 'every_save', also pushes `dropped_rows.jsonl`, which is data, "
+            "while the run goes on."
+        },
     )
     trainable_parts: list[str] = field(
         default_factory=lambda: ["all"],

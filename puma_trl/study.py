@@ -38,6 +38,7 @@ KINDS = ("segment_total", "rectangle_perimeter")
 NUM_TOWER = 8_000
 NUM_ROWS, NUM_HELDOUT = 6_400, 200
 NOISE = 0.5  # share of wrong answers
+NUM_FEW = 200
 DATA_SEED = 1
 
 
@@ -53,7 +54,7 @@ class Run:
 
 
 def write_data(folder: Path) -> None:
-    """Writes `tower`, `clean`, `shuffled`, `noisy` and `heldout.jsonl`, with pictures, unless they are there."""
+    """Writes `tower`, `clean`, `shuffled`, `noisy`, `few` and `heldout.jsonl`, with pictures, unless they are there."""
     done = folder / "done"
     if done.exists():
         return
@@ -74,7 +75,7 @@ def write_data(folder: Path) -> None:
         answer = {name: _stranger(rows, index)[name] for name in ("output", "output_2")}
         noisy[index] = rows[index] | answer
     shuffled = [row | {"instruction": _stranger(rows, index)["instruction"]} for index, row in enumerate(rows)]
-    for name, data in (("shuffled", shuffled), ("noisy", noisy)):
+    for name, data in (("shuffled", shuffled), ("noisy", noisy), ("few", rows[:NUM_FEW])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
     done.touch()
 

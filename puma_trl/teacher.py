@@ -21,7 +21,8 @@ class AdapterEMACallback(TrainerCallback):
     """
     Moves the teacher's adapter towards the student's: `teacher = (1 - rate) * teacher + rate * student`.
 
-    The average lives in the adapter itself, so checkpoints hold it and a resumed run continues it.
+    The average lives in the adapter itself, so checkpoints hold it and a resumed run continues it, but not under
+    DeepSpeed and FSDP, whose checkpoints leave frozen parameters out; the trainer refuses to resume there.
     """
 
     def on_step_end(self, args, state, control, model, **kwargs):

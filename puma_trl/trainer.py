@@ -317,6 +317,13 @@ class PumaKLTrainer(SFTTrainer):
         _load_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if checkpoint is not None and self.args.teacher == "ema" and is_peft_model(self.model) and is_engine:
+            # their checkpoints leave out parameters that do not train, as those of the second adapter
+            raise ValueError(
+                f"{checkpoint} does not hold the moving average, so `teacher: ema` with adapters cannot be resumed under "
+                "DeepSpeed or FSDP. Resume with `teacher: live` or `frozen`, or train such runs under DDP."
+            )
         super()._load_optimizer_and_scheduler(checkpoint)
         # here, and not with the weights, which DeepSpeed loads by itself
         if checkpoint is not None and self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher):
