@@ -63,7 +63,7 @@ def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
     from puma_trl.config import PumaKLConfig
     from puma_trl.families import get_family
     from puma_trl.mini import build_model, build_processor
-    from puma_trl.modeling import set_trainable_parts
+    from puma_trl.parts import set_trainable_parts
     from puma_trl.trainer import PumaKLTrainer
 
     processor = build_processor("qwen2_vl")

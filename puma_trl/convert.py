@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import (
     AutoConfig,
@@ -38,6 +38,7 @@ from .checkpoint_files import CheckpointError, CheckpointFiles, new_folder, read
 from .checkpoint_tokenizer import check_prompt, load_tokenizer, make_generation_config
 from .families import deepseek_vl_hybrid, math_puma_qwen2
 from .families.math_puma_qwen2 import MathPumaQwen2Config
+from .hub import push_or_exit
 
 
 # The sizes behind the names that a DeepSeek configuration gives its two towers. The MLPs are four times as wide.
@@ -424,7 +425,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--allow_pickle", action="store_true", help="read pytorch_model.bin, if you trust its source")
     parser.add_argument("--push_to_hub", action="store_true", help="upload the result to the Hub")
     parser.add_argument("--hub_model_id", help="repository to push to (default: the name of the destination)")
-    parser.add_argument("--hub_private_repo", action="store_true", help="make the repository private")
+    parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
     args = parser.parse_args(argv)
     try:
         config = convert_checkpoint(
@@ -434,12 +435,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     print(f"{config.architectures[0]} ({config.dtype}) is in {args.destination}.")
     if args.push_to_hub:
-        api = HfApi()
-        repository = api.create_repo(
-            args.hub_model_id or Path(args.destination).name, private=args.hub_private_repo, exist_ok=True
-        )
-        api.upload_folder(repo_id=repository.repo_id, folder_path=args.destination)
-        print(f"Pushed to {repository}.")
+        push_or_exit(args.destination, args.hub_model_id, args.hub_private_repo)
 
 
 if __name__ == "__main__":

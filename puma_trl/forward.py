@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import ModelOutput
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
@@ -102,10 +102,17 @@ class SelfTeacher:
         weights (`Callable[[], AbstractContextManager]`, *optional*):
             Context in which the model has the teacher's weights, such as its adapters switched off. By default the
             weights are the student's (`teacher: live`).
+        average (`TrainerCallback`, *optional*):
+            What keeps the moving average, where those weights are one.
     """
 
-    def __init__(self, weights: Callable[[], AbstractContextManager] = nullcontext):
+    def __init__(
+        self,
+        weights: Callable[[], AbstractContextManager] = nullcontext,
+        average: TrainerCallback | None = None,
+    ):
         self.weights = weights
+        self.average = average
 
     def __call__(
         self, student: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor

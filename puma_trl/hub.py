@@ -86,6 +86,8 @@ def check_login(args: PumaKLConfig) -> None:
         api.whoami()
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         args.hub_model_id = api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
+        if args.hub_revision is not None:
+            api.create_branch(args.hub_model_id, branch=args.hub_revision, exist_ok=True)
     except LocalTokenNotFoundError as error:
         raise HubError(
             f"`push_to_hub: true`, but nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN. {instead}"
@@ -135,6 +137,8 @@ def push(folder: str | Path, repo_id: str | None = None, private: bool | None = 
     try:
         validate_repo_id(repo_id)
         repository = api.create_repo(repo_id, private=private, exist_ok=True)
+        if settings.get("hub_revision") is not None:
+            api.create_branch(repository.repo_id, branch=settings["hub_revision"], exist_ok=True)
         facts = read_provenance(folder)
         if facts is not None:  # with figures that were not there yet when the run ended
             write_card(folder, facts, repository.repo_id)
@@ -148,6 +152,17 @@ def push(folder: str | Path, repo_id: str | None = None, private: bool | None = 
     except Exception as error:  # of the connection, the server or the client: the model is safe on the disk
         raise HubError(f"{folder} could not be pushed to the Hub at {api.endpoint}: {error}") from error
     return str(repository)
+
+
+def push_or_exit(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> None:
+    """Pushes what has been saved (see [`push`]); if that fails, ends with the reason and the command that pushes it later."""
+    try:
+        print(f"Pushed to {push(folder, repo_id, private)}.")
+    except HubError as error:
+        command = (
+            push_command(folder) + (f" --repo_id {repo_id}" if repo_id else "") + (" --private" if private else "")
+        )
+        sys.exit(f"error: {error}\nThe model is saved in {folder}. This pushes it:\n{command}")
 
 
 def write_card(

@@ -13,6 +13,7 @@ model is in memory once. Nothing is written unless every tensor of the adapters 
 import argparse
 import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -33,7 +35,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from . import families  # noqa: F401, registers Math-PUMA's own model
 from .checkpoint_files import new_folder, require_new
-from .hub import CURVES, HubError, push, push_command, write_card
+from .hub import CURVES, push_or_exit, write_card
 from .provenance import RECIPE, read_provenance, save_provenance
 
 
@@ -44,7 +46,9 @@ class MergeError(ValueError):
     """Adapters that cannot be merged; the message says why and what to do."""
 
 
-def merge_adapter(adapter: str, destination: str | Path, max_shard_size: str = SHARD_SIZE) -> PreTrainedModel:
+def merge_adapter(
+    adapter: str, destination: str | Path, max_shard_size: str = SHARD_SIZE, trust_remote_code: bool = False
+) -> PreTrainedModel:
     """
     Writes the base model with the adapters merged in, beside it processor, chat template, generation config and card.
 
@@ -55,6 +59,8 @@ def merge_adapter(adapter: str, destination: str | Path, max_shard_size: str = S
             Folder to write; it must not exist, or be empty.
         max_shard_size (`str`, *optional*, defaults to `"5GB"`):
             Size above which the weights are divided among several files.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run code that comes with the base model.
 
     Returns:
         The merged model.
@@ -65,8 +71,10 @@ def merge_adapter(adapter: str, destination: str | Path, max_shard_size: str = S
     """
     require_new(destination)
     peft_config = _read_config(adapter)
-    processor = _load_processor(adapter, peft_config)
-    model = _merge(_load_base(adapter, peft_config), adapter, peft_config)
+    options = {"trust_remote_code": trust_remote_code}
+    config = _read_base_config(adapter, peft_config, options)
+    processor = _load_processor(adapter, peft_config, options)
+    model = _merge(_load_base(adapter, config, peft_config, options), adapter, peft_config)
 
     with new_folder(destination) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=max_shard_size)
@@ -85,11 +93,35 @@ def _read_config(adapter: str) -> PeftConfig:
         ) from error
 
 
-def _load_processor(adapter: str, peft_config: PeftConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+@contextmanager
+def _explain_base(adapter: str, peft_config: PeftConfig):
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise MergeError(
+            f"The base model `{peft_config.base_model_name_or_path}` of the adapters in {adapter} cannot be loaded: "
+            f"{error}. A relative path starts from the folder that the command is run in; it stands in "
+            "adapter_config.json as `base_model_name_or_path`."
+        ) from error
+
+
+def _read_base_config(adapter: str, peft_config: PeftConfig, options: dict) -> PreTrainedConfig:
+    name = peft_config.base_model_name_or_path
+    with _explain_base(adapter, peft_config):
+        config = AutoConfig.from_pretrained(name, revision=peft_config.revision or "main", **options)
+    if config.to_dict().get("quantization_config") is not None:
+        raise MergeError(
+            f"The base model `{name}` is stored quantised, and adapters can only be merged into whole weights. Name "
+            f"the unquantised model as `base_model_name_or_path` in the adapter_config.json of {adapter}."
+        )
+    return config
+
+
+def _load_processor(adapter: str, peft_config: PeftConfig, options: dict) -> ProcessorMixin | PreTrainedTokenizerBase:
     """Loads the processor saved beside the adapters, or that of the base model."""
     for source in (adapter, peft_config.base_model_name_or_path):
         try:
-            return AutoProcessor.from_pretrained(source)
+            return AutoProcessor.from_pretrained(source, **options)
         except (OSError, ValueError) as error:
             failure = error
     raise MergeError(
@@ -98,23 +130,13 @@ def _load_processor(adapter: str, peft_config: PeftConfig) -> ProcessorMixin | P
     ) from failure
 
 
-def _load_base(adapter: str, peft_config: PeftConfig) -> PreTrainedModel:
-    name, revision = peft_config.base_model_name_or_path, peft_config.revision or "main"
-    try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
-        if config.to_dict().get("quantization_config") is not None:
-            raise MergeError(
-                f"The base model `{name}` is stored quantised, and adapters can only be merged into whole weights. Name "
-                f"the unquantised model as `base_model_name_or_path` in the adapter_config.json of {adapter}."
-            )
-        is_multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        auto_class = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
-        return auto_class.from_pretrained(name, revision=revision, dtype="auto")
-    except OSError as error:
-        raise MergeError(
-            f"The base model `{name}` of the adapters in {adapter} cannot be loaded: {error}. A relative path starts "
-            "from the folder that the command is run in; it stands in adapter_config.json as `base_model_name_or_path`."
-        ) from error
+def _load_base(adapter: str, config: PreTrainedConfig, peft_config: PeftConfig, options: dict) -> PreTrainedModel:
+    is_multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    auto_class = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
+    with _explain_base(adapter, peft_config):
+        return auto_class.from_pretrained(
+            peft_config.base_model_name_or_path, dtype="auto", revision=peft_config.revision or "main", **options
+        )
 
 
 def _merge(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PreTrainedModel:
@@ -170,18 +192,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--push_to_hub", action="store_true", help="upload the result to the Hub")
     parser.add_argument("--hub_model_id", help="repository to push to (default: the name of the destination)")
     parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     args = parser.parse_args(argv)
     try:
-        model = merge_adapter(args.adapter, args.destination)
+        model = merge_adapter(args.adapter, args.destination, trust_remote_code=args.trust_remote_code)
     except (MergeError, FileExistsError) as error:
         sys.exit(f"error: {error}")
     print(f"{type(model).__name__} ({model.dtype}) is in {args.destination}.")
     if args.push_to_hub:
-        try:
-            print(f"Pushed to {push(args.destination, args.hub_model_id, args.hub_private_repo)}.")
-        except HubError as error:
-            command = push_command(args.destination) + (f" --repo_id {args.hub_model_id}" if args.hub_model_id else "")
-            sys.exit(f"error: {error}\nThe model is saved in {args.destination}. This pushes it:\n{command}")
+        push_or_exit(args.destination, args.hub_model_id, args.hub_private_repo)
 
 
 if __name__ == "__main__":

@@ -19,20 +19,16 @@ from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import DatasetDict
 from transformers import ProcessorMixin, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
+from puma_trl.adapters import build_peft_config
 from puma_trl.collator import DataCollatorForPumaPairs
 from puma_trl.config import PumaKLConfig, parse_recipe
 from puma_trl.data import DataReport, load_data, render_prompt
 from puma_trl.families import get_family
-from puma_trl.hub import CURVES, HubError, check_login, push, push_command
-from puma_trl.modeling import (
-    build_peft_config,
-    count_parameters,
-    load_config,
-    load_model,
-    load_processor,
-    set_trainable_parts,
-)
+from puma_trl.hub import CURVES, check_login, push_or_exit
+from puma_trl.modeling import check_attention, load_config, load_model, load_processor
+from puma_trl.parts import count_parameters, set_trainable_parts
 from puma_trl.provenance import (
     ProvenanceCallback,
     describe_data,
@@ -42,7 +38,7 @@ from puma_trl.provenance import (
     save_provenance,
 )
 from puma_trl.report import CurvesCallback, draw_curves, print_startup
-from puma_trl.trainer import COMPLETE_MARKER, PumaKLTrainer
+from puma_trl.trainer import COMPLETE_MARKER, PumaKLTrainer, rows_per_step
 
 
 logger = get_logger(__name__)
@@ -54,7 +50,7 @@ def find_checkpoint(args: PumaKLConfig) -> str | None:
 
     Raises:
         ValueError: if the folder cannot be written, holds another run that is not to be resumed, or the checkpoint
-            that is named does not exist.
+            that is named does not exist or has another number of rows per step.
     """
     folder = Path(args.output_dir)
     resume = str(args.resume_from_checkpoint or "false")
@@ -80,17 +76,27 @@ def find_checkpoint(args: PumaKLConfig) -> str | None:
     else:
         checkpoint = last_complete_checkpoint(folder)
     logger.warning(f"Resuming from {checkpoint}" if checkpoint else f"No checkpoint in {folder}: starting afresh")
-    if checkpoint and args.deepspeed_plugin is not None:
-        _require_same_processes(Path(checkpoint) / COMPLETE_MARKER, state.num_processes)
+    if checkpoint and (Path(checkpoint) / COMPLETE_MARKER).exists():
+        _require_same_steps(checkpoint, args)
     return checkpoint
 
 
-def _require_same_processes(marker: Path, num_processes: int) -> None:
-    """DeepSpeed saves what each process holds of the optimizer, and does not divide it again."""
-    if marker.exists() and (saved := json.loads(marker.read_text())["num_processes"]) != num_processes:
+def _require_same_steps(checkpoint: str, args: PumaKLConfig) -> None:
+    """A step must read as many rows as before; and DeepSpeed does not divide again what each process holds."""
+    saved = json.loads((Path(checkpoint) / COMPLETE_MARKER).read_text())
+    if args.deepspeed_plugin is not None and saved["num_processes"] != args.world_size:
         raise ValueError(
-            f"{marker.parent} was written by {saved} processes under DeepSpeed, which cannot be resumed with "
-            f"{num_processes}. Launch {saved} processes, or start a new run from it with `model_name_or_path`."
+            f"{checkpoint} was written by {saved['num_processes']} processes under DeepSpeed, which cannot be resumed "
+            f"with {args.world_size}. Launch {saved['num_processes']} processes, or start a new run from it with "
+            "`model_name_or_path`."
+        )
+    if saved["rows_per_step"] != rows_per_step(args):
+        raise ValueError(
+            f"{checkpoint} is of a run with {saved['rows_per_step']} rows per optimizer step, but this one has "
+            f"{rows_per_step(args)}: {args.per_device_train_batch_size} (`per_device_train_batch_size`) × "
+            f"{args.gradient_accumulation_steps} (`gradient_accumulation_steps`) × {args.world_size} processes. It would "
+            "go on at other rows of the data. Keep the product, or start a new run from the checkpoint with "
+            "`model_name_or_path`."
         )
 
 
@@ -98,10 +104,22 @@ def last_complete_checkpoint(folder: Path) -> str | None:
     """Returns the newest checkpoint that was written to its end; one that a killed run cut short is passed over."""
     checkpoints = {int(path.name.split("-")[1]): path for path in folder.glob("checkpoint-[0-9]*")}
     for _, path in sorted(checkpoints.items(), reverse=True):
-        if (path / COMPLETE_MARKER).exists():
+        if _is_complete(path):
             return str(path)
-        logger.warning(f"{path} was cut short while it was written: the one before it is used")
+        logger.warning(
+            f"{path} was cut short while it was written, or holds the model only (`save_only_model`): the one before it is "
+            "used"
+        )
     return None
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    try:
+        # the one file that is written after the marker
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return (checkpoint / COMPLETE_MARKER).exists()
 
 
 def to_prompt_completion(dataset: DatasetDict, tokenizer) -> DatasetDict:
@@ -122,16 +140,10 @@ def data_lines(reports: dict[str, DataReport]) -> list[tuple[str, str]]:
     return lines
 
 
-def push_or_exit(args: PumaKLConfig) -> None:
-    """Pushes the saved model; if that fails, ends with an error and the command that pushes it later."""
-    try:
-        print(f"Pushed to {push(args.output_dir, args.hub_model_id, args.hub_private_repo)}.")
-    except HubError as error:
-        sys.exit(f"{error}\nThe model is saved in {args.output_dir}. This pushes it:\n{push_command(args.output_dir)}")
-
-
 def main(argv: list[str]) -> None:
     """Runs the stage that the command line describes."""
+    # nothing is there yet that could be lost; a scheduler that sees exit code 0 may start it again
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     # 1. Recipe
     script_args, training_args, model_args, recipe = parse_recipe(argv)
     check_login(training_args)
@@ -140,6 +152,7 @@ def main(argv: list[str]) -> None:
 
     # 2. Data
     config = load_config(model_args, training_args)
+    check_attention(model_args)
     processor = load_processor(model_args, training_args)
     family = get_family(config)
     dataset, reports = load_data(script_args, training_args, processor, family)
@@ -184,16 +197,18 @@ def main(argv: list[str]) -> None:
             f"Stopped by SIGTERM after step {trainer.state.global_step}, checkpoint saved. Launch the same command with "
             "`--resume_from_checkpoint true` to go on."
         )
+        PartialState().destroy_process_group()
         return
 
     # 6. Saving
     trainer.save_model(_internal_call=True)  # without pushing, which comes when all is saved
     trainer.save_state()
+    PartialState().destroy_process_group()
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(training_args.output_dir) / CURVES)
         trainer.create_model_card()
         if training_args.push_to_hub:
-            push_or_exit(training_args)
+            push_or_exit(training_args.output_dir)  # where its recipe says
 
 
 if __name__ == "__main__":

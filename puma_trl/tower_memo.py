@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .families import Family
-from .modeling import part_of
+from .parts import part_of
 
 
 def frozen_vision_modules(model: PreTrainedModel, family: Family) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """`PumaKLTrainer`: TRL's `SFTTrainer` with the pair step of Math-PUMA."""
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     PreTrainedModel,
@@ -22,20 +24,22 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
+from .adapters import prepare_adapters
 from .collator import DataCollatorForPumaPairs
 from .config import PumaKLConfig
 from .families import get_family
 from .forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
 from .hub import CITATION, TAGS, write_card
-from .modeling import prepare_adapters, split_groups
+from .parts import split_groups
 from .provenance import describe_run, read_provenance
 from .sampling import EpochLengthGroupedSampler
-from .teacher import make_teacher
+from .teacher import AdapterEMACallback, make_teacher
 from .tower_memo import TowerMemo
 
 
-# Written into a checkpoint when all of it is; a checkpoint without it was cut short
+# Written into a checkpoint when all ranks have written their parts, and before older checkpoints are deleted
 COMPLETE_MARKER = "checkpoint_complete"
+ADAPTER_AVERAGE = "adapter_average.safetensors"
 COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
 # for length-grouped sampling, which reads the data set after the other columns are gone
 COLUMNS += ["length"]
@@ -143,17 +147,37 @@ class PumaKLTrainer(SFTTrainer):
             # transformers 5.23 keeps all renamings that it knows here, not those that loading used, and saving would
             # put `model.model.` before the language model's names
             base_model._weight_conversions = [each for each in base_model._weight_conversions if each.was_used()]
-        # in half precision DeepSpeed keeps its own fp32 copies, and FSDP shards parameters of one dtype
-        mixed = args.bf16 or args.fp16
-        if is_peft_model(self.model) and not (mixed and (self.is_deepspeed_enabled or self.is_fsdp_enabled)):
-            prepare_adapters(self.model, autocast=mixed, fresh=peft_config is not None)
+        self._prepare_precision(fresh=peft_config is not None)
         self.teacher = make_teacher(self) if args.use_kl else SelfTeacher()
         memo = None
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
             memo = TowerMemo(base_model, get_family(base_model.config))
         add_pair_forward(base_model, args, self.teacher, memo)
 
+    def _prepare_precision(self, fresh: bool) -> None:
+        """Sees to it that what trains is kept in fp32, by us or by the engine."""
+        mixed, is_engine = self.args.bf16 or self.args.fp16, self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if is_peft_model(self.model):
+            # in half precision DeepSpeed keeps its own fp32 copies, and FSDP shards parameters of one dtype; ZeRO-3 has
+            # sharded them already
+            if not (mixed and is_engine) and not is_deepspeed_zero3_enabled():
+                prepare_adapters(self.model, autocast=mixed, fresh=fresh)
+        elif not is_engine and (
+            half := {p.dtype for p in self.model.parameters() if p.requires_grad} - {torch.float32}
+        ):
+            warnings.warn(
+                f"The weights train in {', '.join(map(str, half))} without fp32 copies, so that small updates are rounded "
+                "away. Set `dtype: float32` beside `bf16: true`, or use DeepSpeed, FSDP2 or adapters."
+            )
+
     # Step
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:
+            # resumed from its last step: Trainer would take one more before it looks
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None and self._is_pair_data:
@@ -294,15 +318,20 @@ class PumaKLTrainer(SFTTrainer):
 
     def _save_checkpoint(self, model, trial):
         self._reduce(torch.empty(0, device=self.args.device))
-        marker = (
-            Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE_MARKER
-        )
         if self.args.should_save:
-            marker.unlink(missing_ok=True)  # left by the run that is being repeated from an earlier checkpoint
+            # left by the run that is being repeated from an earlier checkpoint
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            (Path(self._get_output_dir(trial)) / name / COMPLETE_MARKER).unlink(missing_ok=True)
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()  # every rank has written its part
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The last that each rank writes. What follows is the main process's `trainer_state.json` and the end of older
+        # checkpoints, so this one must count before that.
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            marker.write_text(json.dumps({"num_processes": self.accelerator.num_processes}))
+            facts = {"num_processes": self.accelerator.num_processes, "rows_per_step": rows_per_step(self.args)}
+            (Path(output_dir) / COMPLETE_MARKER).write_text(json.dumps(facts))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -316,17 +345,26 @@ class PumaKLTrainer(SFTTrainer):
         # the base weights (transformers 5.23). `from_pretrained` knows the names.
         _load_weights(self.model if model is None else model, resume_from_checkpoint)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+    def _adapter_average(self) -> AdapterEMACallback | None:
+        """The teacher's moving average that no one else saves: of adapters, under DeepSpeed and FSDP."""
         is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if checkpoint is not None and self.args.teacher == "ema" and is_peft_model(self.model) and is_engine:
-            # their checkpoints leave out parameters that do not train, as those of the second adapter
-            raise ValueError(
-                f"{checkpoint} does not hold the moving average, so `teacher: ema` with adapters cannot be resumed under "
-                "DeepSpeed or FSDP. Resume with `teacher: live` or `frozen`, or train such runs under DDP."
-            )
+        return self.teacher.average if is_engine and isinstance(self.teacher, SelfTeacher) else None
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if (average := self._adapter_average()) is not None:
+            state = average.state()  # on all ranks
+            if self.args.should_save:
+                save_file(state, Path(output_dir) / ADAPTER_AVERAGE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
         # here, and not with the weights, which DeepSpeed loads by itself
-        if checkpoint is not None and self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher):
+        if (average := self._adapter_average()) is not None:
+            average.restore(load_file(Path(checkpoint) / ADAPTER_AVERAGE))
+        if self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher):
             _load_weights(self.teacher.model, Path(checkpoint) / "ema_teacher")
 
     def _load_best_model(self) -> None:
@@ -371,6 +409,11 @@ class PumaKLTrainer(SFTTrainer):
             named = (self.model if model is None else model).named_parameters()
             split_groups(optimizer, named, family, self.args.part_learning_rates)
         return optimizer
+
+
+def rows_per_step(args: PumaKLConfig) -> int:
+    """Returns the number of rows of an optimizer step, over all processes."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def _load_config(model: str | PreTrainedModel):

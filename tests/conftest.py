@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
+from hub_server import server  # noqa: F401, a fixture
 from PIL import Image as PILImage
 
 from puma_trl.mini import build_model, build_processor

@@ -10,10 +10,13 @@ from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 from trl import ModelConfig
 
+from puma_trl.adapters import build_peft_config
 from puma_trl.config import PumaKLConfig
 from puma_trl.families import Family, get_family
 from puma_trl.forward import SelfTeacher
-from puma_trl.modeling import build_peft_config, load_config, load_model, part_of
+from puma_trl.modeling import load_config, load_model
+from puma_trl.parts import part_of
+from puma_trl.teacher import pair_adapters
 from puma_trl.trainer import PumaKLTrainer
 
 
@@ -111,6 +114,17 @@ def test_nf4_with_double_quantisation(make):
     assert weights
     assert all(p.quant_state.quant_type == "nf4" and p.quant_state.nested for p in weights)
     assert all(p.quant_state.dtype == torch.float32 for p in weights)  # back to the recipe's dtype
+
+
+def test_the_teachers_pass_does_not_repack_nf4_weights(make, monkeypatch):
+    """Bitsandbytes does that on CPUs with AVX512-BF16, and no gradient would reach the vision tower."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    trainer = make(NF4)
+    before = snapshot(trainer.model)
+    trainer.train()
+    weights = [p for p in trainer.model.parameters() if type(p).__name__ == "Params4bit"]
+    assert weights and all(p.quant_state.nested for p in weights)
+    assert any("visual.blocks.0" in name for name in changed(before, trainer.model))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +259,29 @@ def test_resume_equals_an_uninterrupted_run(make, peft, teacher, tmp_path):
         assert torch.equal(resumed.model.get_parameter(name), value), name
     for ours, again in zip(whole.state.log_history[:4], resumed.state.log_history[:4], strict=True):
         assert (again["loss"], again["grad_norm"]) == (ours["loss"], ours["grad_norm"])
+
+
+def test_average_of_adapters_in_half_precision(make):
+    """A step of the average is far below the spacing of bfloat16 near 1, 2^-7, and still counts."""
+
+    def make_average():
+        trainer = make(teacher="ema", teacher_update_rate=0.05)
+        for _, teacher, student in pair_adapters(trainer.model):
+            teacher.data = torch.ones_like(teacher, dtype=torch.bfloat16)
+            student.data = torch.full_like(student, 1 + 2**-6, dtype=torch.bfloat16)
+        return trainer, trainer.teacher.average
+
+    trainer, average = make_average()
+    for _ in range(20):
+        average.on_step_end(trainer.args, trainer.state, None)
+    _, resumed = make_average()
+    resumed.restore(average.state())
+    for each in (average, resumed):
+        assert each.averages
+        for name, teacher, _ in pair_adapters(each.model):
+            value = 1 + 2**-6 * (1 - 0.95**20)
+            assert_close(each.averages[name], torch.full_like(each.averages[name], value))
+            assert torch.equal(teacher, each.averages[name].bfloat16())
 
 
 def test_saved_adapter_gives_the_same_logits(make, folder, tmp_path):

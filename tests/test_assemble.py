@@ -26,7 +26,7 @@ from puma_trl.config import PumaKLConfig
 from puma_trl.families import get_family
 from puma_trl.families.math_puma_qwen2 import CHAT_TEMPLATE, MathPumaQwen2ForConditionalGeneration
 from puma_trl.mini import build_tokenizer
-from puma_trl.modeling import set_trainable_parts
+from puma_trl.parts import set_trainable_parts
 from puma_trl.trainer import PumaKLTrainer
 
 

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from puma_trl import convert
 from puma_trl.checkpoint_files import CheckpointError
 from puma_trl.convert import TOWER_SIZES, convert_checkpoint, convert_state_dict
+from puma_trl.hub import push
 
 
 TIES = [(False, False), (True, False), (True, True)]
@@ -423,22 +425,25 @@ def test_no_such_source(tmp_path):
         convert.main([str(tmp_path / "nowhere"), str(tmp_path / "native")])
 
 
-def test_push(tmp_path, monkeypatch):
-    calls = []
-
-    class Hub:
-        def create_repo(self, repo_id, **kwargs):
-            calls.append((repo_id, kwargs))
-            return type("Repository", (), {"repo_id": f"me/{repo_id}"})()
-
-        def upload_folder(self, **kwargs):
-            calls.append(kwargs)
-
-    monkeypatch.setattr(convert, "HfApi", Hub)
+def test_from_the_hub_and_to_it(tmp_path, server):
+    """In a process of its own, where the client reads the server's address as it starts."""
     source = write_checkpoint(tmp_path / "original", *make_qwen())
-    convert.main([str(source), str(tmp_path / "native"), "--weights_only", "--push_to_hub"])
-    assert calls[0] == ("native", {"private": False, "exist_ok": True})
-    assert calls[1] == {"repo_id": "me/native", "folder_path": str(tmp_path / "native")}
+    (source / "modeling_own.py").write_text("raise SystemExit")
+    server.repositories["me/original"] = {path.name: path.read_bytes() for path in source.iterdir()}
+    server.failures = {"preupload": 403}
+    native = tmp_path / "native"
+    command = [sys.executable, "-m", "puma_trl.convert", "me/original", str(native), "--weights_only", "--push_to_hub"]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [*command, "--hub_model_id", "me/native"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1 and "could not be pushed" in done.stderr
+    assert done.stderr.endswith(f"This pushes it:\npython -m puma_trl.hub push {native} --repo_id me/native\n")
+    assert not list((tmp_path / "home").rglob("*.py"))
+    server.failures = {}
+    push(native, "me/native")
+    assert server.repositories["me/native"]["model.safetensors"] == (native / "model.safetensors").read_bytes()
 
 
 @pytest.mark.slow

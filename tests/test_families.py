@@ -12,7 +12,7 @@ from puma_trl.data import open_image, render_prompt
 from puma_trl.data_checks import TokenCounter
 from puma_trl.families import get_family
 from puma_trl.families.family import Family
-from puma_trl.modeling import part_of, select_parts, set_trainable_parts
+from puma_trl.parts import part_of, select_parts, set_trainable_parts
 from puma_trl.trainer import PumaKLTrainer
 
 

@@ -1,22 +1,20 @@
 """Pushing with the real client of huggingface_hub to a local server that speaks the endpoints it uses."""
 
-import base64
-import hashlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import huggingface_hub
 import pytest
 import transformers
 import yaml
 from datasets import Dataset
+from datasets import Image as DatasetImage
+from hub_server import COMMIT, PREUPLOAD, TOKEN
 from huggingface_hub import ModelCard
 from PIL import Image
 
@@ -25,104 +23,6 @@ from puma_trl.hub import HubError, main, push
 from puma_trl.pairs.__main__ import main as pairs_main
 from puma_trl.provenance import merge_recipe
 from puma_trl.trainer import PumaKLTrainer
-
-
-TOKEN = "hf_" + "secretsecret" * 3
-PREUPLOAD, COMMIT = r"/api/(?:models|datasets)/(.+)/preupload/main", r"/api/(?:models|datasets)/(.+)/commit/main"
-TREE = r"/api/datasets/(.+)/tree/main"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Keeps what is uploaded in `server.repositories`; answers `server.failures` first (path pattern → status)."""
-
-    def log_message(self, *args):
-        pass
-
-    def answer(self, value, status=200):
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def handle_request(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        path = self.path.split("?")[0]
-        self.server.requests.append(f"{self.command} {path}")
-        for pattern, status in self.server.failures.items():
-            if re.search(pattern, path):
-                return self.answer({"error": "not now"}, status)
-        if path.startswith("/lfs/"):
-            self.server.objects[path.removeprefix("/lfs/")] = body
-            return self.answer({})
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            return self.answer({"error": "Invalid user token."}, 401)
-        if path == "/api/whoami-v2":
-            return self.answer({"type": "user", "name": "me", "auth": {"accessToken": {"role": "write"}}})
-        if path == "/api/repos/create":
-            wanted = json.loads(body)
-            name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
-            self.server.repositories.setdefault(name, {"private": wanted.get("private") or wanted.get("visibility")})
-            return self.answer({"url": f"{self.server.address}/{name}", "id": name, "name": name})
-        if path == "/api/validate-yaml":
-            return self.answer({"errors": [], "warnings": []})
-        if re.fullmatch(PREUPLOAD, path):
-            files = json.loads(body)["files"]
-            modes = [{"path": f["path"], "uploadMode": mode(f["path"]), "shouldIgnore": False} for f in files]
-            return self.answer({"files": modes})
-        if match := re.fullmatch(TREE, path):
-            files = [name for name in self.server.repositories[match[1]] if name != "private"]
-            return self.answer([{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in files])
-        if path.endswith(".git/info/lfs/objects/batch"):
-            objects = json.loads(body)["objects"]
-            for found in objects:
-                found["actions"] = {"upload": {"href": f"{self.server.address}/lfs/{found['oid']}", "header": {}}}
-            return self.answer({"transfer": "basic", "objects": objects})
-        if match := re.fullmatch(COMMIT, path):
-            self.commit(self.server.repositories[match[1]], [json.loads(line) for line in body.splitlines()])
-            return self.answer(
-                {"commitUrl": f"{self.server.address}/{match[1]}/commit/{'0' * 40}", "commitOid": "0" * 40}
-            )
-        return self.answer({"error": "not found"}, 404)
-
-    def commit(self, repository, lines):
-        for line in lines:
-            if line["key"] == "file":
-                repository[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            elif line["key"] == "lfsFile":
-                content = self.server.objects[line["value"]["oid"]]
-                assert hashlib.sha256(content).hexdigest() == line["value"]["oid"]
-                repository[line["value"]["path"]] = content
-            elif line["key"] == "deletedFile":
-                del repository[line["value"]["path"]]
-
-    do_GET = do_POST = do_PUT = do_HEAD = handle_request
-
-
-def mode(path):
-    return "lfs" if path.endswith((".safetensors", ".png", ".bin", ".parquet")) else "regular"
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """The server, which the client in this process is led to; nobody waits between two attempts."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.address = f"http://127.0.0.1:{server.server_port}"
-    server.repositories, server.objects, server.failures, server.requests = {}, {}, {}, []
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", server.address)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
@@ -307,6 +207,15 @@ def test_repository_of_the_recipe(server, folder):
     assert server.repositories["team/puma"]["private"]
 
 
+def test_branch_of_the_recipe(train, server):
+    """`hub_revision` names a branch, which need not be there yet: neither before the training nor at the end."""
+    train(hub_revision="trial")
+    made = [request for request in server.requests if "/branch/" in request]
+    assert made == ["POST /api/models/me/stage2/branch/trial"] * 2
+    commits = [request for request in server.requests if "/commit/" in request]
+    assert commits and all(request.endswith("/commit/trial") for request in commits)
+
+
 def test_folder_without_a_model(server, tmp_path):
     with pytest.raises(SystemExit, match="holds no model"):
         main(["push", str(tmp_path)])
@@ -371,3 +280,41 @@ def test_built_pairs_are_pushed_as_a_data_set(server, tmp_path, monkeypatch, cap
     with pytest.raises(SystemExit, match="Invalid user token"):
         pairs_main()
     assert not (tmp_path / "other").exists()  # told before anything is built
+
+
+@pytest.mark.slow
+def test_pairs_built_from_the_hub_train_from_the_hub(server, folder, tmp_path):
+    """Each command in a process of its own, as a user runs it: problems on the Hub → pairs on the Hub → stage 2."""
+    problems = {
+        "image": [{"bytes": (tmp_path / f"{index}.png").read_bytes(), "path": None} for index in range(4)],
+        "question": [f"The square has a side of {index} cm. What is its perimeter?" for index in range(4)],
+        "answer": [f"{4 * index} cm" for index in range(4)],
+    }
+    Dataset.from_dict(problems).cast_column("image", DatasetImage()).to_parquet(tmp_path / "problems.parquet")
+    content = (tmp_path / "problems.parquet").read_bytes()
+    server.repositories["me/problems"] = {"private": None, "data/train-00000.parquet": content}
+    server.repositories["me/base"] = {"private": None} | read_files(folder / "base")
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+    }
+
+    def command(*argv):
+        argv = [sys.executable, "-m", *map(str, argv)]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    built = tmp_path / "built"
+    options = ("--image_column", "image", "--format", "parquet", "--push_to_hub", "me/pairs")
+    out = command("puma_trl.pairs", "build", "--input", "me/problems", "--output", built, *options)
+    assert "4 pairs from 4 rows, 4 with a diagram" in out and "Pushed to me/pairs." in out
+
+    flags = ("--dataset_name", "me/pairs", "--bf16", False, "--use_cpu", True, "--dtype", "float32", "--max_steps", 1)
+    flags += ("--trainable_parts", "aligner", "--report_to", "none", "--output_dir", tmp_path / "trained")
+    command("puma_trl.run", "--model_name_or_path", "me/base", *flags)
+    provenance = json.loads((tmp_path / "trained" / "provenance.json").read_text())
+    assert provenance["data"]["train"]["sources"] == ["me/pairs"] and provenance["data"]["train"]["rows_kept"] == 4
+    log = json.loads((tmp_path / "trained" / "trainer_state.json").read_text())["log_history"]
+    assert log[0]["kl"] > 0

@@ -3,6 +3,7 @@
 import inspect
 
 from accelerate.state import GradientState
+from bitsandbytes.nn import Linear4bit
 from transformers import Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from trl import SFTConfig, SFTTrainer
@@ -36,6 +37,10 @@ def test_trainer():
     assert parameters(Trainer._load_best_model) == ["self"]
     assert parameters(Trainer._get_train_sampler) == ["self", "train_dataset"]
     assert parameters(Trainer._save_checkpoint) == ["self", "model", "trial"]
+    # the marker must be written after all parts of the checkpoint and before older ones are deleted
+    saving = inspect.getsource(Trainer._save_checkpoint)
+    assert saving.index("_save_rng_state(") < saving.index("save_to_json(") < saving.index("rotate_checkpoints(")
+    assert "self._run_epoch(" in inspect.getsource(Trainer._inner_training_loop)
     assert "self.model_accepts_loss_kwargs" in inspect.getsource(Trainer._get_num_items_in_batch)
     # why `_load_from_checkpoint` is overridden: names are ignored and mismatches pass
     assert "model.load_state_dict(state_dict, False)" in inspect.getsource(Trainer._load_from_checkpoint)
@@ -44,6 +49,10 @@ def test_trainer():
 def test_teacher_callback_reads_our_arguments():
     source = inspect.getsource(SyncTeacherModelCallback.on_step_end)
     assert "args.teacher_sync_steps" in source and "args.teacher_update_rate" in source
+
+
+def test_quantised_layers_read_the_switch_for_inference_on_cpus():
+    assert "and self.support_avx512bf16_for_cpu" in inspect.getsource(Linear4bit.forward)
 
 
 def test_accelerate_tells_of_repeated_rows():

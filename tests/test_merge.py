@@ -5,11 +5,18 @@ import shutil
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from puma_trl import run
 from puma_trl.merge import MergeError, main, merge_adapter
@@ -202,6 +209,45 @@ def test_a_quantised_base_is_refused(train, workspace, tmp_path):
     edit(adapter / "adapter_config.json", base_model_name_or_path=str(base))
     with pytest.raises(SystemExit, match="stored quantised"):
         main([str(adapter), str(tmp_path / "merged")])
+
+
+OWN_CODE = """
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+class OwnConfig(Qwen2Config):
+    model_type = "own_model"
+
+class OwnModel(Qwen2ForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_base_with_code_of_its_own(processor, tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
+    config = Qwen2Config(vocab_size=len(processor.tokenizer), num_hidden_layers=1, **sizes)
+    model = Qwen2ForCausalLM(config)
+    model.save_pretrained(base)
+    processor.tokenizer.save_pretrained(base)
+    edit(base / "tokenizer_config.json", processor_class=None)  # set by tests that saved the whole processor
+    edit(
+        base / "config.json",
+        model_type="own_model",
+        auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    )
+    (base / "own.py").write_text(OWN_CODE)
+    lora = LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    tuned = get_peft_model(model, lora).eval()
+    tuned.peft_config["default"].base_model_name_or_path = str(base)
+    tuned.save_pretrained(adapter)
+
+    with pytest.raises(SystemExit, match="trust_remote_code"):
+        main([str(adapter), str(tmp_path / "merged")])
+    main([str(adapter), str(tmp_path / "merged"), "--trust_remote_code"])
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", trust_remote_code=True).eval()
+    assert type(merged).__name__ == "OwnModel"
+    tokens = {"input_ids": torch.arange(8)[None]}
+    assert_close(logits(merged, tokens), logits(tuned, tokens), atol=1e-4, rtol=0)
 
 
 def test_a_folder_in_use_is_left_alone(train, tmp_path):

@@ -4,17 +4,11 @@ import pytest
 from peft import get_peft_model
 from trl import ModelConfig
 
+from puma_trl.adapters import build_peft_config
 from puma_trl.config import PumaKLConfig
 from puma_trl.families import get_family
-from puma_trl.modeling import (
-    build_peft_config,
-    count_parameters,
-    load_config,
-    load_model,
-    load_processor,
-    select_parts,
-    set_trainable_parts,
-)
+from puma_trl.modeling import load_config, load_model, load_processor
+from puma_trl.parts import count_parameters, select_parts, set_trainable_parts
 
 
 @pytest.fixture

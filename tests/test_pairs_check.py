@@ -18,7 +18,6 @@ from puma_trl.pairs import scan
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.check import check_pairs
 from puma_trl.pairs.check_report import NOTE, bin_edges
-from puma_trl.pairs.content import bits_apart, gram_digests, perceptual_hash, short_answer, split_words
 from puma_trl.pairs.generate import generate_pairs, write_pairs
 
 
@@ -418,51 +417,6 @@ def test_bad_input_has_its_own_exit_code(tmp_path, rows, monkeypatch, capsys):
     path = write(tmp_path / "pairs.jsonl", rows[:2])
     assert run(monkeypatch, path, "--output", path) == 2
     assert "Give a name that ends with .json." in capsys.readouterr().err
-
-
-# What problems are compared by
-
-
-@pytest.mark.parametrize(
-    "one, other",
-    [
-        ("Find  the AREA.", "find the area"),
-        ("Find $x^{2}$ !", "Find \\(x²\\)"),
-        ("1,200 cm", "1200 cm"),
-        ("\\angle ABC = 40^\\circ", "∠ABC=40°"),
-        ("<image>\n**Question:** find x", "question find x"),
-        ("ｆｕｌｌ－width", "full width"),
-        ("5 − 3", "5 - 3"),
-    ],
-)
-def test_normal_form(one, other):
-    assert split_words(one) == split_words(other) != []
-
-
-@pytest.mark.parametrize(
-    "one, other", [("5 - 3", "5 + 3"), ("x = 1.5", "x = 15"), ("A < B", "A > B"), ("求周长", "求面积")]
-)
-def test_normal_form_keeps_meaning(one, other):
-    assert split_words(one) != split_words(other)
-
-
-def test_grams_and_answers():
-    words = [str(number) for number in range(10)]
-    assert len(gram_digests(words)) == 3 and len(gram_digests(words[:7])) == 0
-    assert set(gram_digests(words[:9])) < set(gram_digests(words))
-    assert set(gram_digests(words)).isdisjoint(gram_digests(words[::-1]))
-    assert short_answer("2 + 3 = 5.\n#### 5") == "5" and short_answer("isosceles triangle") == "isosceles triangle"
-    assert short_answer("so \\boxed{\\frac{1}{2}}.") == "\\frac{1}{2}"
-
-
-def test_perceptual_hash(rows):
-    pictures = [open_image(row["image_url_2"]) for row in rows]
-    hashes = np.array([perceptual_hash(picture) for picture in pictures])
-    for picture, look in zip(pictures, hashes, strict=True):
-        assert np.sort(bits_apart(hashes, look))[1] > 10
-        assert bits_apart(hashes[:1], hashes[0])[0] == 0
-        larger = picture.resize((picture.width * 3 // 2, picture.height * 3 // 2))
-        assert bits_apart(look[None], perceptual_hash(larger))[0] <= 10
 
 
 def test_bins():

@@ -1,10 +1,15 @@
 """The run script: one small run end to end, and what it says to bad input before the first step."""
 
 import json
+import os
+import signal
+import sys
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
+from transformers.trainer_utils import rotate_checkpoints
 
 from puma_trl import run
 from puma_trl.trainer import PumaKLTrainer
@@ -94,6 +99,8 @@ PAIR = {"instruction": "a", "output": "b", "instruction_2": "c", "output_2": "b"
         ({"output_dir": "{folder}/model"}, "is not empty"),
         ({"resume_from_checkpoint": "{folder}/checkpoint-9"}, "is no folder"),
         ({"max_length": 3}, "max_length"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation: sdpa"),
+        ({"dtype": "bfloat16", "teacher": "ema"}, "rounded away"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -163,13 +170,68 @@ def test_resume_in_an_empty_folder_starts_afresh(main):
     assert (main(resume_from_checkpoint=True, max_steps=1) / "model.safetensors").is_file()
 
 
-def test_checkpoint_that_was_cut_short_is_passed_over(main, folder, caplog):
+@pytest.mark.parametrize("cut", ["before the marker", "after the marker"])
+def test_checkpoint_that_was_cut_short_is_passed_over(main, folder, caplog, cut):
     flags = {"save_strategy": "steps", "save_steps": 1, "resume_from_checkpoint": True}
     out = main(**flags, max_steps=2)
-    (out / "checkpoint-2" / "checkpoint_complete").unlink()
-    (out / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
+    if cut == "before the marker":
+        (out / "checkpoint-2" / "checkpoint_complete").unlink()
+        (out / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
+    else:
+        (out / "checkpoint-2" / "trainer_state.json").write_text('{"best_')
     main(**flags, max_steps=3)
     assert "checkpoint-2 was cut short" in caplog.text
     assert f"Resuming from {out / 'checkpoint-1'}" in caplog.text
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert [logs["step"] for logs in history if "loss" in logs] == [1, 2, 3]
+
+
+def test_a_kill_while_old_checkpoints_are_deleted(main, monkeypatch, caplog):
+    """With one checkpoint to keep, the new one counts before the old one goes."""
+    flags = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "resume_from_checkpoint": True}
+    out = main(**flags, max_steps=1)
+
+    def rotate_and_die(*args, **kwargs):
+        rotate_checkpoints(*args, **kwargs)
+        sys.exit("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.trainer.rotate_checkpoints", rotate_and_die)
+        with pytest.raises(SystemExit, match="killed"):
+            main(**flags, max_steps=3)
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]
+    main(**flags, max_steps=3)
+    assert f"Resuming from {out / 'checkpoint-2'}" in caplog.text
+
+
+def test_resume_from_the_last_step_trains_no_further(main):
+    flags = {"save_strategy": "steps", "save_steps": 1, "resume_from_checkpoint": True}
+    flags |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "max_steps": 2}  # of 3 in the epoch
+    flags |= {"lr_scheduler_type": "constant", "learning_rate": 1e-2}
+    out = main(**flags)
+    before = load_file(out / "model.safetensors")
+    (out / "model.safetensors").unlink()  # killed between the last checkpoint and the end
+    main(**flags)
+    after = load_file(out / "model.safetensors")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 2
+
+
+def test_resume_with_other_steps_is_refused(main, folder):
+    flags = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "resume_from_checkpoint": True}
+    main(**flags, per_device_train_batch_size=2, gradient_accumulation_steps=1)
+    main(**flags, per_device_train_batch_size=1, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match="2 rows per optimizer step, but this one has 4: 4 .* × 1 .* × 1 processes"):
+        main(**flags, per_device_train_batch_size=4, gradient_accumulation_steps=1)
+
+
+def test_stopped_while_loading(main, monkeypatch):
+    """A scheduler that preempts the job then may start it again: nothing is lost, and that is no failure."""
+    monkeypatch.setattr(run, "load_data", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 0

@@ -5,7 +5,7 @@ from puma_trl.collator import DataCollatorForPumaPairs
 from puma_trl.config import PumaKLConfig
 from puma_trl.families import get_family
 from puma_trl.forward import SelfTeacher, add_pair_forward
-from puma_trl.modeling import set_trainable_parts
+from puma_trl.parts import set_trainable_parts
 from puma_trl.tower_memo import TowerMemo, frozen_vision_modules
 
 

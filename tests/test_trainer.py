@@ -10,7 +10,7 @@ from puma_trl.collator import DataCollatorForPumaPairs
 from puma_trl.config import PumaKLConfig
 from puma_trl.families import get_family
 from puma_trl.losses import puma_loss
-from puma_trl.modeling import set_trainable_parts
+from puma_trl.parts import set_trainable_parts
 from puma_trl.trainer import PumaKLTrainer
 
 
@@ -219,6 +219,11 @@ def test_teachers(train, tiny_model, pairs, peft_config):
     assert live[0] == pytest.approx(frozen[0]) == pytest.approx(ema[0])
     assert frozen == pytest.approx([frozen[0]] * 4, rel=1e-6)
     assert abs(live[-1] - live[0]) > 2 * abs(ema[-1] - ema[0]) > 0
+
+
+def test_weights_without_fp32_copies_are_named(train, tiny_model, pairs):
+    with pytest.warns(UserWarning, match="train in torch.bfloat16 without fp32 copies"):
+        train(tiny_model().to(torch.bfloat16), pairs(4), max_steps=1)
 
 
 def test_teacher_has_no_dropout(train, tiny_model, pairs):

@@ -75,6 +75,7 @@ def run_generate(args: argparse.Namespace, output: Path) -> bool:
     state.wait_for_everyone()
     _ask_model(args, benchmark, items, texts, pictures, output, state.process_index, state.num_processes)
     state.wait_for_everyone()
+    state.destroy_process_group()  # its threads may abort a process that ends with them running
     if state.is_main_process:
         merge_ranks(output)
     return state.is_main_process

@@ -18,7 +18,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m puma_trl.pairs", description="Makes text-rich/vision-rich pairs.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, description in TOOLS.items():
-        command = commands.add_parser(name, help=description)
+        formatter = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(name, help=description, formatter_class=formatter)
         if name in sys.argv[1:2]:  # some of the others take many seconds to import
             tool = import_module(f".{name}", __package__)
             command.description = tool.__doc__

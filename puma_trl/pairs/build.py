@@ -366,9 +366,8 @@ def main(args: argparse.Namespace) -> None:
 def describe(total: dict[str, Any], output: Path, settings: Settings) -> str:
     """Words the result of a build, and how to train on it."""
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in total["dropped"].items())
-    lines = [
-        f"{total['rows']:,} pairs from {total['read']:,} rows, {total['diagrams']:,} with a diagram, in {output}."
-    ]
+    diagrams = f"{total['diagrams']:,} with a diagram" if settings.columns.image else "no `--image_column` named"
+    lines = [f"{total['rows']:,} pairs from {total['read']:,} rows, {diagrams}, in {output}."]
     if dropped:
         lines.append(f"Left out: {dropped}; see {output / 'dropped_rows.jsonl'}.")
     if total["plain_formulas"]:

@@ -37,7 +37,7 @@ FSDP2 = {
 }
 # parameters of any size are really sharded; the defaults would keep those of a tiny model whole
 ZERO3 = {
-    "bf16": {"enabled": False},
+    "bf16": {"enabled": "auto"},
     "gradient_accumulation_steps": "auto",
     "gradient_clipping": "auto",
     "train_batch_size": "auto",

@@ -28,6 +28,8 @@ def allow_fsdp_on_cpu():
         if self.distributed_type != DistributedType.FSDP:
             self.distributed_type = DistributedType.FSDP
             self.fsdp_plugin = kwargs.get("fsdp_plugin") or FullyShardedDataParallelPlugin()
+            if self._mixed_precision != "no":
+                self.fsdp_plugin.set_mixed_precision(self._mixed_precision)
 
     AcceleratorState.__init__ = patched
 
@@ -86,6 +88,7 @@ def main():
     PumaKLTrainer.compute_loss, PumaKLTrainer.train = watched_loss, watched_train
     torch.set_num_threads(1)
     run.main(argv)
+    assert not torch.distributed.is_initialized()  # a process that ends with it may abort
 
 
 if __name__ == "__main__":

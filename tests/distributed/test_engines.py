@@ -25,6 +25,7 @@ CASES = {
     "all-frozen-teacher": {"lambda_kl": 0.5, "teacher": "frozen"},
     "all-ema-teacher": {"lambda_kl": 0.5, "teacher": "ema"},
     "lora-frozen-teacher": LORA | {"lambda_kl": 0.5, "teacher": "frozen", "gradient_checkpointing": True},
+    "lora-whole-aligner": LORA | {"lambda_kl": 0.5, "lora_modules_to_save": "aligner"},
     "lora-ema-teacher": LORA | {"lambda_kl": 0.5, "teacher": "ema"},
     "qlora": LORA
     | {"lambda_kl": 0.5, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True},

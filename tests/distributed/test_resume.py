@@ -101,6 +101,7 @@ def assert_continued(output_dir, whole, log):
     assert_equal_checkpoints(output_dir / "checkpoint-8", whole.output_dir / "checkpoint-8")
 
 
+BF16_EMA = {"bf16": True, "dtype": "bfloat16", "teacher": "ema", "use_peft": True, "lora_modules_to_save": "aligner"}
 CASES = [
     ("single", stop, {}),
     ("ddp", stop, {"use_kl": False}),
@@ -112,6 +113,7 @@ CASES = [
     ("ddp", stop, {"use_peft": True, "teacher": "frozen"}),
     ("ddp", stop, {"teacher": "ema"}),
     ("zero2", stop, {"teacher": "ema"}),
+    *((engine, stop, BF16_EMA) for engine in ("zero2", "zero3", "fsdp2")),
 ]
 
 
