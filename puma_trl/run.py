@@ -13,8 +13,10 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import DatasetDict
@@ -140,6 +142,18 @@ def data_lines(reports: dict[str, DataReport]) -> list[tuple[str, str]]:
     return lines
 
 
+def end_process_group() -> None:
+    """
+    Ends the process group, so that the process can end after it.
+
+    DDP holds the group, and so its threads, beyond that (PyTorch 2.14). A thread of gloo that drops the tensor of the
+    last collective waits for the interpreter's lock, and aborts the process (SIGABRT) if the interpreter ends meanwhile.
+    """
+    if torch.distributed.is_initialized():
+        time.sleep(0.5)  # leaves the lock to such threads
+        PartialState().destroy_process_group()
+
+
 def main(argv: list[str]) -> None:
     """Runs the stage that the command line describes."""
     # nothing is there yet that could be lost; a scheduler that sees exit code 0 may start it again
@@ -197,13 +211,13 @@ def main(argv: list[str]) -> None:
             f"Stopped by SIGTERM after step {trainer.state.global_step}, checkpoint saved. Launch the same command with "
             "`--resume_from_checkpoint true` to go on."
         )
-        PartialState().destroy_process_group()
+        end_process_group()
         return
 
     # 6. Saving
     trainer.save_model(_internal_call=True)  # without pushing, which comes when all is saved
     trainer.save_state()
-    PartialState().destroy_process_group()
+    end_process_group()
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(training_args.output_dir) / CURVES)
         trainer.create_model_card()
