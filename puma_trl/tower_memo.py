@@ -1,4 +1,4 @@
-"""Where both sides of a pair show the same picture, frozen vision modules compute its features once."""
+"""Where both sides of a pair show the same picture, frozen vision towers compute its features once."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -12,17 +12,27 @@ from .families import Family
 from .parts import part_of
 
 
+TOWERS = {"vision_tower_low", "vision_tower_high"}
+
+
 def frozen_vision_modules(model: PreTrainedModel, family: Family) -> list[nn.Module]:
-    """Returns the largest modules of the vision towers of which no parameter trains."""
-    parts = {
-        name: "train" if parameter.requires_grad else part_of(name, family)
-        for name, parameter in model.named_parameters()
-    }
+    """
+    Returns the largest modules of the vision towers, or none if anything of a tower trains.
+
+    Even then some modules may be frozen, but what they compute depends on those that train before them, adapters too.
+    """
+    parts, trains = {}, set()
+    for name, parameter in model.named_parameters():
+        parts[name] = part_of(name, family)
+        if parameter.requires_grad:
+            trains.add(parts[name])
+    if trains & TOWERS:
+        return []
 
     def collect(module: nn.Module, prefix: str) -> Iterator[nn.Module]:
         inside = {part for name, part in parts.items() if name.startswith(prefix)}
         # a list of modules is never called itself
-        if inside and inside <= {"vision_tower_low", "vision_tower_high"} and not isinstance(module, nn.ModuleList):
+        if inside and inside <= TOWERS and not isinstance(module, nn.ModuleList):
             yield module
         elif inside:
             for name, child in module.named_children():
@@ -33,9 +43,9 @@ def frozen_vision_modules(model: PreTrainedModel, family: Family) -> list[nn.Mod
 
 class TowerMemo:
     """
-    Lets the student's pass reuse what the frozen vision modules computed in the teacher's.
+    Lets the student's pass reuse what frozen vision towers computed in the teacher's.
 
-    Exact, because the modules get the same pixels and have the same weights and no gradient in both passes. Not for
+    Exact, because the towers get the same pixels and have the same weights and no gradient in both passes. Not for
     engines that shard parameters: a rank that skips a module skips its collectives too.
 
     Args:
