@@ -2,11 +2,14 @@
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 from trl import ModelConfig, SFTConfig, TrlParser
 
 
+# What other trainers call a field
+SHORT_NAMES = {"batch_size": "per_device_train_batch_size", "epochs": "num_train_epochs", "lr": "learning_rate"}
 TEACHERS = ("live", "frozen", "ema")
 
 
@@ -123,9 +126,9 @@ class PumaKLConfig(SFTConfig):
         self.trainable_parts = as_list(self.trainable_parts)
         for name in ("alpha_kl", "lambda_kl"):
             value = getattr(self, name)
-            if not 0.0 <= value <= 1.0:
+            if value is None or not 0.0 <= value <= 1.0:  # None: a key without a value in the recipe
                 raise ValueError(f"`{name}` is {value}, but it is a weight between 0 and 1. Set it within that range.")
-        if not self.temp_kl > 0.0:
+        if self.temp_kl is None or not self.temp_kl > 0.0:
             raise ValueError(f"`temp_kl` is {self.temp_kl}, but a temperature must be positive. The paper uses 1.0.")
         if self.teacher not in TEACHERS:
             raise ValueError(f"`teacher` is '{self.teacher}'. Choose one of {', '.join(TEACHERS)}.")
@@ -144,6 +147,23 @@ class PumaKLConfig(SFTConfig):
                 "different lengths. Set both to false; `train_sampling_strategy: group_by_length` keeps padding low."
             )
         super().__post_init__()
+        if self.use_kl and (self.label_smoothing_factor or self.loss_type != "nll"):
+            raise ValueError(
+                f"`label_smoothing_factor` is {self.label_smoothing_factor} and `loss_type` is '{self.loss_type}', but they change "
+                "TRL's own loss, which `use_kl: true` replaces. Leave both at their defaults, or set `use_kl: false`."
+            )
+        if self.part_learning_rates is not None:
+            self.part_learning_rates = _read_rates(self.part_learning_rates)
+
+
+def _read_rates(rates: Any) -> dict[str, float]:
+    try:
+        return {part: float(rate) for part, rate in rates.items()}  # YAML reads 1e-4 as text
+    except (AttributeError, TypeError, ValueError):
+        raise ValueError(
+            f"`part_learning_rates` is {rates!r}, but it must map parts to numbers: `{{aligner: 1e-4}}` in a recipe, "
+            """'{"aligner": 1e-4}' on the command line."""
+        ) from None
 
 
 @dataclass
@@ -222,8 +242,9 @@ class PumaScriptArguments:
 def _check_keys(keys: list[str], known: set[str], where: str) -> None:
     for key in keys:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            raise ValueError(f"Unknown key `{key}` {where}. Did you mean `{nearest[0]}`?")
+            nearest = [SHORT_NAMES[key]] if key in SHORT_NAMES else difflib.get_close_matches(key, known, n=1)
+            hint = f" Did you mean `{nearest[0]}`?" if nearest else " `puma_trl/run.py --help` lists all."
+            raise ValueError(f"Unknown key `{key}` {where}.{hint}")
 
 
 def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, ModelConfig, str | None]:
@@ -238,7 +259,7 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
         The script arguments, the training arguments, the model arguments, and the path of the recipe (or `None`).
 
     Raises:
-        ValueError: if the recipe is not a YAML mapping or a key is unknown (the nearest valid one is named).
+        ValueError: if the recipe is not a YAML mapping or a key is unknown (a similar one is named, if there is one).
         FileNotFoundError: if the recipe does not exist.
     """
     parser = TrlParser((PumaScriptArguments, PumaKLConfig, ModelConfig), allow_abbrev=False)

@@ -50,7 +50,8 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
     except OSError as error:
         raise ValueError(
             f"No model configuration was found for `model_name_or_path: {model_args.model_name_or_path}`. It must be a "
-            "model folder with a config.json, or the id of a model on the Hub."
+            "model folder with a config.json, or the id of a model on the Hub. Recipes start from what the stage before "
+            "has left: run that first."
         ) from error
     except ValueError as error:
         raise ValueError(

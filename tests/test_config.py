@@ -52,10 +52,25 @@ def test_unknown_key_in_recipe(recipe):
         parse_recipe([str(recipe)])
 
 
-@pytest.mark.parametrize(("flag", "nearest"), [("--temp", "temp_kl"), ("--learning_rat=1", "learning_rate")])
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [("--tempkl", "temp_kl"), ("--learning_rat=1", "learning_rate"), ("--lr=1", "learning_rate")],
+)
 def test_unknown_flag(recipe, flag, nearest):
     with pytest.raises(ValueError, match=rf"on the command line. Did you mean `{nearest}`"):
         parse_recipe([str(recipe), *flag.split("=")])
+
+
+def test_unknown_key_like_no_other(recipe):
+    with pytest.raises(ValueError, match=r"Unknown key `zzz` on the command line. `puma_trl/run.py --help` lists all"):
+        parse_recipe([str(recipe), "--zzz", "1"])
+
+
+def test_part_learning_rates(recipe):
+    recipe.write_text(recipe.read_text() + "part_learning_rates: {aligner: 1e-4}\n")  # text in YAML
+    assert parse_recipe([str(recipe)])[1].part_learning_rates == {"aligner": 1e-4}
+    argv = [str(recipe), "--part_learning_rates", '{"vision_tower": 0.0}']
+    assert parse_recipe(argv)[1].part_learning_rates == {"vision_tower": 0.0}
 
 
 def test_broken_yaml(tmp_path):
@@ -79,13 +94,19 @@ def test_missing_key(recipe, missing):
         ("alpha_kl", 1.5),
         ("alpha_kl", -0.1),
         ("lambda_kl", 2.0),
+        ("lambda_kl", None),
         ("temp_kl", 0.0),
+        ("temp_kl", None),
         ("temp_kl", float("nan")),
         ("teacher", "alive"),
         ("teacher_update_rate", 0.0),
         ("teacher_sync_steps", 0),
         ("trainable_parts", []),
         ("packing", True),
+        ("label_smoothing_factor", 0.1),
+        ("loss_type", "dft"),
+        ("part_learning_rates", {"aligner": "fast"}),
+        ("part_learning_rates", 1e-4),
     ],
 )
 def test_values_out_of_range(tmp_path, field, value):
