@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
+from datasets import DatasetDict
 from PIL import Image
 from torch.nn.functional import pad
 from transformers import ProcessorMixin
@@ -15,6 +17,40 @@ from .families import Family
 
 
 SIDES = ("student", "teacher")
+
+
+def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str]) -> tuple[str, ...]:
+    """
+    Returns the sides whose batches need a blank image where they have none.
+
+    These are the sides of which some row, in any split, has an image; and the student's, where anything but the language
+    model trains, which must have a gradient.
+
+    Args:
+        dataset ([`~datasets.DatasetDict`]):
+            Checked rows, as [`load_data`] returns them.
+        trainable_parts (`list[str]`):
+            Parts that train.
+    """
+    is_pair = "image_url_2" in dataset["train"].column_names
+    columns = {"student": "image_url_2" if is_pair else "image_url", "teacher": "image_url"}
+    sides = {
+        side
+        for side, column in columns.items()
+        for split in dataset.values()
+        for images in split.data.column(column).chunks
+        if pc.any(pc.greater(pc.list_value_length(images), 0)).as_py()
+    }
+    if trainable_parts != ["language_model"]:
+        sides.add("student")
+    return tuple(side for side in SIDES if side in sides)
+
+
+def _as_list(images: Any) -> list[Any]:
+    """Returns the images of a side, of which data sets that `load_data` has not read may hold a single one, or none."""
+    if not images:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
 
 
 @dataclass
@@ -36,8 +72,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             Whether to add the teacher side. It needs pair rows.
         placeholder_sides (`tuple[str, ...]`, *optional*, defaults to `("student", "teacher")`):
             Sides on which a batch without any image gets a blank one behind its last column, where causal attention
-            hides it. Without it, ranks with and without images would run different collectives and hang. A side on
-            which no row of the data set has an image needs none.
+            hides it. Without it, ranks with and without images would run different collectives and hang. See
+            [`find_placeholder_sides`] for those that need none.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
@@ -63,8 +99,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         )
 
     def torch_call(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collates rows of the checked data set (see [`load_data`])."""
-        row_ids = [row["row_id"] for row in rows]
+        """Collates rows of the checked data set (see [`load_data`]), or of any other with the columns of the format."""
+        row_ids = [row.get("row_id", f"{index} of a batch") for index, row in enumerate(rows)]
         suffix = "_2" if "instruction_2" in rows[0] else ""
         if self.use_kl and not suffix:
             raise ValueError(
@@ -76,7 +112,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             teacher = self._collate_side(rows, "", suffix, "teacher")
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
             batch.update({f"teacher_{key}": value for key, value in teacher.items()})
-            images = [(row["image_url"] or [], row["image_url_2"] or []) for row in rows]
+            images = [(_as_list(row.get("image_url")), _as_list(row.get("image_url_2"))) for row in rows]
             batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
         batch["row_id"] = row_ids
         return batch
@@ -86,7 +122,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     ) -> dict[str, torch.Tensor]:
         examples = []
         for row in rows:
-            images = [open_image(image) for image in row[f"image_url{suffix}"] or []]
+            images = [open_image(image) for image in _as_list(row.get(f"image_url{suffix}"))]
             examples.append(
                 {
                     "images": images,

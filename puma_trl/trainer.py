@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
+from bitsandbytes.nn import Params4bit
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
@@ -39,7 +40,9 @@ from .tower_memo import TowerMemo
 
 # Written into a checkpoint when all ranks have written their parts, and before older checkpoints are deleted
 COMPLETE_MARKER = "checkpoint_complete"
+# In checkpoints, the moving average of a teacher
 ADAPTER_AVERAGE = "adapter_average.safetensors"
+AVERAGE_MODEL = "ema_teacher"
 COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
 # for length-grouped sampling, which reads the data set after the other columns are gone
 COLUMNS += ["length"]
@@ -158,9 +161,10 @@ class PumaKLTrainer(SFTTrainer):
         """Sees to it that what trains is kept in fp32, by us or by the engine."""
         mixed, is_engine = self.args.bf16 or self.args.fp16, self.is_deepspeed_enabled or self.is_fsdp_enabled
         if is_peft_model(self.model):
-            # in half precision DeepSpeed keeps its own fp32 copies, and FSDP shards parameters of one dtype; ZeRO-3 has
-            # sharded them already
-            if not (mixed and is_engine) and not is_deepspeed_zero3_enabled():
+            # in half precision DeepSpeed keeps its own fp32 copies, and accelerate makes them for FSDP, but not beside
+            # 4-bit weights; ZeRO-3 has sharded the parameters already
+            has_copies = mixed and is_engine and not (self.is_fsdp_enabled and _is_4bit(self.model))
+            if not has_copies and not is_deepspeed_zero3_enabled():
                 prepare_adapters(self.model, autocast=mixed, fresh=fresh)
         elif not is_engine and (
             half := {p.dtype for p in self.model.parameters() if p.requires_grad} - {torch.float32}
@@ -201,10 +205,11 @@ class PumaKLTrainer(SFTTrainer):
         Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
 
         Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data.
-        Counted twice, they would make the result depend on the number of processes.
+        Counted twice, they would make the result depend on the number of processes. In padding-free batches (packing)
+        rows are not told apart, and count.
         """
         state, num_processes = self.accelerator.gradient_state, self.accelerator.num_processes
-        if num_processes == 1 or self.args.dataloader_drop_last or not state.end_of_dataloader:
+        if num_processes == 1 or self.args.dataloader_drop_last or not state.end_of_dataloader or self.padding_free:
             return
         dataset = state.active_dataloader.dataset
         if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
@@ -333,10 +338,9 @@ class PumaKLTrainer(SFTTrainer):
             facts = {"num_processes": self.accelerator.num_processes, "rows_per_step": rows_per_step(self.args)}
             (Path(output_dir) / COMPLETE_MARKER).write_text(json.dumps(facts))
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher):
-            self.teacher.model.save_pretrained(Path(output_dir or self.args.output_dir) / "ema_teacher")
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        # with `save_strategy: best` its answer decides whether to save, also in a run that was asked to save and stop
+        return super()._determine_best_metric(metrics, trial) or self.stop_requested
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if is_peft_model(self.model) or self.is_fsdp_enabled:
@@ -350,12 +354,17 @@ class PumaKLTrainer(SFTTrainer):
         is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         return self.teacher.average if is_engine and isinstance(self.teacher, SelfTeacher) else None
 
+    def _has_average_model(self) -> bool:
+        return self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if (average := self._adapter_average()) is not None:
             state = average.state()  # on all ranks
             if self.args.should_save:
                 save_file(state, Path(output_dir) / ADAPTER_AVERAGE)
+        if self._has_average_model() and self.args.should_save:
+            self.teacher.model.save_pretrained(Path(output_dir) / AVERAGE_MODEL)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -364,8 +373,8 @@ class PumaKLTrainer(SFTTrainer):
         # here, and not with the weights, which DeepSpeed loads by itself
         if (average := self._adapter_average()) is not None:
             average.restore(load_file(Path(checkpoint) / ADAPTER_AVERAGE))
-        if self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher):
-            _load_weights(self.teacher.model, Path(checkpoint) / "ema_teacher")
+        if self._has_average_model():
+            _load_weights(self.teacher.model, Path(checkpoint) / AVERAGE_MODEL)
 
     def _load_best_model(self) -> None:
         if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -414,6 +423,10 @@ class PumaKLTrainer(SFTTrainer):
 def rows_per_step(args: PumaKLConfig) -> int:
     """Returns the number of rows of an optimizer step, over all processes."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def _is_4bit(model: torch.nn.Module) -> bool:
+    return any(isinstance(parameter, Params4bit) for parameter in model.parameters())
 
 
 def _load_config(model: str | PreTrainedModel):

@@ -1,8 +1,9 @@
 import pytest
 import torch
+from datasets import DatasetDict
 from torch.testing import assert_close
 
-from puma_trl.collator import DataCollatorForPumaPairs
+from puma_trl.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from puma_trl.families import get_family
 
 
@@ -104,3 +105,23 @@ def test_answers_that_tokenise_differently_are_refused(collate, pairs, monkeypat
     rows = [rows[1 - longest], rows[longest]]  # the longest last, so that its last column is an answer token
     with pytest.raises(ValueError, match=rf"Row {rows[1]['row_id']}: the answer has other tokens"):
         collate(rows, placeholder_sides=())
+
+
+def test_sides_that_need_a_placeholder(pairs):
+    """A side without any image needs none, unless its vision tower trains; evaluation rows count too."""
+    without, text_rich = (
+        pairs(3, vision_rich_images=lambda index: 0),
+        pairs(3, text_rich_images=lambda index: index == 2),
+    )
+    single = text_rich.remove_columns(["image_url_2", "instruction_2", "output_2"])
+    language_model, aligner = ["language_model"], ["aligner"]
+    for dataset, parts, expected in [
+        ({"train": pairs(3)}, aligner, ("student",)),
+        ({"train": text_rich}, aligner, ("student", "teacher")),
+        ({"train": without}, aligner, ("student",)),
+        ({"train": without}, language_model, ()),
+        ({"train": without, "eval": text_rich}, language_model, ("student", "teacher")),
+        ({"train": single}, language_model, ("student", "teacher")),
+        ({"train": single.select([])}, aligner, ("student",)),
+    ]:
+        assert find_placeholder_sides(DatasetDict(dataset), parts) == expected

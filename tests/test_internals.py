@@ -36,6 +36,7 @@ def test_trainer():
     assert parameters(Trainer._load_from_checkpoint) == ["self", "resume_from_checkpoint", "model"]
     assert parameters(Trainer._load_best_model) == ["self"]
     assert parameters(Trainer._get_train_sampler) == ["self", "train_dataset"]
+    assert parameters(Trainer._determine_best_metric) == ["self", "metrics", "trial"]
     assert parameters(Trainer._save_checkpoint) == ["self", "model", "trial"]
     # the marker must be written after all parts of the checkpoint and before older ones are deleted
     saving = inspect.getsource(Trainer._save_checkpoint)

@@ -1,6 +1,7 @@
 """Stage 1 on a text model alone, through TRL's text path; then assembled, then trained on pairs."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from puma_trl import run
 from puma_trl.assemble import assemble
 from puma_trl.mini import write_data
+from puma_trl.trainer import PumaKLTrainer
 
 
 FLAGS = [
@@ -68,3 +70,22 @@ def test_pairs_need_a_vision_language_model(tmp_path):
     flags = [f"--model_name_or_path={text}", f"--dataset_name={tmp_path / 'data' / 'stage2.jsonl'}"]
     with pytest.raises(ValueError, match="image for a text model"):
         run.main([*flags, f"--output_dir={tmp_path / 'out'}", *FLAGS])
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_last_batch_of_two_processes(tmp_path, monkeypatch, packing):
+    """Of 7 rows in batches of 2, the second process has the last one and a repeated one; packed, both stand in one row."""
+    write_data(tmp_path / "data", num_rows=20, num_heldout=2, seed=0, num_proc=1)
+    trainers = []
+    monkeypatch.setattr(PumaKLTrainer, "train", lambda self, **kwargs: trainers.append(self))
+    text = write_language_model(tmp_path / "text")
+    flags = [f"--model_name_or_path={text}", f"--dataset_name={tmp_path / 'data' / 'stage1.jsonl'}"]
+    flags += [f"--output_dir={tmp_path / 'out'}", "--use_kl=false", f"--packing={packing}", "--max_length=256"]
+    run.main([*flags, *FLAGS])
+    (trainer,) = trainers
+    loader = SimpleNamespace(dataset=range(7))
+    state = SimpleNamespace(end_of_dataloader=True, active_dataloader=loader)
+    trainer.accelerator = SimpleNamespace(gradient_state=state, num_processes=2, process_index=1)
+    batch = {"labels": torch.ones((1, 10) if packing else (2, 5))}
+    trainer._mask_repeated_rows(batch)
+    assert (batch["labels"] == 1).sum() == (10 if packing else 5)

@@ -1,7 +1,9 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset, Image
 from peft import LoraConfig
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
@@ -219,6 +221,21 @@ def test_teachers(train, tiny_model, pairs, peft_config):
     assert live[0] == pytest.approx(frozen[0]) == pytest.approx(ema[0])
     assert frozen == pytest.approx([frozen[0]] * 4, rel=1e-6)
     assert abs(live[-1] - live[0]) > 2 * abs(ema[-1] - ema[0]) > 0
+
+
+def test_data_sets_that_load_data_has_not_read(train, tiny_model, pairs):
+    """Single images as paths, bytes or `datasets.Image`, and no row ids: the columns that the README names."""
+    rows = pairs(4)
+    expected = weights(train(tiny_model(), rows, max_steps=1))
+    paths = [row["image_url_2"][0]["path"] for row in rows]
+    plain = [{name: row[name] for name in row if not name.startswith(("row_id", "image_url"))} for row in rows]
+    for values in (paths, [Path(path).read_bytes() for path in paths]):
+        data = [row | {"image_url_2": value} for row, value in zip(plain, values, strict=True)]
+        found = weights(train(tiny_model(), Dataset.from_list(data), max_steps=1))
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
+    decoded = Dataset.from_list(data).cast_column("image_url_2", Image())
+    found = weights(train(tiny_model(), decoded, max_steps=1))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_weights_without_fp32_copies_are_named(train, tiny_model, pairs):
