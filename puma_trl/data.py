@@ -33,6 +33,8 @@ __all__ = ["DataError", "DataReport", "load_data", "open_image", "render_answer"
 
 CHUNK_FEATURES = Features({name: Value("int64") for name in ("source", "start", "end", "first")})
 
+DROPPED_ROWS = "dropped_rows.jsonl"
+
 # By default, cores up to this number check the data.
 MAX_PROCESSES = 16
 
@@ -288,7 +290,7 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: list[int], split: str, ou
     first = "\n".join(f"  {rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
     remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
     if kinds.keys() - {MISMATCH}:
-        target = os.path.join(output_dir, "dropped_rows.jsonl")
+        target = os.path.join(output_dir, DROPPED_ROWS)
         remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")
     return (
         f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones:\n{first}\n"
@@ -309,7 +311,7 @@ def _as_written(row: dict[str, Any]) -> dict[str, Any]:
 
 def _write_dropped(dropped: list[dict[str, Any]], output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
-    target = output_dir / "dropped_rows.jsonl"
+    target = output_dir / DROPPED_ROWS
     unfinished = target.with_suffix(".jsonl.tmp")
     with open(unfinished, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dropped)

@@ -19,19 +19,22 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
+from accelerate.utils import parse_flag_from_env
 from datasets import DatasetDict
 from transformers import ProcessorMixin, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from puma_trl.adapters import build_peft_config
-from puma_trl.collator import DataCollatorForPumaPairs
+from puma_trl.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from puma_trl.config import PumaKLConfig, parse_recipe
-from puma_trl.data import DataReport, load_data, render_prompt
+from puma_trl.data import DROPPED_ROWS, DataReport, load_data, render_prompt
 from puma_trl.families import get_family
 from puma_trl.hub import CURVES, check_login, push_or_exit
 from puma_trl.modeling import check_attention, load_config, load_model, load_processor
 from puma_trl.parts import count_parameters, set_trainable_parts
 from puma_trl.provenance import (
+    PROVENANCE,
+    RECIPE,
     ProvenanceCallback,
     describe_data,
     describe_run,
@@ -63,7 +66,9 @@ def find_checkpoint(args: PumaKLConfig) -> str | None:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             raise ValueError(f"`output_dir: {folder}` cannot be written: {error}. Choose another folder.") from error
-        if resume.lower() == "false" and any(folder.iterdir()):
+        # a run that failed before its first step leaves these
+        left = {path.name for path in folder.iterdir()} - {RECIPE, PROVENANCE, DROPPED_ROWS}
+        if resume.lower() == "false" and left:
             raise ValueError(
                 f"`output_dir: {folder}` is not empty, and a new run would overwrite it. Set `resume_from_checkpoint: "
                 "true` to go on with the run there, or choose another folder."
@@ -142,6 +147,20 @@ def data_lines(reports: dict[str, DataReport]) -> list[tuple[str, str]]:
     return lines
 
 
+def require_fsdp(trainer: PumaKLTrainer) -> None:
+    """
+    Makes sure that FSDP runs if it was asked for.
+
+    Raises:
+        ValueError: on a CPU, where accelerate would silently run DDP instead.
+    """
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and not trainer.is_fsdp_enabled:
+        raise ValueError(
+            "The accelerate configuration asks for FSDP, which accelerate does not run on a CPU: it would run DDP instead. "
+            "Launch with accelerate_configs/ddp.yaml, or on GPUs."
+        )
+
+
 def end_process_group() -> None:
     """
     Ends the process group, so that the process can end after it.
@@ -180,7 +199,8 @@ def main(argv: list[str]) -> None:
     # 4. Trainer
     collator = None
     if isinstance(processor, ProcessorMixin):
-        collator = DataCollatorForPumaPairs(processor, family, use_kl=training_args.use_kl)
+        sides = find_placeholder_sides(dataset, training_args.trainable_parts)
+        collator = DataCollatorForPumaPairs(processor, family, training_args.use_kl, placeholder_sides=sides)
     else:
         dataset = to_prompt_completion(dataset, processor)
     trainer = PumaKLTrainer(
@@ -193,6 +213,7 @@ def main(argv: list[str]) -> None:
         callbacks=[ProvenanceCallback(), CurvesCallback()],
         peft_config=peft_config,
     )
+    require_fsdp(trainer)
     if trainer.is_world_process_zero():
         facts = describe_run(training_args, model, peft_config) | describe_software()
         facts["data"] = describe_data(

@@ -225,6 +225,54 @@ def test_resume_with_other_steps_is_refused(main, folder):
         main(**flags, per_device_train_batch_size=4, gradient_accumulation_steps=1)
 
 
+@pytest.mark.parametrize("strategy", ["no", "best"])
+def test_stopped_between_saves(main, monkeypatch, strategy):
+    """A checkpoint is written whatever the save strategy, also where the step is evaluated and not the best."""
+
+    def ask_to_stop(self, *args, **kwargs):
+        self.stop_requested = True
+        return train(self, *args, **kwargs)
+
+    train = PumaKLTrainer.train
+    monkeypatch.setattr(PumaKLTrainer, "train", ask_to_stop)
+    flags = {"eval_split_size": 2, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": strategy}
+    if strategy == "best":
+        monkeypatch.setattr("transformers.Trainer._determine_best_metric", lambda *args, **kwargs: False)
+        flags |= {"metric_for_best_model": "loss", "load_best_model_at_end": False}
+    out = main(**flags)
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert (out / "checkpoint-1" / "checkpoint_complete").is_file()
+
+
+def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(main, folder, monkeypatch):
+    def fail(self, **kwargs):
+        raise MemoryError
+
+    data = write(folder, PAIR, PAIR | {"output": "", "output_2": ""})
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(PumaKLTrainer, "train", fail)
+        main(dataset_name=data, bad_rows="drop")
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        "dropped_rows.jsonl",
+        "provenance.json",
+        "recipe.yaml",
+    }
+    assert (main() / "model.safetensors").is_file()
+
+
+def test_fsdp_on_a_cpu_is_refused(main, no_training, monkeypatch):
+    """Accelerate would run DDP, or one process as here, and not say so."""
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="asks for FSDP, which accelerate does not run on a CPU"):
+        main()
+
+
+def test_the_average_of_a_teacher_is_in_checkpoints_only(main):
+    out = main(teacher="ema", save_strategy="steps", save_steps=1, max_steps=1)
+    assert (out / "checkpoint-1" / "ema_teacher" / "model.safetensors").is_file()
+    assert not (out / "ema_teacher").exists()
+
+
 def test_stopped_while_loading(main, monkeypatch):
     """A scheduler that preempts the job then may start it again: nothing is lost, and that is no failure."""
     monkeypatch.setattr(run, "load_data", lambda *_: os.kill(os.getpid(), signal.SIGTERM))

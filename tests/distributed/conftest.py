@@ -26,7 +26,7 @@ ENVIRONMENT = os.environ | {
     "TOKENIZERS_PARALLELISM": "false",
 }
 TIMEOUT = 300  # seconds; a hang fails
-SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2, "num_heads": 4}
+SIZES = {"num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2, "num_heads": 4}
 FSDP2 = {
     "fsdp_version": 2,
     "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
@@ -57,11 +57,13 @@ ZERO3 = {
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
-    """A folder with `model`, `tied`, `pairs.jsonl`, `text.jsonl` and one engine YAML each."""
+    """A folder with `model`, `wide`, `pairs.jsonl`, `text.jsonl` and one engine YAML each."""
     folder = tmp_path_factory.mktemp("workspace")
     processor = build_processor("qwen2_vl")
-    for name, tie in (("model", False), ("tied", True)):
-        build_model("qwen2_vl", processor, tie_word_embeddings=tie, **SIZES).save_pretrained(folder / name)
+    # the head of the wide one is large enough for ZeRO-3 to shard it by default
+    for name, hidden_size in (("model", 64), ("wide", 320)):
+        model = build_model("qwen2_vl", processor, tie_word_embeddings=False, hidden_size=hidden_size, **SIZES)
+        model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
     rng = random.Random(0)
     pairs, texts = [], []

@@ -73,6 +73,7 @@ def main():
         facts = {
             "world_size": self.accelerator.num_processes,
             "wrapper": "FSDPModule" if isinstance(self.model, FSDPModule) else type(self.model_wrapped).__name__,
+            "ds_persist": getattr(head, "ds_persist", None),
             "ds_status": head.ds_status.name if hasattr(head, "ds_status") else None,
             "device": self.accelerator.device.type,
             "row_ids": row_ids,

@@ -20,8 +20,13 @@ FLAGS = {"lambda_kl": 0.5, "optim": "adamw_torch", "learning_rate": 1e-2, "adam_
 
 
 @pytest.fixture(scope="module")
-def on_a_cpu(launch):
-    return launch("cpu.yaml", per_device_train_batch_size=4, **FLAGS)
+def flags(workspace):
+    return FLAGS | {"model_name_or_path": workspace / "wide"}
+
+
+@pytest.fixture(scope="module")
+def on_a_cpu(launch, flags):
+    return launch("cpu.yaml", per_device_train_batch_size=4, **flags)
 
 
 def test_all_files_are_here():
@@ -30,19 +35,21 @@ def test_all_files_are_here():
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_config(launch, on_a_cpu, config):
+def test_config(launch, flags, on_a_cpu, config):
     wrapper, num_processes = CONFIGS[config]
     launch_flags = ["--num_processes", str(num_processes)]
-    run = launch(config, launch_flags=launch_flags, per_device_train_batch_size=4 // num_processes, **FLAGS)
+    run = launch(config, launch_flags=launch_flags, per_device_train_batch_size=4 // num_processes, **flags)
     assert [facts["world_size"] for facts in run.facts] == [num_processes] * num_processes
     assert wrapper is None or {facts["wrapper"] for facts in run.facts} == {wrapper}
+    # large enough to be sharded between its uses
+    assert run.facts[0]["ds_persist"] == (False if config.startswith("zero3") else None)
     assert_same(run, on_a_cpu)
 
 
-def test_two_machines(command, deepspeed_ops, on_a_cpu):
+def test_two_machines(command, deepspeed_ops, flags, on_a_cpu):
     """Two launchers on this machine, as the Slurm script starts one on every node."""
     machines = ["--main_process_ip", "127.0.0.1", "--main_process_port", "29511", "--num_processes", "2"]
-    argv, output_dir = command("zero3_multinode.yaml", launch_flags=[*machines, "--machine_rank"], **FLAGS)
+    argv, output_dir = command("zero3_multinode.yaml", launch_flags=[*machines, "--machine_rank"], **flags)
     rank = argv.index("--machine_rank") + 1
     log = output_dir.parent / "log"
     processes = [start([*argv[:rank], str(number), *argv[rank:]], log) for number in (0, 1)]
@@ -54,4 +61,5 @@ def test_two_machines(command, deepspeed_ops, on_a_cpu):
     assert codes == [0, 0], log.read_text()[-4000:]
     run = Run(output_dir)
     assert [facts["world_size"] for facts in run.facts] == [2, 2]
+    assert run.facts[0]["ds_persist"] is False
     assert_same(run, on_a_cpu)

@@ -132,9 +132,32 @@ def test_ddp_with_accumulation_equals_one_process(launch):
         assert_close(run.weights[name], value, rtol=0, atol=1e-6, msg=name)
 
 
-def test_text_only_rows_with_a_frozen_vision_tower_under_ddp(launch, workspace):
-    options = {"use_kl": False, "trainable_parts": "language_model", "dataset_name": workspace / "text.jsonl"}
-    assert_same(launch("ddp", **options), launch("single", **options))
+@pytest.fixture(scope="module")
+def text_options(workspace):
+    return {"use_kl": False, "trainable_parts": "language_model", "dataset_name": workspace / "text.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def text_reference(launch, text_options):
+    return launch("single", **text_options)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_text_only_rows_with_a_frozen_vision_tower(launch, text_options, text_reference, engine):
+    """Stage 1 of a vision-language model."""
+    run = launch(engine, **text_options)
+    assert_engine(run, engine)
+    assert_same(run, text_reference)
+
+
+def test_adapters_beside_4_bit_weights_are_fp32_under_fsdp2(launch):
+    """In half precision accelerate makes no fp32 copies there; steps of a small learning rate would be rounded away."""
+    options = CASES["qlora"] | {"bf16": True, "dtype": "bfloat16", "lora_modules_to_save": "aligner"}
+    run = launch("fsdp2", **options, learning_rate=1e-6, max_steps=2)
+    assert_engine(run, "fsdp2")
+    assert {value.dtype for value in run.weights.values()} == {torch.float32}
+    moved = [value for name, value in run.weights.items() if "lora_B" in name and value.abs().max() > 0]
+    assert moved and max(value.abs().max() for value in moved) < 1e-3
 
 
 @pytest.mark.parametrize("engine", ["zero3", "fsdp2"])

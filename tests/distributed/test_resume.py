@@ -107,13 +107,15 @@ CASES = [
     ("ddp", stop, {"use_kl": False}),
     ("ddp", one_rank, {}),
     ("zero2", stop, {}),
+    ("zero2", one_rank, {}),
     ("zero3", stop, {}),
     ("zero3", one_rank, {}),
     ("fsdp2", stop, {}),
+    ("fsdp2", one_rank, {}),
     ("ddp", stop, {"use_peft": True, "teacher": "frozen"}),
     ("ddp", stop, {"teacher": "ema"}),
     ("zero2", stop, {"teacher": "ema"}),
-    *((engine, stop, BF16_EMA) for engine in ("zero2", "zero3", "fsdp2")),
+    *((engine, stop, BF16_EMA) for engine in ("ddp", "zero2", "zero3", "fsdp2")),
 ]
 
 
@@ -176,7 +178,7 @@ def test_disk_full_while_saving(command, whole):
     assert_continued(output_dir, expected, log.read_text())
 
 
-@pytest.mark.parametrize("engine", ["single", "ddp", "zero2"])
+@pytest.mark.parametrize("engine", ["single", "ddp", "zero2", "zero3", "fsdp2"])
 def test_preempted(command, deepspeed_ops, whole, engine):
     """SIGTERM to one rank, as schedulers send it: all save at the same step and end well."""
     expected = whole(engine)
@@ -200,13 +202,20 @@ def test_preempted(command, deepspeed_ops, whole, engine):
     assert_continued(output_dir, expected, log.read_text())
 
 
-def test_other_number_of_processes(command, launch, whole, workspace, tmp_path):
-    """DDP goes on with one process instead of two, at the same global batch; DeepSpeed says that it cannot."""
-    expected = whole("ddp")
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_other_number_of_processes(launch, whole, tmp_path, engine):
+    """One process goes on with what two have saved, at the same global batch."""
+    expected = whole(engine)
     shutil.copytree(expected.output_dir / "checkpoint-4", tmp_path / "checkpoint-4")
-    run = launch("single", **FLAGS | {"resume_from_checkpoint": tmp_path / "checkpoint-4", "use_kl": True})
-    assert run.losses[-4:] == pytest.approx(expected.losses[-4:], abs=1e-5)
+    flags = FLAGS | {"resume_from_checkpoint": tmp_path / "checkpoint-4", "per_device_train_batch_size": 4}
+    run = launch(engine, launch_flags=["--num_processes", "1"], **flags)
+    assert [facts["world_size"] for facts in run.facts] == [1]
+    assert engine != "fsdp2" or run.facts[0]["wrapper"] == "FSDPModule"
+    assert run.losses[:4] == expected.losses[:4]
+    assert run.losses[4:] == pytest.approx(expected.losses[4:], abs=1e-5)
 
+
+def test_other_number_of_processes_under_deepspeed(command, deepspeed_ops, whole):
     checkpoint = whole("zero2").output_dir / "checkpoint-4"
     flags = FLAGS | {"resume_from_checkpoint": checkpoint}
     argv, output_dir = command("zero2", launch_flags=["--num_processes", "1"], **flags)
