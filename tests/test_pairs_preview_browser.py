@@ -363,3 +363,21 @@ def test_measures(browser, tmp_path, rows, processor, tiny_model, monkeypatch):
     assert browser.count().startswith("0 of 6")
     browser.open(page, replies="00")
     assert browser.count().startswith("6 of 6")
+
+
+def test_an_empty_reply_counts_as_one(browser, tmp_path, rows, processor, tiny_model, monkeypatch):
+    replies = [[("", False), ("Answer: 1", True)], [("Answer: 1", True), ("", False)], [("", False), ("", False)]]
+    monkeypatch.setattr(measure.LoadedModel, "reply", lambda *_: replies)
+    write_pairs([dict(row) for row in rows[:3]], tmp_path / "pairs.jsonl", "images")
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    page = tmp_path / "preview.html"
+    preview_pairs([str(tmp_path / "pairs.jsonl")], page, model=str(tmp_path / "model"), replies=True)
+    browser.open(page)
+    means = browser.run("document.getElementById('means').textContent")
+    assert "Replies right: text-rich 33.3 %, vision-rich 33.3 %." in means
+    for index, (choice, right) in enumerate({"01": 1, "10": 1, "00": 0}.items()):
+        browser.open(page, replies=choice)
+        assert browser.titles() == names(index)
+        assert browser.run("document.querySelectorAll('span.right').length") == right
+    assert browser.run("document.getElementById('list').textContent.match(/\\(empty\\)/g).length") == 2
