@@ -9,9 +9,11 @@ python -m puma_trl.study --recipes recipes/mini/study --model outputs/mini/stage
 writes the data, trains a vision tower that can read digits (`stage2_tower.yaml`), starts one run of `puma_trl/run.py` for
 every variant and seed, measures every checkpoint with `python -m puma_trl.evaluation gap` on held-out problems, and writes
 the report from what these left. A study that was stopped goes on where it was: runs with a measurement are not repeated.
+The folders' names change with the settings, so that results of others never stand in the report.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -53,6 +55,24 @@ class Run:
     folder: Path
 
 
+def _digest(*settings: Any) -> str:
+    """Returns a few characters that change with the settings, for the name of the folder that they decide about."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def data_folder(output: Path) -> Path:
+    """Returns the folder of the data that the constants above describe."""
+    amounts = (NUM_TOWER, NUM_ROWS, NUM_HELDOUT, NUM_FEW, NOISE, DATA_SEED)
+    return output / f"data-{_digest(TOWER_KINDS, KINDS, amounts, DRAWINGS, IMAGE_SIZE, LABEL_GRID)}"
+
+
+def tower_folder(recipes: Path, model: Path, data: Path, output: Path) -> Path:
+    """Returns the folder of what all runs start from: another one for another recipe, stage-1 model or data."""
+    recipe = yaml.safe_load((recipes / "stage2_tower.yaml").read_text())
+    weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(model.glob("*.safetensors"))]
+    return output / f"stage2_tower-{_digest(recipe, str(model), weights, data.name)}"
+
+
 def write_data(folder: Path) -> None:
     """Writes `tower`, `clean`, `shuffled`, `noisy`, `few` and `heldout.jsonl`, with pictures, unless they are there."""
     done = folder / "done"
@@ -85,13 +105,15 @@ def _stranger(rows: list[dict], index: int) -> dict:
     return rows[(index + 17 * len(KINDS)) % len(rows)]
 
 
-def plan_runs(recipes: Path, output: Path, seeds: int) -> Iterator[Run]:
+def plan_runs(recipes: Path, tower: Path, output: Path, seeds: int) -> Iterator[Run]:
     """Yields all runs of `variants.yaml`, all variants with the first seed before any with the second."""
     variants = yaml.safe_load((recipes / "variants.yaml").read_text())
+    recipe = yaml.safe_load((recipes / "stage2.yaml").read_text())
     for seed in range(seeds):
         for place, (regime, names) in enumerate(variants.items()):
             for index, (variant, changes) in enumerate(names.items()):
-                yield Run(regime, variant, seed, changes, output / "runs" / f"{place}-{index}-seed{seed}")
+                name = f"{place}-{index}-seed{seed}-{_digest(changes, recipe, tower.name)}"
+                yield Run(regime, variant, seed, changes, output / "runs" / name)
 
 
 def train_tower(recipes: Path, model: Path, data: Path, output: Path) -> None:
@@ -167,12 +189,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once, each on one core")
     args = parser.parse_args()
     start = time.monotonic()
-    data, tower = args.output / "data", args.output / "stage2_tower"
+    data = data_folder(args.output)
+    tower = tower_folder(args.recipes, args.model, data, args.output)
     write_data(data)
     train_tower(args.recipes, args.model, data, tower)
-    runs = list(plan_runs(args.recipes, args.output, args.seeds))
+    runs = list(plan_runs(args.recipes, tower, args.output, args.seeds))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    before = args.output / "gap.json"
+    before = tower / "gap.json"
     if not before.exists():
         command = ["puma_trl.evaluation", "gap", "--data", str(data / "heldout.jsonl"), "--output", str(before)]
         _call([*command, "--batch_size", "100", "--model", str(tower)], environment)

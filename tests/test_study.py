@@ -52,7 +52,7 @@ def test_data_is_not_written_twice(small_data):
 
 def test_plan():
     """Every variant is a recipe that parses, once with every seed, in a folder of its own."""
-    runs = list(study.plan_runs(RECIPES, Path("out"), 3))
+    runs = list(study.plan_runs(RECIPES, Path("out/tower"), Path("out"), 3))
     assert len({run.folder for run in runs}) == len(runs) == 3 * len({(run.regime, run.variant) for run in runs})
     assert {run.seed for run in runs[: len(runs) // 3]} == {0}
     for run in runs:
@@ -62,6 +62,51 @@ def test_plan():
         assert all(getattr(args, key) == value or key == "trainable_parts" for key, value in changes.items())
     for regime in {run.regime for run in runs}:
         assert study_report.BASELINE in {run.variant for run in runs if run.regime == regime}
+
+
+def plan_folders(recipes, model, output):
+    """The folders of the data, of the tower and of all runs."""
+    data = study.data_folder(output)
+    tower = study.tower_folder(recipes, model, data, output)
+    return data, tower, [run.folder for run in study.plan_runs(recipes, tower, output, 1)]
+
+
+def test_edited_settings_run_anew(tmp_path, monkeypatch):
+    """A folder keeps its name as long as nothing that decides about its content is edited."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights")
+    for name in ("stage2", "stage2_tower", "variants"):
+        (tmp_path / f"{name}.yaml").write_text((RECIPES / f"{name}.yaml").read_text())
+
+    def edit(name, old, new):
+        text = (tmp_path / f"{name}.yaml").read_text()
+        assert old in text
+        (tmp_path / f"{name}.yaml").write_text(text.replace(old, new))
+
+    data, tower, runs = before = plan_folders(tmp_path, model, tmp_path)
+    edit("stage2", "# Loss", "# The loss")
+    assert plan_folders(tmp_path, model, tmp_path) == before
+    edit("variants", "{lambda_kl: 0.1}", "{lambda_kl: 0.2}")
+    after = plan_folders(tmp_path, model, tmp_path)
+    assert after == (data, tower, [runs[0], after[2][1], *runs[2:]]) and after[2][1] != runs[1]
+    edit("stage2", "max_steps: 200", "max_steps: 300")
+    after = plan_folders(tmp_path, model, tmp_path)
+    assert after[:2] == (data, tower) and not set(after[2]) & set(runs)
+    edit("stage2", "max_steps: 300", "max_steps: 200")
+    edit("variants", "{lambda_kl: 0.2}", "{lambda_kl: 0.1}")
+    assert plan_folders(tmp_path, model, tmp_path) == before
+    for change in (
+        lambda: edit("stage2_tower", "seed: 0", "seed: 1"),
+        lambda: (model / "model.safetensors").write_bytes(b"others"),
+    ):
+        change()
+        after = plan_folders(tmp_path, model, tmp_path)
+        assert after[0] == data and after[1] != tower and not set(after[2]) & set(runs)
+        data, tower, runs = after
+    monkeypatch.setattr(study, "NOISE", 0.4)
+    after = plan_folders(tmp_path, model, tmp_path)
+    assert after[0] != data and after[1] != tower and not set(after[2]) & set(runs)
 
 
 def checkpoint(step, accuracy, kl=1.0):
@@ -119,6 +164,20 @@ def test_small_study(tmp_path, small_data, monkeypatch):
     text = (tmp_path / "study.md").read_text()
     assert "All runs: 2 steps of 4 pairs" in text and "| shuffled |" in text
     (tmp_path / "study.md").unlink()
+    call = study._call
     monkeypatch.setattr(study, "_call", lambda *_: pytest.fail("a run was repeated"))
     study.main()
     assert (tmp_path / "study.md").read_text() == text
+    # an edited variant is the only one that is trained and measured again
+    variants["clean"]["shuffled"]["lambda_kl"] = 0.3
+    (tmp_path / "variants.yaml").write_text(yaml.safe_dump(variants))
+    calls = []
+
+    def record(arguments, environment):
+        calls.append(arguments)
+        call(arguments, environment)
+
+    monkeypatch.setattr(study, "_call", record)
+    study.main()
+    assert [arguments[0] for arguments in calls].count("puma_trl.run") == 2
+    assert all("0-1-seed" in " ".join(arguments) for arguments in calls)
