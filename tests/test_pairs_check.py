@@ -298,6 +298,20 @@ def test_benchmark_pictures(suffix, rows, tmp_path):
     assert report.compared == {"benchmark": 2}
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+@pytest.mark.parametrize("column", ["image", "drawing"])
+def test_benchmark_columns_that_the_first_rows_leave_out(suffix, column, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("puma_trl.data_files.CHUNK_BYTES", 100)
+    items = [{"query": f"Find x{index}."} for index in range(20)] + [{"query": "Find z.", column: "a.png"}]
+    path = tmp_path / f"bench.{suffix}"
+    path.write_text(json.dumps(items)) if suffix == "json" else write(path, items)
+    rows[6]["image_url_2"] = draw(tmp_path / "a.png")
+    options = {} if column == "image" else {"image_column": column}
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], against=[str(path)], num_proc=1, **options)
+    assert kinds(report) == {"same picture in benchmark": [6]}
+    assert report.compared == {"benchmark": 21}
+
+
 def test_benchmark_rows_that_cannot_be_compared(rows, tmp_path):
     items = [{"question": "Find x.", "image": "none.png"}, {"question": rows[0]["instruction"], "image": "none.png"}]
     items.append({"question": None})

@@ -205,14 +205,21 @@ def _split_id(row_id: str) -> tuple[str, int]:
     return name, int(index)
 
 
+def _column_names(source: Source) -> dict[str, None]:
+    """Returns the columns of a source: of JSON those of any row, since a row may leave out what it does not have."""
+    if source.table is not None:
+        return dict.fromkeys(source.table.column_names)
+    names = {}
+    for chunk in find_chunks([source], ()):
+        for _, row in read_chunk(source, chunk["start"], chunk["end"], chunk["first"]):
+            if isinstance(row, dict):
+                names |= dict.fromkeys(row)
+    return names
+
+
 def _find_columns(source: Source, question: str | None, image: str | None) -> tuple[str, str | None]:
     """Returns the columns of question and picture of a benchmark."""
-    if source.table is not None:
-        names = source.table.column_names
-    else:
-        first = next(find_chunks([source], ()))
-        rows = (row for _, row in read_chunk(source, first["start"], first["end"], first["first"]))
-        names = list(next((row for row in rows if isinstance(row, dict)), {}))
+    names = list(_column_names(source))
     for option, name in (("--question_column", question), ("--image_column", image)):
         if name is not None and name not in names:
             raise DataError(f"`{option} {name}` is no column of '{source.name}'. Its columns are: {', '.join(names)}.")
