@@ -176,6 +176,8 @@ def test_labels_keep_clear_of_lines_and_labels():
     [
         ({"kinds": ["circle"]}, "no problem kind 'circle'"),
         ({"split": "test"}, "no split 'test'"),
+        ({"num_proc": 0}, "`num_proc` is 0"),
+        ({"image_size": (84, -1)}, "`image_size` is 84x-1"),
         ({"kinds": ["triangle_angles"], "image_size": (20, 20)}, "could not be drawn in 20x20 pixels"),
     ],
 )
@@ -220,8 +222,55 @@ def test_command_line(tmp_path, monkeypatch):
             with Image.open(tmp_path / row.pop("image_url_2")) as picture:
                 assert picture.convert("RGB").tobytes() == other.pop("image_url_2").tobytes()
             assert row == other
-    with pytest.raises(FileExistsError, match="train.jsonl exists"):
-        main()
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["pairs", "generate", *map(str, arguments)])
+    main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--n", -1], "error: -1 pairs are asked for in the split 'train'.* Ask for 0 or more"),
+        (["--n", 2, "--heldout", -3], "error: -3 pairs are asked for in the split 'heldout'"),
+        (["--n", 0], "error: `--n` and `--heldout` are both 0, so there is nothing to write"),
+        (["--n", 2, "--num_proc", 0], "error: `num_proc` is 0, but .* Choose 1 or more"),
+        (["--n", 2, "--image_size", 0, 60], "error: `image_size` is 0x60, but .* Choose a larger one"),
+        (["--n", 35, "--image_size", 60, 60], "error: .* could not be drawn in 60x60 pixels.* Choose a larger"),
+        (
+            ["--n", 400, "--kinds", "straight_angles", "--image_size", 200, 150, "--heldout", 120],
+            r"error: The kind 'straight_angles' has no unseen .* after \d+ pairs, .* Ask for fewer pairs",
+        ),
+        (["--n", 3000, "--kinds", "straight_angles", "--image_size", 200, 150, "--heldout", 2], "error: .* unseen"),
+    ],
+)
+def test_a_failed_command_leaves_the_way_free(arguments, message, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=message):
+        run(monkeypatch, *arguments, "--output", tmp_path)
+    assert list(tmp_path.glob("*.jsonl*")) == []
+    run(monkeypatch, "--n", 3, "--heldout", 2, "--output", tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl*")) == ["heldout.jsonl", "train.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["train", "heldout"])
+def test_nothing_is_overwritten(name, tmp_path, monkeypatch):
+    (tmp_path / f"{name}.jsonl").write_text("mine")
+    with pytest.raises(SystemExit, match=f"error: .*{name}.jsonl exists and would be .* Choose another output folder"):
+        run(monkeypatch, "--n", 3, "--heldout", 2, "--output", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.jsonl"]
+    assert (tmp_path / f"{name}.jsonl").read_text() == "mine"
+
+
+def test_an_interrupted_file_has_another_name(tmp_path):
+    def rows():
+        yield {"instruction": "1 + 1?"}
+        assert not (tmp_path / "train.jsonl").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate.write_pairs(rows(), tmp_path / "train.jsonl", "images")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_starting_takes_no_torch():

@@ -16,10 +16,12 @@ import io
 import itertools
 import json
 import multiprocessing
+import os
 import random
+import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,8 +169,8 @@ def generate_pairs(
         `output_2`, `kind`, `level` and `answer`.
 
     Raises:
-        ValueError: if a kind or split is unknown, no kind has an unseen problem left, or a figure cannot be drawn
-            legibly at this size.
+        ValueError: at once if a kind or split is unknown or a number is out of range; later, if no kind has an unseen
+            problem left, or a figure cannot be drawn legibly at this size.
     """
     kinds = list(KINDS) if kinds is None else list(kinds)
     for kind in kinds:
@@ -176,8 +178,26 @@ def generate_pairs(
             raise ValueError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
     if split not in SPLITS:
         raise ValueError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
+    _check_numbers(n, split, image_size, num_proc)
     tasks = itertools.islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
-    make_row = (_encoded_pair if encoded else _pair) if with_images else _text_side
+    return _make_rows((_encoded_pair if encoded else _pair) if with_images else _text_side, tasks, num_proc)
+
+
+def _check_numbers(n: int, split: str, image_size: tuple[int, int], num_proc: int) -> None:
+    if n < 0:
+        raise ValueError(
+            f"{n} pairs are asked for in the split '{split}', but there is no negative number of them. Ask for 0 or more."
+        )
+    if min(image_size) < 1:
+        width, height = image_size
+        raise ValueError(
+            f"`image_size` is {width}x{height}, but a picture has pixels both ways. Choose a larger one, such as 512x384."
+        )
+    if num_proc < 1:
+        raise ValueError(f"`num_proc` is {num_proc}, but at least one process must draw. Choose 1 or more.")
+
+
+def _make_rows(make_row: Callable[[_Task], dict], tasks: Iterator[_Task], num_proc: int) -> Iterator[dict]:
     if num_proc == 1:
         yield from map(make_row, tasks)
     else:
@@ -220,11 +240,12 @@ def _sample_tasks(
         else:
             used_up.add((kind, level))
             message = f"The kind '{kind}' has no unseen problem left for the split '{split}' at level {level}"
+            message += f" after {len(seen):,} pairs"
             if len(used_up) == len(set(kinds)) * len(set(levels)):
                 raise ValueError(
                     f"{message}, and nor has any other. Ask for fewer pairs, or for more kinds or levels."
                 )
-            warnings.warn(f"{message} after {len(seen)} pairs. The other kinds fill its place.")
+            warnings.warn(f"{message}. The other kinds fill its place.")
 
 
 def _make_problem(task: _Task) -> Problem:
@@ -286,6 +307,8 @@ def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
     """
     Writes rows to a jsonl file and their pictures beside it, at most 10,000 files in a folder.
 
+    The file gets its name when it is complete. Pictures of a run that failed stay, for the next one to write again.
+
     Args:
         rows (`Iterator[dict]`):
             Rows of [`generate_pairs`], or of one side of them; at most one picture in a row.
@@ -300,26 +323,42 @@ def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
     Raises:
         FileExistsError: if the file exists.
     """
+    _refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.tmp")
+    count = 0
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            for row in rows:
+                row = _store_picture(row, path.parent, image_folder, count)
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+    except BaseException:  # an interrupt too
+        unfinished.unlink(missing_ok=True)
+        raise
+    os.replace(unfinished, path)
+    return count
+
+
+def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise FileExistsError(f"{path} exists and would be overwritten. Choose another output folder.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with open(path, "w", encoding="utf-8") as file:
-        for row in rows:
-            for column in ("image_url", "image_url_2"):
-                picture = row.get(column)
-                if isinstance(picture, (Image.Image, bytes)):
-                    name = f"{image_folder}/{count // FILES_PER_FOLDER:03d}/{count:07d}.png"
-                    target = path.parent / name
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    if isinstance(picture, bytes):
-                        target.write_bytes(picture)
-                    else:
-                        picture.save(target)
-                    row = row | {column: name}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
-    return count
+
+
+def _store_picture(row: dict, folder: Path, image_folder: str, number: int) -> dict:
+    """Writes the picture of a row, if it has one, and puts its path in the picture's place."""
+    for column in ("image_url", "image_url_2"):
+        picture = row.get(column)
+        if isinstance(picture, (Image.Image, bytes)):
+            name = f"{image_folder}/{number // FILES_PER_FOLDER:03d}/{number:07d}.png"
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(picture, bytes):
+                target.write_bytes(picture)
+            else:
+                picture.save(target)
+            return row | {column: name}
+    return row
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -336,8 +375,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Writes `train.jsonl`, and `heldout.jsonl` if held-out pairs are asked for, with their pictures."""
-    for split, count in (("train", args.n), ("heldout", args.heldout)):
+    """Writes `train.jsonl`, and `heldout.jsonl` if held-out pairs are asked for, with their pictures; or neither."""
+    written = []
+    try:
+        for path, split, rows in _plan_files(args):
+            count = write_pairs(rows, path, f"images/{split}")
+            written.append(path)
+            print(f"{count:,} pairs in {path}")
+    except (ValueError, OSError) as error:
+        for path in written:  # so that the corrected command can write it again
+            path.unlink()
+        sys.exit(f"error: {error}")
+
+
+def _plan_files(args: argparse.Namespace) -> list[tuple[Path, str, Iterator[dict]]]:
+    """Returns path, split and rows of each file, after checking everything that can be checked before a row is made."""
+    files = []
+    for split, count in (("heldout", args.heldout), ("train", args.n)):  # held-out problems run out sooner
         if not count:
             continue
         rows = generate_pairs(
@@ -351,4 +405,8 @@ def main(args: argparse.Namespace) -> None:
             encoded=True,
         )
         path = args.output / f"{split}.jsonl"
-        print(f"{write_pairs(rows, path, f'images/{split}'):,} pairs in {path}")
+        _refuse_existing(path)
+        files.append((path, split, rows))
+    if not files:
+        raise ValueError("`--n` and `--heldout` are both 0, so there is nothing to write. Ask for at least one pair.")
+    return files
