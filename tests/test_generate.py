@@ -1,10 +1,12 @@
 """The problem generator: exact answers, both sides of a pair, splits, determinism, drawings."""
 
+import gc
 import json
 import random
 import re
 import subprocess
 import sys
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -142,6 +144,26 @@ def test_drawings_are_legible(size):
         assert ink.sum() > 60
         edge = np.concatenate([ink[0], ink[-1], ink[:, 0], ink[:, -1]])
         assert not edge.any(), f"{row['kind']}: ink touches the border"
+
+
+def test_drawings_that_do_not_fit_are_freed_at_once(monkeypatch):
+    """Not only when Python looks for reference cycles: each picture takes up to 3 MB."""
+    canvases = []
+
+    class Recorder(Canvas):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            canvases.append(weakref.ref(self))
+
+    monkeypatch.setattr(generate, "Canvas", Recorder)
+    gc.disable()
+    try:
+        for seed in range(20):
+            _pair(_Task("straight_angles", 1, str(seed), (84, 84), 1))
+        assert len(canvases) > 20  # some did not fit
+        assert [canvas for canvas in canvases if canvas() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_drawings_of_one_figure_vary_and_show_the_numbers():

@@ -293,7 +293,9 @@ def _draw(problem: Problem, task: _Task) -> Image.Image:
         try:
             problem.draw(canvas)
         except DoesNotFit as error:
-            reason = error
+            reason = str(
+                error
+            )  # the error itself would keep the picture, and be kept by it, until garbage is collected
         else:
             return canvas.finish()
     width, height = task.image_size
