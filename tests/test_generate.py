@@ -136,6 +136,16 @@ def test_no_problem_twice_and_splits_are_disjoint():
     assert len(set(new)) == len(new)
 
 
+def test_mirrored_problems_count_as_two_of_one_split():
+    sizes = {}
+    for split, count in (("train", 1500), ("heldout", 150)):
+        rows = generate_pairs(count, 0, ["rectangle_perimeter"], split=split, with_images=False)
+        sizes[split] = [tuple(map(int, re.findall(r"\d+", row["instruction"]))) for row in rows]
+        assert len(set(sizes[split])) == count
+        assert any(wide != high and (high, wide) in sizes[split] for wide, high in sizes[split])
+    assert not {tuple(sorted(size)) for size in sizes["train"]} & {tuple(sorted(size)) for size in sizes["heldout"]}
+
+
 @pytest.mark.parametrize("size", [IMAGE_SIZE, (512, 384)])
 def test_drawings_are_legible(size):
     kinds = MINI_KINDS if size == IMAGE_SIZE else KINDS

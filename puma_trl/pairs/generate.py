@@ -140,6 +140,10 @@ def generate_pairs(
     """
     Generates pairs, by default no problem twice; the same for every number of processes.
 
+    Problems are two if their words differ: mirrored ones, such as rectangles of 11 x 12 and 12 x 11, and bar charts that
+    differ only in a bar that is not asked for. Such problems are in one split, so that nothing is held out that is
+    trained on in another form.
+
     Args:
         n (`int`):
             Number of pairs; the kinds take turns. One that has no unseen problem left leaves, with a warning.
