@@ -105,6 +105,11 @@ def test_levels(build_rows):
         ("It is $a. b$ cm. What is it? A. 1\nB. 2", "It is $a. b$ cm.", "What is it? A. 1\nB. 2"),
         ("Ann has $5. Bob has $10. How much is it?", "Ann has $5. Bob has $10.", "How much is it?"),
         (
+            "A pear costs US$7. Ann buys 3 of them. What does she pay in US$?",
+            "A pear costs US$7. Ann buys 3 of them.",
+            "What does she pay in US$?",
+        ),
+        (
             "AB is 3. As in Fig. 2, what is BC? How long is CD?",
             "AB is 3.",
             "As in Fig. 2, what is BC? How long is CD?",

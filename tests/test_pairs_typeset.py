@@ -56,6 +56,44 @@ def test_prices_are_no_formulas():
     ]
 
 
+PRICES = [
+    "An apple costs $5 and a pear costs $3. What is the total cost ($)?",
+    "A ticket costs US$7. Ann buys 3 tickets for adults. What does she pay in US$?",
+    "It costs $3. How much is $n$ of it?",
+    "Pay $5. Total (in US$)?",
+]
+
+
+@pytest.mark.parametrize("text", PRICES)
+def test_sentences_between_prices_are_no_formulas(text):
+    formulas = [piece for piece, is_math, _ in latex.split_math(text) if is_math]
+    assert formulas == (["n"] if "$n$" in text else [])
+    assert "".join(texts(lines_of(text))).replace("n", "") == text.replace("$n$", "").replace(" ", "").replace("n", "")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "x \\text{ is in the set}",
+        "ABCD",
+        "\\angle A + \\angle B",
+        "\\angle ABC = \\angle DEF",
+        "\\frac{\\text{the whole distance}}{t}",
+        "{\\rm the area} = ab",
+        "a. b",
+        "\\sin x \\cos y",
+        "5 \\text{ cm} AB",
+        "n! = n (n-1)!",
+    ],
+)
+def test_words_in_formulas(source):
+    assert latex.split_math(f"So ${source}$ is") == [
+        ("So ", False, False),
+        (source, True, False),
+        (" is", False, False),
+    ]
+
+
 @pytest.mark.parametrize(
     "source", ["\\dfrac12", "\\sqrt3", "x \\le 5", "90^\\circ", "\\triangle ABC", "\\text{if } x", "30°"]
 )

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -19,6 +20,12 @@ MATH = re.compile(
     r"|\\\((?P<parenthesis>.+?)\\\)"
     r"|(?<![\\$])\$(?!\s)(?P<inline>(?:[^$\\\n]|\\.|\n(?!\s*\n))+?)(?<!\s)\$(?!\d)",
     re.DOTALL,
+)
+# Two dollars that are prices may have the same places: what stands between them is then prose, which has two words side
+# by side or goes on with another sentence, other than in the arguments of commands.
+ARGUMENTS = re.compile(r"\\[a-zA-Z]+\*?\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}\s*)+|\{\s*\\(?:rm|bf|it|sf|tt)\b[^{}]*\}")
+PROSE = re.compile(
+    r"(?<![\\a-zA-Z])[A-Z]?[a-z]+(?<=[a-zA-Z]{2})\s+[A-Z]?[a-z]+(?<=[a-zA-Z]{2})(?![a-zA-Z])|[.?]\s+[A-Z]"
 )
 
 # Common LaTeX that mathtext does not know → the same in its words.
@@ -86,6 +93,26 @@ class Formula:
     depth: int
 
 
+def find_math(text: str) -> Iterator[re.Match]:
+    """Finds the formulas of a text, from left to right; a price is none."""
+    position = 0
+    while match := MATH.search(text, position):
+        if match.lastgroup == "inline" and PROSE.search(ARGUMENTS.sub(" \\\\ ", match["inline"])):
+            position = match.start() + 1
+        else:
+            yield match
+            position = match.end()
+
+
+def replace_math(text: str, replacement: Callable[[re.Match], str]) -> str:
+    """Replaces the formulas of a text, with their delimiters."""
+    pieces, position = [], 0
+    for match in find_math(text):
+        pieces += [text[position : match.start()], replacement(match)]
+        position = match.end()
+    return "".join([*pieces, text[position:]])
+
+
 def split_math(text: str) -> list[tuple[str, bool, bool]]:
     """
     Splits a text at its formulas.
@@ -98,7 +125,7 @@ def split_math(text: str) -> list[tuple[str, bool, bool]]:
         Pieces in order: (text, or LaTeX without delimiters; whether it is math; whether it stands on a line of its own).
     """
     pieces, position = [], 0
-    for match in MATH.finditer(text):
+    for match in find_math(text):
         if match.start() > position:
             pieces.append((text[position : match.start()], False, False))
         name = match.lastgroup

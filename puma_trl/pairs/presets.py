@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data_rows import check_text, read_images
 from ..images import DataError
-from .latex import MATH
+from .latex import replace_math
 
 
 # What stands in texts for a picture.
@@ -201,7 +201,7 @@ def split_question(problem: Problem) -> tuple[str, str]:
 
 def _sentence_starts(text: str) -> list[int]:
     """Finds where sentences start, not within formulas nor behind abbreviations."""
-    masked = MATH.sub(lambda match: re.sub(r"\s", "\0", match[0]), text)  # formulas without white space
+    masked = replace_math(text, lambda match: re.sub(r"\s", "\0", match[0]))  # formulas without white space
     starts = [0]
     for match in SENTENCE.finditer(masked):
         before = masked[max(0, match.start() - 10) : match.start()]

@@ -108,7 +108,7 @@ def clean(text: str) -> str:
         DataError: if the text is in a script that is written from the right or needs shaping.
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = latex.MATH.sub(lambda match: match[0].replace("\n", " "), text)
+    text = latex.replace_math(text, lambda match: match[0].replace("\n", " "))
     kept = []
     for character in text:
         if character != "\n" and (character.isspace() or unicodedata.category(character) == "Cc"):
