@@ -284,6 +284,8 @@ BAD = [
     ({"question": "What?"}, "missing value: `answer`"),
     ({"question": " ", "answer": "1"}, "empty text: `question`"),
     ({"answer": "1"}, "missing value: `question`"),
+    ({"question": "What?", "answer": float("nan")}, "missing value: `answer` is nan"),
+    ({"question": float("-inf"), "answer": "1"}, "missing value: `question` is -inf"),
     ({"question": "What?", "answer": "1", "image": "none.png"}, "missing image"),
     ({"question": "What?", "answer": "1", "image": "torn.png"}, "unreadable image"),
     ({"question": "What? " * 2000, "answer": "1"}, "text too long"),

@@ -1,5 +1,6 @@
 """Rows of common data sets → problems: which columns hold the question, the answer and the diagram."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -73,7 +74,8 @@ class Columns:
 
 def _text(row: dict[str, Any], name: str) -> str:
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    no_number = isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))
+    if no_number or not isinstance(value, str | int | float):
         raise DataError(f"missing value: `{name}` is {value!r}, not text; the row has: {', '.join(row)}")
     if not str(value).strip():
         raise DataError(f"empty text: `{name}` is empty")
