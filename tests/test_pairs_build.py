@@ -274,6 +274,43 @@ def test_csv_list_and_table(tmp_path, monkeypatch):
         assert read(tmp_path / f"{name}-out" / "train.jsonl")[0]["output"] == "3"
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+@pytest.mark.parametrize(
+    "options", [(), ("--preset", "math", "--question_column", "question", "--answer_column", "answer")]
+)
+def test_diagrams_are_found_in_the_column_image(tmp_path, monkeypatch, capsys, suffix, options):
+    draw(tmp_path / "d.png")
+    rows = [PLAIN[0] | {"image": "d.png"}, PLAIN[1] | {"image": None}]
+    source = tmp_path / f"in{suffix}"
+    if suffix == ".csv":
+        source.write_text("question,answer,image\nWhat is it?,1,d.png\nWhat?,2,\n")
+    elif suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(source)
+    else:
+        source.write_text(json.dumps(rows) if suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows))
+    run_build(monkeypatch, source, tmp_path / "out", *options)
+    first, second = read(tmp_path / "out" / "train.jsonl")
+    assert (tmp_path / "out" / first["image_url"]).read_bytes() == (tmp_path / "d.png").read_bytes()
+    assert second["image_url"] == ""
+    assert "2 pairs from 2 rows, 1 with a diagram" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["image", "choices", "facts"])
+def test_a_named_column_that_no_row_has_is_an_error(tmp_path, monkeypatch, name):
+    source = write(tmp_path / "in.jsonl", PLAIN)
+    with pytest.raises(
+        SystemExit, match="No row of the input has the column `imgae`. The columns are: answer, question"
+    ):
+        run_build(monkeypatch, source, tmp_path / "out", f"--{name}_column", "imgae")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_named_column_may_come_late(build_rows, tmp_path):
+    draw(tmp_path / "d.png")
+    rows = build_rows([*PLAIN, PLAIN[0] | {"figure": "d.png"}], "--image_column", "figure")
+    assert [bool(row["image_url"]) for row in rows] == [False, False, True]
+
+
 def test_missing_column_is_named(tmp_path, monkeypatch):
     (tmp_path / "in.csv").write_text("prompt,answer\nWhat?,3\n")
     with pytest.raises(SystemExit, match="no column `question`.*prompt, answer"):
@@ -300,7 +337,7 @@ def test_bad_rows(tmp_path, monkeypatch, row, reason):
     draw(tmp_path / "whole.png")
     (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:100])
     source = write(tmp_path / "in.jsonl", [PLAIN[0], row, PLAIN[1]])
-    arguments = (source, tmp_path / "out", "--image_column", "image")
+    arguments = (source, tmp_path / "out")
     with pytest.raises(SystemExit, match=rf"1 of 3 rows cannot be used(.|\n)*in.jsonl:1: {reason}"):
         run_build(monkeypatch, *arguments)
     run_build(monkeypatch, *arguments, "--bad_rows", "drop")  # goes on in the same folder

@@ -6,6 +6,8 @@ python -m puma_trl.pairs build --input problems.jsonl --output outputs/built
 python -m puma_trl.pairs build --input gsm8k_train.jsonl --preset gsm8k --levels vision_only vision_dominant --output outputs/gsm8k
 ```
 
+The rows have `question`, `answer` and perhaps `image` (a path or a picture), or what `--question_column` and its like name.
+
 The text-rich side has all in words, with or without the diagram. The vision-rich side has a picture with the diagram
 and, by level (after MathVerse), `vision_only`: the whole question, and a prompt without content; `vision_dominant`: the
 conditions, while the sentence that asks stays in the prompt. Both answers are equal. MathVerse's other versions leave
@@ -38,7 +40,7 @@ from ..images import DataError, open_image
 from .build_files import Part, write_whole
 from .compose import compose, draw_style
 from .fonts import FontBook
-from .presets import PRESETS, Columns, Problem, read_conversation, read_plain, split_question
+from .presets import IMAGE, PRESETS, Columns, Problem, read_conversation, read_plain, split_question
 
 
 LEVELS = ("vision_only", "vision_dominant")
@@ -103,7 +105,7 @@ class Builder:
         source = self.sources[chunk["source"]]
         dropped, counts = [], Counter(dict.fromkeys(COUNTS, 0))
         part = Part(self.output, number, embedded=self.settings.format == "parquet")
-        columns = self.settings.columns.names
+        columns = {*self.settings.columns.names, IMAGE}
         for index, raw in read_chunk(source, chunk["start"], chunk["end"], chunk["first"], columns):
             row_id = f"{source.name}:{index}"
             counts["read"] += 1
@@ -330,6 +332,7 @@ def read_settings(args: argparse.Namespace) -> tuple[Settings, list[Source]]:
         given["answer"] = given["question"]
     columns = Columns(**asdict(columns) | {name: value for name, value in given.items() if value})
     sources = find_sources(args.input, args.image_root, args.config, args.split)
+    check_columns(sources, columns, {given[name] for name in ("image", "choices", "facts") if given[name]})
     settings = Settings(
         inputs=args.input,
         versions=[source.version for source in sources],
@@ -343,6 +346,29 @@ def read_settings(args: argparse.Namespace) -> tuple[Settings, list[Source]]:
         seed=args.seed,
     )
     return settings, sources
+
+
+def check_columns(sources: list[Source], columns: Columns, named: set[str]) -> None:
+    """
+    Makes sure that the columns which the user named, and rows may do without, are there; mostly the first row has them.
+
+    Raises:
+        DataError: if a column occurs in no row.
+    """
+    missing, seen = set(named), set()
+    chunks = find_chunks(sources, columns.names)
+    while missing and (chunk := next(chunks, None)):
+        source = sources[chunk["source"]]
+        for _, row in read_chunk(source, chunk["start"], chunk["end"], chunk["first"], columns.names):
+            if isinstance(row, dict):
+                missing -= row.keys()
+                seen |= row.keys()
+    if missing and seen:
+        name = min(missing)
+        raise DataError(
+            f"No row of the input has the column `{name}`. The columns are: {', '.join(sorted(seen))}. Name one of them, "
+            "or leave that option out."
+        )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -366,8 +392,8 @@ def main(args: argparse.Namespace) -> None:
 def describe(total: dict[str, Any], output: Path, settings: Settings) -> str:
     """Words the result of a build, and how to train on it."""
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in total["dropped"].items())
-    diagrams = f"{total['diagrams']:,} with a diagram" if settings.columns.image else "no `--image_column` named"
-    lines = [f"{total['rows']:,} pairs from {total['read']:,} rows, {diagrams}, in {output}."]
+    read = f"{total['read']:,} rows, {total['diagrams']:,} with a diagram"
+    lines = [f"{total['rows']:,} pairs from {read}, in {output}."]
     if dropped:
         lines.append(f"Left out: {dropped}; see {output / 'dropped_rows.jsonl'}.")
     if total["plain_formulas"]:

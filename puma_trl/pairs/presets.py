@@ -11,6 +11,8 @@ from ..images import DataError
 from .latex import replace_math
 
 
+# The column of diagrams, if rows have it and none is named.
+IMAGE = "image"
 # What stands in texts for a picture.
 PLACEHOLDER = re.compile(r"<image ?\d*>")
 # Conversations that say how to answer before they ask.
@@ -52,7 +54,7 @@ class Columns:
         question, answer (`str`):
             Columns of texts.
         image (`str`, *optional*):
-            Column of a path, an image, or a list of them.
+            Column of a path, an image, or a list of them. Defaults to `IMAGE`, where rows have that.
         choices (`str`, *optional*):
             Column of a list of texts, which are lettered and follow the question; rows may have none.
         facts (`str`, *optional*):
@@ -67,7 +69,7 @@ class Columns:
 
     @property
     def names(self) -> list[str]:
-        """The columns that are read, each once."""
+        """The columns that are named, each once."""
         names = (self.question, self.answer, self.image, self.choices, self.facts)
         return list(dict.fromkeys(name for name in names if name))
 
@@ -87,7 +89,7 @@ def read_plain(row: dict[str, Any], columns: Columns, root: str | None) -> Probl
     question = _question(_text(row, columns.question), columns.question)
     if columns.choices:
         question = "\n".join([question, *_choices(row, columns.choices)])
-    images = read_images(row, columns.image, root) if columns.image else []
+    images = read_images(row, columns.image or IMAGE, root)
     facts = _text(row, columns.facts) if columns.facts else ""
     return Problem(question, _text(row, columns.answer), images, facts)
 
