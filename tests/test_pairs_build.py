@@ -138,9 +138,10 @@ def test_split_question(question, facts, asked):
     assert split_question(Problem(question, "1")) == (facts, asked)
 
 
-def test_one_sentence_has_no_vision_dominant_form():
-    with pytest.raises(DataError, match="one sentence"):
-        split_question(Problem("What is 3 + 4?", "7"))
+@pytest.mark.parametrize("question", ["What is 3 + 4?", "What is $x$? Let $x+3=5$."])
+def test_without_conditions_there_is_no_vision_dominant_form(question):
+    with pytest.raises(DataError, match="no conditions: nothing stands before the sentence that asks"):
+        split_question(Problem(question, "7"))
 
 
 def test_columns(build_rows):
@@ -212,12 +213,28 @@ def test_how_to_answer_stays_in_the_prompt(build_rows, monkeypatch, level):
         assert printed == [facts] and row["instruction_2"] == f"{hint}\n{asked}"
 
 
-def test_a_row_loses_only_the_levels_that_it_cannot_have(build_rows, tmp_path):
-    rows = [PLAIN[0], {"question": "What is 3 + 4?", "answer": "7"}]
-    pairs = build_rows(rows, "--levels", "vision_only", "vision_dominant", "--bad_rows", "drop")
-    assert [row["kind"] for row in pairs] == ["vision_only", "vision_dominant", "vision_only"]
-    (dropped,) = read(tmp_path / "out" / "dropped_rows.jsonl")
-    assert dropped["levels"] == ["vision_dominant"] and dropped["reason"].startswith("one sentence")
+def test_a_row_loses_only_the_levels_that_it_cannot_have(build_rows, tmp_path, monkeypatch, capsys):
+    long = {"question": "Words " * 3000 + "end here. What is it?", "answer": "1"}  # in the picture at either level
+    half = {"question": "AB is 3. What " + "is it " * 3000 + "?", "answer": "1"}  # in the picture at one
+    rows = [PLAIN[0], {"question": "What is 3 + 4?", "answer": "7"}, half]
+    pairs = build_rows(rows, "--levels", "vision_only", "vision_dominant")
+    assert [row["kind"] for row in pairs] == ["vision_only", "vision_dominant", "vision_only", "vision_dominant"]
+    report = capsys.readouterr().out
+    assert "4 pairs from 3 rows" in report and not (tmp_path / "out" / "dropped_rows.jsonl").exists()
+    assert "Levels that rows cannot have: 1 vision_dominant: no conditions, 1 vision_only: text too long." in report
+    with pytest.raises(SystemExit, match=r"1 of 2 rows cannot be used(.|\n)*in.jsonl:1: text too long"):
+        source = write(tmp_path / "in.jsonl", [PLAIN[0], long])
+        run_build(monkeypatch, source, tmp_path / "long", "--levels", *build.LEVELS)
+
+
+def test_rows_without_the_only_level_do_not_stop_a_build(build_rows, tmp_path, monkeypatch, capsys):
+    rows = [{"question": "What is 3 + 4?", "answer": "7"}, PLAIN[0]]
+    (pair,) = build_rows(rows, "--levels", "vision_dominant")
+    assert pair["instruction"] == PLAIN[0]["question"]
+    assert "Levels that rows cannot have: 1 vision_dominant: no conditions." in capsys.readouterr().out
+    source = write(tmp_path / "in.jsonl", rows[:1])
+    with pytest.raises(SystemExit, match=r"No pair could be built from 1 rows \(1 vision_dominant: no conditions\)"):
+        run_build(monkeypatch, source, tmp_path / "none", "--levels", "vision_dominant")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ The rows have `question`, `answer` and perhaps `image` (a path or a picture), or
 
 The text-rich side has all in words, with or without the diagram. The vision-rich side has a picture with the diagram
 and, by level (after MathVerse), `vision_only`: the whole question, and a prompt without content; `vision_dominant`: the
-conditions, while the sentence that asks stays in the prompt. Both answers are equal. MathVerse's other versions leave
+conditions, while the sentence that asks stays in the prompt; a problem without such conditions has no pair of that
+level. Both answers are equal. MathVerse's other versions leave
 out words that the diagram makes redundant, which only a person can tell.
 
 The same command goes on where a killed one stopped. The bytes depend on input, options and seed alone.
@@ -40,7 +41,7 @@ from ..images import DataError, open_image
 from .build_files import Part, write_whole
 from .compose import compose, draw_style
 from .fonts import FontBook
-from .presets import IMAGE, PRESETS, Columns, Problem, read_conversation, read_plain, split_question
+from .presets import IMAGE, PRESETS, Columns, NoConditions, Problem, read_conversation, read_plain, split_question
 
 
 LEVELS = ("vision_only", "vision_dominant")
@@ -95,38 +96,40 @@ class Builder:
         Builds a chunk, unless that is done, and leaves `parts/<number>.json`, which is written last.
 
         Returns:
-            `rows` (written), `read`, `diagrams`, `dropped` (reason → rows), `formulas`, `plain_formulas` and `examples`
-            of rows that cannot be used.
+            `rows` (written), `read`, `diagrams`, `formulas`, `plain_formulas`, `skipped` (level and reason → rows that
+            cannot have it), `dropped` (reason → rows) and `examples` of rows that cannot be used.
         """
         number, chunk = task
         marker = self.output / "parts" / f"{number:05d}.json"
         if marker.exists():
             return json.loads(marker.read_text())
         source = self.sources[chunk["source"]]
-        dropped, counts = [], Counter(dict.fromkeys(COUNTS, 0))
+        dropped, counts, skipped = [], Counter(dict.fromkeys(COUNTS, 0)), Counter()
         part = Part(self.output, number, embedded=self.settings.format == "parquet")
-        columns = {*self.settings.columns.names, IMAGE}
+        columns = [*dict.fromkeys([*self.settings.columns.names, IMAGE])]
         for index, raw in read_chunk(source, chunk["start"], chunk["end"], chunk["first"], columns):
             row_id = f"{source.name}:{index}"
             counts["read"] += 1
             try:
-                problems = self._build_row(raw, row_id, source.root, part, counts)
+                skipped.update(self._build_row(raw, row_id, source.root, part, counts))
             except DataError as error:
-                problems = dict.fromkeys(self.settings.levels, str(error))
-            if problems:
                 written = raw.text if isinstance(raw, BrokenRow) else repr(raw)
-                reason = next(iter(problems.values()))
-                dropped.append({"row_id": row_id, "levels": [*problems], "reason": reason, "raw": written[:1000]})
+                dropped.append({"row_id": row_id, "reason": str(error), "raw": written[:1000]})
         reasons = Counter(row["reason"].split(":", 1)[0] for row in dropped)
-        result = counts | {"dropped": reasons, "examples": dropped[:3]}
+        result = counts | {"skipped": skipped, "dropped": reasons, "examples": dropped[:3]}
         if dropped and self.bad_rows == "error":
             return result  # ends the build; the chunk is not marked as done
         part.finish(dropped)
         write_whole(marker, json.dumps(result))
         return result
 
-    def _build_row(self, raw: Any, row_id: str, root: str | None, part: Part, counts: Counter) -> dict[str, str]:
-        """Adds the pairs of a row to the part; returns level → why it cannot be made."""
+    def _build_row(self, raw: Any, row_id: str, root: str | None, part: Part, counts: Counter) -> list[str]:
+        """
+        Adds the pairs of a row to the part; returns the levels that it cannot have, with the reasons.
+
+        Raises:
+            DataError: if the row cannot be used: no level can be made, and not only for want of conditions.
+        """
         if isinstance(raw, BrokenRow):
             raise DataError(raw.problem)
         if not isinstance(raw, dict):
@@ -135,14 +138,16 @@ class Builder:
         if len(problem.images) > 1:
             raise DataError(f"several images: {len(problem.images)} diagrams, but one canvas takes one")
         diagram = open_image(problem.images[0]) if problem.images else None
-        made, problems = {}, {}
+        made, skipped, failure = {}, [], None
         for level in self.settings.levels:
             try:
                 made[level] = self._make_side(problem, level, diagram, row_id)
             except DataError as error:
-                problems[level] = str(error)
-        if not made:
-            return problems
+                skipped.append(f"{level}: {str(error).split(':', 1)[0]}")
+                if not isinstance(error, NoConditions):
+                    failure = error
+        if not made and failure is not None:
+            raise failure
         keeps_diagram = diagram is not None and self.settings.text_rich_image == "keep"
         text_rich = {
             "image_url": part.add_diagram(problem.images[0]) if keeps_diagram else None,
@@ -154,8 +159,8 @@ class Builder:
             vision_rich = {"image_url_2": picture, "instruction_2": prompt, "output_2": problem.answer}
             part.add_row(text_rich | vision_rich | {"kind": level})
             counts.update(formulas=composition.formulas, plain_formulas=composition.plain_formulas)
-        counts.update(rows=len(made), diagrams=diagram is not None)
-        return problems
+        counts.update(rows=len(made), diagrams=bool(made) and diagram is not None)
+        return skipped
 
     def _make_side(self, problem: Problem, level: str, diagram, row_id: str):
         """Returns prompt and picture of the vision-rich side, which depend on seed, row and level alone."""
@@ -251,9 +256,10 @@ def finish(output: Path, settings: Settings, results: list[dict[str, Any]]) -> d
     """
     total = {name: sum(result[name] for result in results) for name in COUNTS}
     reasons = sum((Counter(result["dropped"]) for result in results), Counter())
-    total["dropped"] = dict(reasons.most_common())
+    skipped = sum((Counter(result["skipped"]) for result in results), Counter())
+    total |= {"skipped": dict(skipped.most_common()), "dropped": dict(reasons.most_common())}
     if not total["rows"]:
-        counts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common())
+        counts = _list_counts(total["dropped"] | total["skipped"])
         raise DataError(f"No pair could be built from {total['read']:,} rows ({counts or 'the input is empty'}).")
     joined = [("dropped.jsonl", "dropped_rows.jsonl")] if reasons else []
     joined += [("jsonl", "train.jsonl")] if settings.format == "jsonl" else []
@@ -389,13 +395,18 @@ def main(args: argparse.Namespace) -> None:
         sys.exit(f"error: {error}")
 
 
+def _list_counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())
+
+
 def describe(total: dict[str, Any], output: Path, settings: Settings) -> str:
     """Words the result of a build, and how to train on it."""
-    dropped = ", ".join(f"{count:,} {reason}" for reason, count in total["dropped"].items())
     read = f"{total['read']:,} rows, {total['diagrams']:,} with a diagram"
     lines = [f"{total['rows']:,} pairs from {read}, in {output}."]
-    if dropped:
-        lines.append(f"Left out: {dropped}; see {output / 'dropped_rows.jsonl'}.")
+    if total["skipped"]:
+        lines.append(f"Levels that rows cannot have: {_list_counts(total['skipped'])}.")
+    if total["dropped"]:
+        lines.append(f"Left out: {_list_counts(total['dropped'])}; see {output / 'dropped_rows.jsonl'}.")
     if total["plain_formulas"]:
         lines.append(
             f"{total['plain_formulas']:,} of {total['formulas']:,} formulas could not be drawn and stand as LaTeX."

@@ -20,6 +20,10 @@ HINT = re.compile(r"(?s)(?:(?P<hint>.*?\S)\s*\n)?\s*Question:\s*(?P<question>.+)
 LETTERED = re.compile(r"\s*\(?([A-Z])\s*[.:)\]]")
 
 
+class NoConditions(DataError):
+    """A problem has nothing that could be printed while what is asked stays in the prompt."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """
@@ -183,7 +187,7 @@ def split_question(problem: Problem) -> tuple[str, str]:
     question; if none is seen to ask, the last sentence before the choices is.
 
     Raises:
-        DataError: if nothing is left in the place of the conditions.
+        NoConditions: if nothing is left in the place of the conditions.
     """
     if problem.facts:
         return problem.facts, problem.question
@@ -197,9 +201,7 @@ def split_question(problem: Problem) -> tuple[str, str]:
     while first - 1 in asking:
         first -= 1
     if first == 0:
-        raise DataError(
-            "one sentence: there are no conditions to print while the question stays in the prompt; use `vision_only`"
-        )
+        raise NoConditions("no conditions: nothing stands before the sentence that asks, which stays in the prompt")
     return text[: starts[first]].strip(), text[starts[first] :].strip()
 
 
