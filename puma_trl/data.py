@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from . import data_checks, data_files, images
 from .config import PumaKLConfig, PumaScriptArguments
 from .data_checks import FEATURES, SIDE_NAMES, RowChecker, render_answer, render_prompt
-from .data_files import PAIR_COLUMNS, SIDE_COLUMNS, Source, find_chunks, find_sources
+from .data_files import DROPPED, PAIR_COLUMNS, SIDE_COLUMNS, Source, find_chunks, find_sources
 from .families import Family
 from .images import DataError, image_stamp, open_image
 
@@ -32,8 +32,6 @@ from .images import DataError, image_stamp, open_image
 __all__ = ["DataError", "DataReport", "load_data", "open_image", "render_answer", "render_prompt"]
 
 CHUNK_FEATURES = Features({name: Value("int64") for name in ("source", "start", "end", "first")})
-
-DROPPED_ROWS = "dropped_rows.jsonl"
 
 # By default, cores up to this number check the data.
 MAX_PROCESSES = 16
@@ -290,7 +288,7 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: list[int], split: str, ou
     first = "\n".join(f"  {rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
     remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
     if kinds.keys() - {MISMATCH}:
-        target = os.path.join(output_dir, DROPPED_ROWS)
+        target = os.path.join(output_dir, DROPPED)
         remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")
     return (
         f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones:\n{first}\n"
@@ -311,7 +309,7 @@ def _as_written(row: dict[str, Any]) -> dict[str, Any]:
 
 def _write_dropped(dropped: list[dict[str, Any]], output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
-    target = output_dir / DROPPED_ROWS
+    target = output_dir / DROPPED
     unfinished = target.with_suffix(".jsonl.tmp")
     with open(unfinished, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dropped)

@@ -20,6 +20,8 @@ SIDE_COLUMNS = ("image_url", "instruction", "output")
 PAIR_COLUMNS = tuple(f"{name}_2" for name in SIDE_COLUMNS)
 COLUMNS = SIDE_COLUMNS + PAIR_COLUMNS
 REQUIRED = ("instruction", "output")
+# What a run or a build leaves of rows that it could not use.
+DROPPED = "dropped_rows.jsonl"
 
 # A chunk is what one worker reads at a time.
 CHUNK_BYTES = 1 << 20
@@ -73,7 +75,7 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
 
     Args:
         names (`list[str]`):
-            Files, folders or Hub data sets.
+            Files, folders (all data files in them but `DROPPED`) or Hub data sets.
         image_root (`str`, *optional*):
             Folder that relative image paths start from. Defaults to the folder of each file.
         config (`str`, *optional*):
@@ -88,7 +90,8 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
     for name in names:
         path = Path(name)
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            files = sorted(file for file in found if file.name != DROPPED)
             if not files:
                 raise DataError(
                     f"The folder '{name}' has no {', '.join(SUFFIXES)} file. Name a folder with data files."

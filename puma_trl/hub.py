@@ -24,7 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .config import PumaKLConfig
-from .data import DROPPED_ROWS
+from .data_files import DROPPED
 from .provenance import RECIPE, describe_software, read_provenance
 
 
@@ -32,7 +32,7 @@ TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 CURVES = "curves.png"
 TAGS = ("trl", "math-puma", "puma")
 # rows of the data may be private
-NOT_PUSHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*", DROPPED_ROWS)
+NOT_PUSHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*", DROPPED)
 
 CITATION = """\
 @article{zhuang2024mathpuma,

@@ -27,7 +27,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from puma_trl.adapters import build_peft_config
 from puma_trl.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from puma_trl.config import PumaKLConfig, parse_recipe
-from puma_trl.data import DROPPED_ROWS, DataReport, load_data, render_prompt
+from puma_trl.data import DataReport, load_data, render_prompt
+from puma_trl.data_files import DROPPED
 from puma_trl.families import get_family
 from puma_trl.hub import CURVES, check_login, push_or_exit
 from puma_trl.modeling import check_attention, load_config, load_model, load_processor
@@ -67,7 +68,7 @@ def find_checkpoint(args: PumaKLConfig) -> str | None:
         except OSError as error:
             raise ValueError(f"`output_dir: {folder}` cannot be written: {error}. Choose another folder.") from error
         # a run that failed before its first step leaves these
-        left = {path.name for path in folder.iterdir()} - {RECIPE, PROVENANCE, DROPPED_ROWS}
+        left = {path.name for path in folder.iterdir()} - {RECIPE, PROVENANCE, DROPPED}
         if resume.lower() == "false" and left:
             raise ValueError(
                 f"`output_dir: {folder}` is not empty, and a new run would overwrite it. Set `resume_from_checkpoint: "

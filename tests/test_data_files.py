@@ -192,6 +192,15 @@ def test_folders_give_their_files_in_order_and_equal_names_their_paths(tmp_path)
     assert [source.name for source in sources] == ["more.csv", *paths[1:]]
 
 
+def test_a_folder_gives_no_rows_that_were_dropped_before(tmp_path):
+    for name in ("dropped_rows.jsonl", "train.jsonl"):
+        write(tmp_path / name, ROWS[:1], "lines")
+    (source,) = find_sources([str(tmp_path)], None, None, "train")
+    assert source.name == "train.jsonl"
+    (source,) = find_sources([str(tmp_path / "dropped_rows.jsonl")], None, None, "train")
+    assert source.name == "dropped_rows.jsonl"
+
+
 @pytest.mark.parametrize("name", ["nothing.jsonl", "./nothing", "/nothing/here", "a/b/c"])
 def test_a_missing_file_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -36,7 +36,7 @@ import yaml
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
-from ..data_files import BrokenRow, Source, find_chunks, find_sources, read_chunk
+from ..data_files import DROPPED, BrokenRow, Source, find_chunks, find_sources, read_chunk
 from ..images import DataError, open_image
 from .build_files import Part, write_whole
 from .compose import compose, draw_style
@@ -229,7 +229,7 @@ def run_chunks(builder: Builder, num_proc: int) -> Iterator[dict[str, Any]]:
                 raise DataError(
                     f"{sum(result['dropped'].values()):,} of {result['read']:,} rows cannot be used. The first ones:\n"
                     f"{first}\nRepair them, or pass `--bad_rows drop` to leave such rows out and have them listed in "
-                    f"{builder.output / 'dropped_rows.jsonl'}."
+                    f"{builder.output / DROPPED}."
                 )
             yield result
     finally:
@@ -261,7 +261,7 @@ def finish(output: Path, settings: Settings, results: list[dict[str, Any]]) -> d
     if not total["rows"]:
         counts = _list_counts(total["dropped"] | total["skipped"])
         raise DataError(f"No pair could be built from {total['read']:,} rows ({counts or 'the input is empty'}).")
-    joined = [("dropped.jsonl", "dropped_rows.jsonl")] if reasons else []
+    joined = [("dropped.jsonl", DROPPED)] if reasons else []
     joined += [("jsonl", "train.jsonl")] if settings.format == "jsonl" else []
     for suffix, name in joined:
         unfinished = output / f"{name}.tmp"
@@ -406,7 +406,7 @@ def describe(total: dict[str, Any], output: Path, settings: Settings) -> str:
     if total["skipped"]:
         lines.append(f"Levels that rows cannot have: {_list_counts(total['skipped'])}.")
     if total["dropped"]:
-        lines.append(f"Left out: {_list_counts(total['dropped'])}; see {output / 'dropped_rows.jsonl'}.")
+        lines.append(f"Left out: {_list_counts(total['dropped'])}; see {output / DROPPED}.")
     if total["plain_formulas"]:
         lines.append(
             f"{total['plain_formulas']:,} of {total['formulas']:,} formulas could not be drawn and stand as LaTeX."
