@@ -166,6 +166,32 @@ def test_formulas_over_several_lines(text):
     assert (typesetter.formulas, typesetter.plain_formulas) == (1, 0)
 
 
+@pytest.mark.parametrize("name", ["align", "align*", "equation", "gather*", "eqnarray", "multline*"])
+def test_environments_outside_of_dollars(name):
+    text = f"Solve\n\\begin{{{name}}}\n  2x + y &= 5, \\\\[2pt]\n x &= \\tfrac12 \\nonumber\\\\\n\\end{{{name}}}\nfor $x$."
+    typesetter = Typesetter(BOOK, "DejaVu Sans")
+    lines = wrap(typesetter.words(clean(text), 18, 400), "DejaVu Sans", 18, 400)
+    assert (typesetter.formulas, typesetter.plain_formulas) == (3, 0)
+    assert texts(lines) == ["Solve", "2x+y=5,", "x=" + texts(lines)[2][2:], "forx."]
+    assert all(line.boxes[0][0] > 50 for line in lines[1:3])  # in the middle
+
+
+def test_environments_that_cannot_be_drawn_are_counted():
+    cases = "\\begin{cases} 1 \\\\ 2 \\end{cases}"
+    for body, plain in ((f"x = {cases}", 1), ("x &= \\nosuchcommand \\\\ y &= \\nosuchcommand", 2)):
+        text = f"See \\begin{{align}} {body} \\end{{align}} here"
+        typesetter = Typesetter(BOOK, "DejaVu Sans")
+        (line,) = wrap(typesetter.words(clean(text), 18, 900), "DejaVu Sans", 18, 900)
+        assert (typesetter.formulas, typesetter.plain_formulas) == (plain, plain)
+        printed = "".join(texts([line]))
+        assert printed.startswith("See") and printed.endswith("here") and ("cases" in printed) == (plain == 1)
+
+
+def test_emphasis_is_printed_as_its_content():
+    text = "\\textbf{Find \\emph{all} $\\textbf{A}_{x^{2}}$} of \\textit{n}."
+    assert clean(text) == "Find all $\\textbf{A}_{x^{2}}$ of n."
+
+
 def test_a_price_does_not_reach_into_the_next_paragraph():
     assert clean("Pay $x\n\nor y$ now.") == "Pay $x\n\nor y$ now."
 

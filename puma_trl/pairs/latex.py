@@ -18,9 +18,13 @@ MATH = re.compile(
     r"\$\$(?P<display>.+?)\$\$"
     r"|\\\[(?P<bracket>.+?)\\\]"
     r"|\\\((?P<parenthesis>.+?)\\\)"
+    r"|\\begin\{(?P<name>(?:align|equation|gather|eqnarray|multline)\*?)\}(?P<environment>.+?)\\end\{(?P=name)\}"
     r"|(?<![\\$])\$(?!\s)(?P<inline>(?:[^$\\\n]|\\.|\n(?!\s*\n))+?)(?<!\s)\$(?!\d)",
     re.DOTALL,
 )
+# Between the rows of an environment, and between the columns of a row
+NEW_ROW = re.compile(r"\\\\\*?(?:\[[\d.]+\s*[a-z]{2}\])?")
+NEW_COLUMN = re.compile(r"(?<!\\)&")
 # Two dollars that are prices may have the same places: what stands between them is then prose, which has two words side
 # by side or goes on with another sentence, other than in the arguments of commands.
 ARGUMENTS = re.compile(r"\\[a-zA-Z]+\*?\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}\s*)+|\{\s*\\(?:rm|bf|it|sf|tt)\b[^{}]*\}")
@@ -58,6 +62,7 @@ REWRITES = [
         (r"\\b?mod(?![a-zA-Z])", r"\\ \\mathrm{mod}\\ "),
         (r"\\tag\s*\{([^{}]*)\}", r"\\quad (\1)"),
         (r"\\label\s*\{[^{}]*\}", ""),
+        (r"\\(?:nonumber|notag)(?![a-zA-Z])", ""),
         (r"\\implies(?![a-zA-Z])", r"\\Rightarrow"),
         (r"\\iff(?![a-zA-Z])", r"\\Leftrightarrow"),
         (r"\\stackrel(?![a-zA-Z])", r"\\overset"),
@@ -119,21 +124,34 @@ def split_math(text: str) -> list[tuple[str, bool, bool]]:
 
     Args:
         text (`str`):
-            A problem, with formulas in `$…$`, `$$…$$`, `\\(…\\)` or `\\[…\\]`.
+            A problem, with formulas in `$…$`, `$$…$$`, `\\(…\\)` or `\\[…\\]`, or in environments such as `align*`.
 
     Returns:
         Pieces in order: (text, or LaTeX without delimiters; whether it is math; whether it stands on a line of its own).
+        Each row of an environment is a piece, but one with another environment inside stays whole.
     """
     pieces, position = [], 0
     for match in find_math(text):
         if match.start() > position:
             pieces.append((text[position : match.start()], False, False))
         name = match.lastgroup
-        pieces.append((match[name].strip(), True, name in ("display", "bracket")))
+        if name == "environment":
+            for row in _split_rows(match):
+                pieces += [(" ", False, False), (row, True, True)]
+            pieces.append((" ", False, False))
+        else:
+            pieces.append((match[name].strip(), True, name in ("display", "bracket")))
         position = match.end()
     if position < len(text):
         pieces.append((text[position:], False, False))
     return [piece for piece in pieces if piece[0]]
+
+
+def _split_rows(match: re.Match) -> list[str]:
+    if r"\begin" in match["environment"]:
+        return [match[0]]
+    rows = (NEW_COLUMN.sub("", row).strip() for row in NEW_ROW.split(match["environment"]))
+    return [row for row in rows if row]
 
 
 def normalise(source: str) -> str:

@@ -19,6 +19,8 @@ NO_BREAK_BEFORE = frozenset("、。，．：；？！）］｝〉》」』】〕
 NO_BREAK_AFTER = frozenset("（［｛〈《「『【〔‘“")
 # What LaTeX writes with a backslash outside of formulas.
 ESCAPED = re.compile(r"\\([$%&#])")
+# Emphasis in LaTeX, which is printed like the rest
+EMPHASIS = re.compile(r"\\(?:textbf|textit|emph)\s*\{([^{}]*)\}")
 # Scripts that are written from the right, or whose letters take another form beside each other.
 SHAPED = ("ARABIC", "HEBREW", "SYRIAC", "THAANA", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL")
 SHAPED += ("TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "MONGOLIAN")
@@ -101,14 +103,19 @@ class DoesNotFit(DataError):
 
 def clean(text: str) -> str:
     """
-    Brings a text into the form in which it is printed: composed characters, plain spaces, formulas on one line, nothing
-    invisible.
+    Brings a text into the form in which it is printed: composed characters, plain spaces, formulas on one line, no
+    emphasis, nothing invisible.
 
     Raises:
         DataError: if the text is in a script that is written from the right or needs shaping.
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    text = latex.replace_math(text, lambda match: match[0].replace("\n", " "))
+    formulas: list[str] = []
+    text = latex.replace_math(text.replace("\0", " "), lambda match: formulas.append(match[0]) or "\0")
+    changes = 1
+    while changes:  # from the inside out
+        text, changes = EMPHASIS.subn(r"\1", text)
+    text = re.sub("\0", lambda _: formulas.pop(0).replace("\n", " "), text)
     kept = []
     for character in text:
         if character != "\n" and (character.isspace() or unicodedata.category(character) == "Cc"):
