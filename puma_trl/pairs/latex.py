@@ -46,8 +46,13 @@ REWRITES = [
         (r"\\sqrt\s*(\[\w+\])?\s*(\w)", r"\\sqrt\1{\2}"),
         (r"\\le(?![a-zA-Z])", r"\\leq"),
         (r"\\ge(?![a-zA-Z])", r"\\geq"),
-        (r"\\[lr]vert(?![a-zA-Z])", "|"),
-        (r"\\[lr]Vert(?![a-zA-Z])", r"\\|"),
+        (r"\\[lr]?vert(?![a-zA-Z])", "|"),
+        (r"\\[lr]?Vert(?![a-zA-Z])", r"\\|"),
+        # mathtext makes bars as high as what is between them, which is too little beside letters
+        (
+            r"\\left\s*(\\?\|)((?:(?!\\(?:left|right|frac|binom|sum|prod|int)(?![a-zA-Z])).)*?)\\right\s*\1",
+            r"\1\2\1",
+        ),
         (r"\\land(?![a-zA-Z])", r"\\wedge"),
         (r"\\lor(?![a-zA-Z])", r"\\vee"),
         (r"\\lnot(?![a-zA-Z])", r"\\neg"),
@@ -68,11 +73,17 @@ REWRITES = [
         (r"\\stackrel(?![a-zA-Z])", r"\\overset"),
         (r"\^?(?:\\(?:degree|textdegree)(?![a-zA-Z])|°)", r"^{\\circ}"),
         (r"\\hspace\{[^{}]*\}|~", r"\\ "),
+        (r"\\frac(?![a-zA-Z])", r"\\dfrac"),  # whose digits have full size
         (r"−", "-"),
         (r"\s+", " "),
     )
 ]
 
+EXPONENT = 0.7  # size of an exponent in mathtext, as a share of the letters
+MAX_GROWTH = 2.0  # of a formula beside the words; enough for an exponent of the third level
+_SMALLER = r"(?:[\^_]|\\binom|\\overset|\\underset)"
+# What may be smaller than an exponent
+SMALLEST = re.compile(rf"\\sqrt\s*\[|{_SMALLER}.*{_SMALLER}")
 
 # Operators at which a formula is cut into terms, so that a term is drawn once for all formulas that have it.
 OPERATOR = re.compile(r"\\(?:leq|geq|neq|ne|approx|cong|sim|equiv|times|cdot|div|pm)(?![a-zA-Z])|[=<>+-]")
@@ -217,6 +228,21 @@ def draw_formula(source: str, font_set: str, size: int) -> Formula | None:
         return None
     # mathtext measures the depth from the baseline to the lowest ink with a border of one pixel above and below
     return Formula(mask.crop(bounds), depth=round(parsed.depth - 2))
+
+
+@lru_cache(maxsize=16384)
+def find_growth(source: str, font_set: str) -> float:
+    """
+    Returns by which factor a formula that can be drawn must grow, to at most `MAX_GROWTH`, so that its smallest letters and
+    digits, such as those of an exponent in an exponent, are as large as exponents.
+    """
+    source = normalise(source)
+    if not SMALLEST.search(source):
+        return 1.0  # the usual case, without parsing it
+    prop = FontProperties(size=1, math_fontfamily=font_set)
+    glyphs = MathTextParser("path").parse(f"${source}$", dpi=72, prop=prop).glyphs
+    smallest = min((size for _, size, character, *_ in glyphs if chr(character).isalnum()), default=1.0)
+    return max(1.0, min(MAX_GROWTH, EXPONENT / smallest))
 
 
 class _LostGlyphs(logging.Handler):

@@ -258,9 +258,12 @@ def _formula_boxes(source: str, font_set: str, size: int) -> tuple[Box, ...] | N
             break
     else:
         return None
+    grown = round(size * max(latex.find_growth(piece, font_set) for piece in pieces))
+    if grown != size:
+        formulas = [latex.draw_formula(piece, font_set, grown) for piece in pieces]
     boxes = []
     for index, (piece, formula) in enumerate(zip(pieces, formulas, strict=True)):
-        side = round(0.25 * size) if index % 2 else 1  # pixels left and right, about as in mathtext
+        side = round(0.25 * grown) if index % 2 else 1  # pixels left and right, about as in mathtext
         mask = formula.mask
         boxes.append(Box(piece, mask.width + 2 * side, side, mask.height - formula.depth, mask))
     return tuple(boxes)
