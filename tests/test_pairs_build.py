@@ -11,6 +11,7 @@ import pytest
 import yaml
 from datasets import Dataset
 from datasets import Image as DatasetImage
+from huggingface_hub.errors import LocalTokenNotFoundError
 from PIL import Image
 
 from puma_trl import run
@@ -257,6 +258,7 @@ def test_nothing_left_is_an_error(tmp_path, monkeypatch):
         source = write(tmp_path / f"{len(rows)}.jsonl", rows)
         with pytest.raises(SystemExit, match=rf"No pair could be built from {len(rows)} rows \({reason}\)"):
             run_build(monkeypatch, source, tmp_path / f"out{len(rows)}", "--bad_rows", "drop")
+        run_build(monkeypatch, write(source, PLAIN), tmp_path / f"out{len(rows)}")  # corrected, in the same folder
 
 
 def test_columns_that_a_preset_does_not_read_are_refused(tmp_path, monkeypatch):
@@ -383,6 +385,76 @@ def test_another_build_is_refused(tmp_path, monkeypatch, capsys):
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(SystemExit, match="is not empty and holds no build"):
         run_build(monkeypatch, source, tmp_path / "other")
+
+
+@pytest.mark.parametrize("content", ["steps: 3\n", "- a\n", "a: [", "settings: 3"])
+def test_a_foreign_build_file_is_refused(tmp_path, monkeypatch, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "build.yaml").write_text(content)
+    with pytest.raises(SystemExit, match="build.yaml is no file of a build"):
+        run_build(monkeypatch, write(tmp_path / "in.jsonl", PLAIN), tmp_path / "out")
+    assert (tmp_path / "out" / "build.yaml").read_text() == content
+
+
+@pytest.mark.parametrize("font", ["none.ttf", "in.jsonl"])
+def test_a_wrong_font_claims_no_folder(tmp_path, monkeypatch, font):
+    source = write(tmp_path / "in.jsonl", PLAIN)
+    with pytest.raises(SystemExit, match=font):
+        run_build(monkeypatch, source, tmp_path / "out", "--font", str(tmp_path / font))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_repaired_input_is_built_in_the_same_folder(tmp_path, monkeypatch, file_format):
+    """As the error advises; what the first command left is gone, and a finished part is kept from such replacement."""
+    source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
+    with pytest.raises(SystemExit, match="Repair them"):
+        run_build(monkeypatch, source, tmp_path / "out", "--format", file_format)
+    write(source, PLAIN[:1])
+    run_build(monkeypatch, source, tmp_path / "out", "--format", file_format)
+    run_build(monkeypatch, source, tmp_path / "fresh", "--format", file_format)
+    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+
+    monkeypatch.setattr("puma_trl.data_files.CHUNK_BYTES", 100)
+    write(source, [*PLAIN, {"question": "What?"}])
+    with pytest.raises(SystemExit, match="Repair them"):
+        run_build(monkeypatch, source, tmp_path / "parts", "--format", file_format)
+    write(source, PLAIN)
+    with pytest.raises(SystemExit, match="another build: its `versions`"):
+        run_build(monkeypatch, source, tmp_path / "parts", "--format", file_format)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (ConnectionError("no network"), "the Hub at .* cannot be used: no network"),
+        (RuntimeError("timed out"), "the Hub at .* cannot be used: timed out"),
+        (LocalTokenNotFoundError("no token"), "nobody is logged in to the Hub. Run `hf auth login`"),
+    ],
+)
+def test_a_hub_that_cannot_be_used_is_an_error_before_the_build(tmp_path, monkeypatch, problem, words):
+    def whoami(self):
+        raise problem
+
+    monkeypatch.setattr(build.HfApi, "whoami", whoami)
+    source = write(tmp_path / "in.jsonl", PLAIN)
+    with pytest.raises(SystemExit, match=words):
+        run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--push_to_hub", "me/pairs")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_push_that_fails_leaves_the_build(tmp_path, monkeypatch):
+    def create_repo(self, *args, **kwargs):
+        raise RuntimeError("timed out")
+
+    monkeypatch.setattr(build.HfApi, "whoami", lambda self: {})
+    monkeypatch.setattr(build.HfApi, "create_repo", create_repo)
+    source = write(tmp_path / "in.jsonl", PLAIN)
+    with pytest.raises(
+        SystemExit, match="is finished, but could not be pushed to the Hub at .*: timed out. The same command"
+    ):
+        run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--push_to_hub", "me/pairs")
+    assert len(list((tmp_path / "out" / "data").iterdir())) == 1
 
 
 def contents(folder):

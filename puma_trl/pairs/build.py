@@ -34,6 +34,7 @@ from typing import Any
 
 import yaml
 from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalTokenNotFoundError
 from tqdm import tqdm
 
 from ..data_files import DROPPED, BrokenRow, Source, find_chunks, find_sources, read_chunk
@@ -52,6 +53,7 @@ PROMPTS = (
     "Answer the question in the image.",
 )
 SETTINGS = "build.yaml"  # no name that a reader of data files would take for one
+MARKER = "{}.json"  # of a part that is finished
 COUNTS = ("read", "rows", "diagrams", "formulas", "plain_formulas")
 
 
@@ -100,7 +102,7 @@ class Builder:
             cannot have it), `dropped` (reason → rows) and `examples` of rows that cannot be used.
         """
         number, chunk = task
-        marker = self.output / "parts" / f"{number:05d}.json"
+        marker = self.output / "parts" / MARKER.format(f"{number:05d}")
         if marker.exists():
             return json.loads(marker.read_text())
         source = self.sources[chunk["source"]]
@@ -181,32 +183,47 @@ def prepare_output(output: Path, settings: Settings) -> bool:
     """
     Claims the output folder for a build; returns whether it is finished already.
 
+    A build that has not finished a part, as when its input has to be repaired first, gives way to another.
+
     Raises:
         DataError: if the folder holds something else, such as a build of other input or options.
     """
     path, parts = output / SETTINGS, output / "parts"
     wanted = json.loads(json.dumps(asdict(settings)))
     if path.exists():
-        found = yaml.safe_load(path.read_text())
+        found = _read_build(path)
         differing = [name for name, value in wanted.items() if found["settings"].get(name) != value]
-        if differing:
+        if not differing:
+            finished = "result" in found
+            if finished:
+                shutil.rmtree(parts, ignore_errors=True)  # was killed while they were removed
+            else:
+                parts.mkdir(exist_ok=True)
+            return finished
+        if "result" in found or any(parts.glob(MARKER.format("*"))):
             name = differing[0]
             raise DataError(
                 f"{output} holds another build: its `{name}` is {found['settings'].get(name)}, this one's {wanted[name]}. "
                 "Choose another `--output`, or delete that folder."
             )
-        finished = "result" in found
-        if finished:
-            shutil.rmtree(parts, ignore_errors=True)  # was killed while they were removed
-        else:
-            parts.mkdir(exist_ok=True)
-        return finished
-    if output.exists() and any(output.iterdir()):
+        for folder in (parts, output / "images", output / "data"):
+            shutil.rmtree(folder, ignore_errors=True)
+    elif output.exists() and any(output.iterdir()):
         raise DataError(f"{output} is not empty and holds no build. Choose another `--output`.")
     output.mkdir(parents=True, exist_ok=True)
     write_whole(path, yaml.safe_dump({"settings": wanted}, allow_unicode=True))
     parts.mkdir()
     return False
+
+
+def _read_build(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise DataError(f"{path} is no file of a build: it has no `settings`. Choose another `--output`.")
+    return found
 
 
 def run_chunks(builder: Builder, num_proc: int) -> Iterator[dict[str, Any]]:
@@ -259,6 +276,7 @@ def finish(output: Path, settings: Settings, results: list[dict[str, Any]]) -> d
     skipped = sum((Counter(result["skipped"]) for result in results), Counter())
     total |= {"skipped": dict(skipped.most_common()), "dropped": dict(reasons.most_common())}
     if not total["rows"]:
+        shutil.rmtree(output / "parts")  # so that a corrected command may have the folder
         counts = _list_counts(total["dropped"] | total["skipped"])
         raise DataError(f"No pair could be built from {total['read']:,} rows ({counts or 'the input is empty'}).")
     joined = [("dropped.jsonl", DROPPED)] if reasons else []
@@ -276,17 +294,49 @@ def finish(output: Path, settings: Settings, results: list[dict[str, Any]]) -> d
     return total
 
 
-def push(output: Path, repo_id: str) -> str:
-    """Uploads a finished parquet build as a data set of the Hub; returns its id."""
+def check_login() -> None:
+    """
+    Makes sure, before anything is built, that somebody is logged in to the Hub.
+
+    Raises:
+        DataError: if nobody is, the token is not valid, or the Hub cannot be reached.
+    """
     api = HfApi()
-    repo_id = api.create_repo(repo_id, repo_type="dataset", exist_ok=True).repo_id
-    api.upload_folder(
-        folder_path=output,
-        repo_id=repo_id,
-        repo_type="dataset",
-        allow_patterns="data/*.parquet",
-        delete_patterns="data/*.parquet",  # of a build before, which may have had more files
-    )
+    instead = "Or leave `--push_to_hub` out: the same command with it pushes the build when it is over."
+    try:
+        api.whoami()
+    except LocalTokenNotFoundError as error:
+        raise DataError(
+            f"`--push_to_hub`, but nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN. {instead}"
+        ) from error
+    except Exception as error:  # of the connection, the server or the client
+        raise DataError(
+            f"`--push_to_hub`, but the Hub at {api.endpoint} cannot be used: {error}. {instead}"
+        ) from error
+
+
+def push(output: Path, repo_id: str) -> str:
+    """
+    Uploads a finished parquet build as a data set of the Hub; returns its id.
+
+    Raises:
+        DataError: if that fails.
+    """
+    api = HfApi()
+    try:
+        repo_id = api.create_repo(repo_id, repo_type="dataset", exist_ok=True).repo_id
+        api.upload_folder(
+            folder_path=output,
+            repo_id=repo_id,
+            repo_type="dataset",
+            allow_patterns="data/*.parquet",
+            delete_patterns="data/*.parquet",  # of a build before, which may have had more files
+        )
+    except Exception as error:  # of the connection, the server or the client: the build is safe on the disk
+        raise DataError(
+            f"{output} is finished, but could not be pushed to the Hub at {api.endpoint}: {error}. The same command "
+            "pushes it again."
+        ) from error
     return repo_id
 
 
@@ -382,11 +432,11 @@ def main(args: argparse.Namespace) -> None:
     try:
         settings, sources = read_settings(args)
         if args.push_to_hub:
-            HfApi().whoami()  # now, and not when the build is over
+            check_login()
+        builder = Builder(settings, sources, args.output, args.bad_rows)
         if prepare_output(args.output, settings):
             print(f"{args.output} holds this build already.")
         else:
-            builder = Builder(settings, sources, args.output, args.bad_rows)
             total = finish(args.output, settings, list(run_chunks(builder, args.num_proc)))
             print(describe(total, args.output, settings))
         if args.push_to_hub:
