@@ -85,7 +85,7 @@ def main() -> None:
             for count in [1, *args.sizes]:
                 output = ["--output", str(folder / f"{tool}-{count}")]
                 if tool == "build":
-                    source = ["--input", str(write_problems(folder, count)), "--image_column", "image"]
+                    source = ["--input", str(write_problems(folder, count))]
                     arguments = ["build", *source, *output]
                 else:
                     arguments = ["generate", "--n", str(count), *output]

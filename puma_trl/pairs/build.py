@@ -6,7 +6,8 @@ python -m puma_trl.pairs build --input problems.jsonl --output outputs/built
 python -m puma_trl.pairs build --input gsm8k_train.jsonl --preset gsm8k --levels vision_only vision_dominant --output outputs/gsm8k
 ```
 
-The rows have `question`, `answer` and perhaps `image` (a path or a picture), or what `--question_column` and its like name.
+The rows have `question`, `answer` and perhaps `image` (a path or a picture), or what `--question_column` and its like
+name.
 
 The text-rich side has all in words, with or without the diagram. The vision-rich side has a picture with the diagram
 and, by level (after MathVerse), `vision_only`: the whole question, and a prompt without content; `vision_dominant`: the
@@ -406,7 +407,7 @@ def read_settings(args: argparse.Namespace) -> tuple[Settings, list[Source]]:
 
 def check_columns(sources: list[Source], columns: Columns, named: set[str]) -> None:
     """
-    Makes sure that the columns which the user named, and rows may do without, are there; mostly the first row has them.
+    Makes sure that the columns which the user named, and rows may do without, are there; mostly the first row has all.
 
     Raises:
         DataError: if a column occurs in no row.
@@ -422,8 +423,8 @@ def check_columns(sources: list[Source], columns: Columns, named: set[str]) -> N
     if missing and seen:
         name = min(missing)
         raise DataError(
-            f"No row of the input has the column `{name}`. The columns are: {', '.join(sorted(seen))}. Name one of them, "
-            "or leave that option out."
+            f"No row of the input has the column `{name}`. The columns are: {', '.join(sorted(seen))}. Name one of "
+            "them, or leave that option out."
         )
 
 

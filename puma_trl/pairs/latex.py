@@ -25,8 +25,8 @@ MATH = re.compile(
 # Between the rows of an environment, and between the columns of a row
 NEW_ROW = re.compile(r"\\\\\*?(?:\[[\d.]+\s*[a-z]{2}\])?")
 NEW_COLUMN = re.compile(r"(?<!\\)&")
-# Two dollars that are prices may have the same places: what stands between them is then prose, which has two words side
-# by side or goes on with another sentence, other than in the arguments of commands.
+# Two dollars that are prices may have the same places: what stands between them is then prose, which has two words
+# side by side or goes on with another sentence, other than in the arguments of commands.
 ARGUMENTS = re.compile(r"\\[a-zA-Z]+\*?\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}\s*)+|\{\s*\\(?:rm|bf|it|sf|tt)\b[^{}]*\}")
 PROSE = re.compile(
     r"(?<![\\a-zA-Z])[A-Z]?[a-z]+(?<=[a-zA-Z]{2})\s+[A-Z]?[a-z]+(?<=[a-zA-Z]{2})(?![a-zA-Z])|[.?]\s+[A-Z]"
@@ -233,8 +233,8 @@ def draw_formula(source: str, font_set: str, size: int) -> Formula | None:
 @lru_cache(maxsize=16384)
 def find_growth(source: str, font_set: str) -> float:
     """
-    Returns by which factor a formula that can be drawn must grow, to at most `MAX_GROWTH`, so that its smallest letters and
-    digits, such as those of an exponent in an exponent, are as large as exponents.
+    Returns by which factor a formula that can be drawn must grow, to at most `MAX_GROWTH`, so that its smallest letters
+    and digits, such as those of an exponent in an exponent, are as large as exponents.
     """
     source = normalise(source)
     if not SMALLEST.search(source):
