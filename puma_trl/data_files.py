@@ -90,6 +90,7 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
     for name in names:
         path = Path(name)
         if path.is_dir():
+            _refuse_saved_to_disk(path)
             found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             files = sorted(file for file in found if file.name != DROPPED)
             if not files:
@@ -108,6 +109,16 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
         replace(source, name=source.path or source.name) if short.count(source.name) > 1 else source
         for source in sources
     ]
+
+
+def _refuse_saved_to_disk(folder: Path) -> None:
+    """Its rows are in Arrow files, and the JSON files beside them are no data."""
+    single = all((folder / name).is_file() for name in ("dataset_info.json", "state.json"))
+    if single or (folder / "dataset_dict.json").is_file():
+        raise DataError(
+            f"The folder '{folder}' was written by `save_to_disk`, which is not read here. Write the data with "
+            "`dataset.to_parquet(...)` and name that file."
+        )
 
 
 def _file_source(path: Path, image_root: str | None) -> Source:

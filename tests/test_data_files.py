@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from puma_trl import data_files
 from puma_trl.data_files import BrokenRow, find_chunks, find_sources, read_chunk
@@ -206,6 +206,14 @@ def test_a_missing_file_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=f"The data file '{name}' does not exist"):
         find_sources([name], None, None, "train")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_folder_of_save_to_disk_is_an_error(tmp_path, several):
+    dataset = Dataset.from_list(ROWS)
+    (DatasetDict({"train": dataset}) if several else dataset).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match=r"saved' was written by `save_to_disk`.*to_parquet"):
+        find_sources([str(tmp_path / "saved")], None, None, "train")
 
 
 def test_folders_and_files_without_data_are_errors(tmp_path):
