@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from bitsandbytes.nn import Params4bit
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
@@ -163,7 +162,8 @@ class PumaKLTrainer(SFTTrainer):
         if is_peft_model(self.model):
             # in half precision DeepSpeed keeps its own fp32 copies, and accelerate makes them for FSDP, but not beside
             # 4-bit weights; ZeRO-3 has sharded the parameters already
-            has_copies = mixed and is_engine and not (self.is_fsdp_enabled and _is_4bit(self.model))
+            is_4bit = getattr(self.model, "is_loaded_in_4bit", False)
+            has_copies = mixed and is_engine and not (self.is_fsdp_enabled and is_4bit)
             if not has_copies and not is_deepspeed_zero3_enabled():
                 prepare_adapters(self.model, autocast=mixed, fresh=fresh)
         elif not is_engine and (
@@ -423,10 +423,6 @@ class PumaKLTrainer(SFTTrainer):
 def rows_per_step(args: PumaKLConfig) -> int:
     """Returns the number of rows of an optimizer step, over all processes."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def _is_4bit(model: torch.nn.Module) -> bool:
-    return any(isinstance(parameter, Params4bit) for parameter in model.parameters())
 
 
 def _load_config(model: str | PreTrainedModel):

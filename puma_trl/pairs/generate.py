@@ -297,9 +297,8 @@ def _draw(problem: Problem, task: _Task) -> Image.Image:
         try:
             problem.draw(canvas)
         except DoesNotFit as error:
-            reason = str(
-                error
-            )  # the error itself would keep the picture, and be kept by it, until garbage is collected
+            # the error itself would keep the picture, and be kept by it, until garbage is collected
+            reason = str(error)
         else:
             return canvas.finish()
     width, height = task.image_size
