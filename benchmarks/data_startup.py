@@ -76,8 +76,8 @@ def load(folder: Path, num_proc: int | None) -> None:
     from transformers import AutoProcessor
 
     from puma_trl.config import PumaKLConfig, PumaScriptArguments
-    from puma_trl.data import load_data
-    from puma_trl.families.qwen import QWEN_VL
+    from puma_trl.data.load import load_data
+    from puma_trl.models.families.qwen import QWEN_VL
 
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     processor = AutoProcessor.from_pretrained(folder / "processor")

@@ -60,7 +60,7 @@ class Inputs:
 
 def fused(inputs: Inputs) -> torch.Tensor:
     """Returns the loss of `fused_puma_loss`."""
-    from puma_trl.losses import fused_puma_loss
+    from puma_trl.step.losses import fused_puma_loss
 
     return fused_puma_loss(
         inputs.student, inputs.teacher, inputs.weight, inputs.labels, **WEIGHTS, temp_kl=1.0, num_items=1
@@ -76,7 +76,7 @@ def both_logits(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 def plain(inputs: Inputs) -> torch.Tensor:
     """Returns the loss of `puma_loss`."""
-    from puma_trl.losses import puma_loss
+    from puma_trl.step.losses import puma_loss
 
     return puma_loss(*both_logits(inputs), inputs.labels, **WEIGHTS, temp_kl=1.0).loss
 

@@ -19,11 +19,11 @@ import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from puma_trl.adapters import build_peft_config
 from puma_trl.config import parse_recipe
-from puma_trl.families import get_family
-from puma_trl.losses import CHUNK_MEMORY, VOCAB_SLICE
-from puma_trl.parts import part_of, set_trainable_parts
+from puma_trl.models.adapters import build_peft_config
+from puma_trl.models.families import get_family
+from puma_trl.models.parts import part_of, set_trainable_parts
+from puma_trl.step.losses import CHUNK_MEMORY, VOCAB_SLICE
 
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from datasets import Dataset
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.mini import build_model, build_processor
-from puma_trl.trainer import PumaKLTrainer
+from puma_trl.train.trainer import PumaKLTrainer
 
 
 GOAL = 0.05

@@ -61,10 +61,10 @@ def make_rows(args: argparse.Namespace, folder: Path) -> Any:
 def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
     """Returns the trainer over that batch, each of whose epochs is one step."""
     from puma_trl.config import PumaKLConfig
-    from puma_trl.families import get_family
     from puma_trl.mini import build_model, build_processor
-    from puma_trl.parts import set_trainable_parts
-    from puma_trl.trainer import PumaKLTrainer
+    from puma_trl.models.families import get_family
+    from puma_trl.models.parts import set_trainable_parts
+    from puma_trl.train.trainer import PumaKLTrainer
 
     processor = build_processor("qwen2_vl")
     processor.image_processor.size["longest_edge"] = max(
@@ -141,7 +141,7 @@ def measure_trainer(trainer: Any, watch: Watch) -> None:
 
 def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_logits: bool) -> None:
     """Runs the passes alone on the trainer's batch."""
-    from puma_trl.forward import answer_hidden_states
+    from puma_trl.step.forward import answer_hidden_states
 
     batch = {name: value for name, value in next(iter(trainer.get_train_dataloader())).items() if name != "row_id"}
     batch.pop("same_images")
@@ -165,7 +165,7 @@ def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_log
 
 def plain_loss(student_hidden, teacher_hidden, weight, labels, *, num_items, **settings):
     """Stands in for `fused_puma_loss`: the reference on the logits of both sides, without the metrics."""
-    from puma_trl.losses import puma_loss
+    from puma_trl.step.losses import puma_loss
 
     with torch.no_grad():
         teacher_logits = teacher_hidden @ weight.T
@@ -179,7 +179,7 @@ def plain_loss(student_hidden, teacher_hidden, weight, labels, *, num_items, **s
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Measures one variant in this process."""
-    from puma_trl import forward
+    from puma_trl.step import forward
 
     variant, watch = args.variants[0], Watch()
     with tempfile.TemporaryDirectory() as folder:

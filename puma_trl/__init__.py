@@ -4,13 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 
 if TYPE_CHECKING:
-    from .collator import DataCollatorForPumaPairs
     from .config import PumaKLConfig
-    from .trainer import PumaKLTrainer
+    from .data.collator import DataCollatorForPumaPairs
+    from .train.trainer import PumaKLTrainer
 
 __all__ = ["DataCollatorForPumaPairs", "PumaKLConfig", "PumaKLTrainer"]
 
-_MODULES = {"DataCollatorForPumaPairs": "collator", "PumaKLConfig": "config", "PumaKLTrainer": "trainer"}
+_MODULES = {
+    "DataCollatorForPumaPairs": "data.collator",
+    "PumaKLConfig": "config",
+    "PumaKLTrainer": "train.trainer",
+}
 
 
 def __getattr__(name: str) -> Any:

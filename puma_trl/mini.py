@@ -36,8 +36,8 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
-from .families import deepseek_vl_hybrid, math_puma_qwen2
-from .pairs.generate import generate_pairs, write_pairs
+from .models.families import deepseek_vl_hybrid, math_puma_qwen2
+from .pairs.generate.command import generate_pairs, write_pairs
 
 
 MODEL_CLASSES = {

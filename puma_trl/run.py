@@ -24,16 +24,16 @@ from datasets import DatasetDict
 from transformers import ProcessorMixin, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from puma_trl.adapters import build_peft_config
-from puma_trl.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from puma_trl.config import PumaKLConfig, parse_recipe
-from puma_trl.data import DataReport, load_data, render_prompt
-from puma_trl.data_files import DROPPED
-from puma_trl.families import get_family
-from puma_trl.hub import CURVES, check_login, push_or_exit
-from puma_trl.modeling import check_attention, load_config, load_model, load_processor
-from puma_trl.parts import count_parameters, set_trainable_parts
-from puma_trl.provenance import (
+from puma_trl.data.collator import DataCollatorForPumaPairs, find_placeholder_sides
+from puma_trl.data.files import DROPPED
+from puma_trl.data.load import DataReport, load_data, render_prompt
+from puma_trl.models.adapters import build_peft_config
+from puma_trl.models.families import get_family
+from puma_trl.models.load import check_attention, load_config, load_model, load_processor
+from puma_trl.models.parts import count_parameters, set_trainable_parts
+from puma_trl.record.hub import CURVES, check_login, push_or_exit
+from puma_trl.record.provenance import (
     PROVENANCE,
     RECIPE,
     ProvenanceCallback,
@@ -43,8 +43,8 @@ from puma_trl.provenance import (
     merge_recipe,
     save_provenance,
 )
-from puma_trl.report import CurvesCallback, draw_curves, print_startup
-from puma_trl.trainer import COMPLETE_MARKER, PumaKLTrainer, rows_per_step
+from puma_trl.record.report import CurvesCallback, draw_curves, print_startup
+from puma_trl.train.trainer import COMPLETE_MARKER, PumaKLTrainer, rows_per_step
 
 
 logger = get_logger(__name__)

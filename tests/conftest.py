@@ -5,10 +5,11 @@ import random
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
-from hub_server import server  # noqa: F401, a fixture
 from PIL import Image as PILImage
 
 from puma_trl.mini import build_model, build_processor
+
+from .hub_server import server  # noqa: F401, a fixture
 
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2, "num_heads": 4}

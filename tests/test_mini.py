@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from puma_trl.families import get_family
 from puma_trl.mini import FAMILIES, KINDS, SPECIAL_TOKENS, build_model, build_processor, build_tokenizer, write_data
+from puma_trl.models.families import get_family
 
 
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2}

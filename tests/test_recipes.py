@@ -12,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 
 from puma_trl.config import parse_recipe
-from puma_trl.parts import PARTS
+from puma_trl.models.parts import PARTS
 
 
 ROOT = Path(__file__).parents[1]

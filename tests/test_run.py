@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers.trainer_utils import rotate_checkpoints
 
 from puma_trl import run
-from puma_trl.trainer import PumaKLTrainer
+from puma_trl.train.trainer import PumaKLTrainer
 
 
 @pytest.fixture

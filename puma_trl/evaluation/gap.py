@@ -17,11 +17,11 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
-from ..collator import DataCollatorForPumaPairs
 from ..config import PumaKLConfig, PumaScriptArguments
-from ..data import load_data
-from ..families import Family, get_family
-from ..losses import puma_loss
+from ..data.collator import DataCollatorForPumaPairs
+from ..data.load import load_data
+from ..models.families import Family, get_family
+from ..step.losses import puma_loss
 from .errors import EvaluationError
 from .extraction import final_answer
 from .files import write_json, write_jsonl

@@ -12,20 +12,13 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..images import open_image
+from ..data.images import open_image
 from .errors import EvaluationError
 from .files import read_jsonl
 from .items import BENCHMARKS, item_id, load_items
 from .pictures import find_pictures
 from .progress import Progress
-from .responses import (
-    ResponseWriter,
-    merge_ranks,
-    rank_path,
-    read_settings,
-    repair_last_line,
-    write_settings,
-)
+from .responses import ResponseWriter, merge_ranks, rank_path, read_settings, repair_last_line, write_settings
 from .server import Server
 
 

@@ -8,8 +8,8 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from ..data import open_image, render_prompt
-from ..images import image_size
+from ..data.images import image_size
+from ..data.load import open_image, render_prompt
 from .errors import EvaluationError
 
 

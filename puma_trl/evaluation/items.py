@@ -5,7 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from . import mathverse, mathvista, wemath
+from .benchmarks import mathverse, mathvista, wemath
 from .errors import EvaluationError
 from .files import read_json, read_jsonl
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from ..images import DataError, image_size
+from ..data.images import DataError, image_size
 from .errors import EvaluationError
 from .items import SUFFIXES, item_id, load_hub
 

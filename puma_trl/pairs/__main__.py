@@ -21,7 +21,7 @@ def main() -> None:
         formatter = argparse.RawDescriptionHelpFormatter
         command = commands.add_parser(name, help=description, formatter_class=formatter)
         if name in sys.argv[1:2]:  # some of the others take many seconds to import
-            tool = import_module(f".{name}", __package__)
+            tool = import_module(f".{name}.command", __package__)
             command.description = tool.__doc__
             tool.add_arguments(command)
     args = parser.parse_args()  # which ends here unless one of the tools is named

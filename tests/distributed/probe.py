@@ -16,7 +16,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import FSDPModule
 
 import puma_trl.run as run
-from puma_trl.trainer import PumaKLTrainer
+from puma_trl.train.trainer import PumaKLTrainer
 
 
 def allow_fsdp_on_cpu():

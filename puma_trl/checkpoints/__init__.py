@@ -1,0 +1,1 @@
+"""Foreign checkpoints, assembled models and adapters → native checkpoints."""

@@ -1,0 +1,1 @@
+"""Any form of rows → checked rows → batches."""

@@ -1,0 +1,344 @@
+"""What is checked in every row before training: types, texts, answers, pictures, and the length in tokens."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from datasets import Features, Image, List, Value
+from PIL import Image as PILImage
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from ..models.families import Family
+from .files import COLUMNS, BrokenRow, Source, read_chunk
+from .images import DataError, image_size, image_stamp
+from .rows import read_row, shorten
+
+
+# The row as it is trained on, what is measured on it, the position of its file, what tells whether its image files have
+# changed since, and, if it cannot be used, why and how it stood in the file.
+FEATURES = Features(
+    {
+        "row_id": Value("string"),
+        **{name: List(Image(decode=False)) if name.startswith("image") else Value("string") for name in COLUMNS},
+        "length": Value("int64"),
+        "num_answer_tokens": Value("int64"),
+        "source": Value("int32"),
+        "image_stamps": List(Value("int64")),
+        "image_stamps_2": List(Value("int64")),
+        "problem": Value("string"),
+        "raw": Value("string"),
+    }
+)
+
+SIDE_NAMES = {"": "text-rich", "_2": "vision-rich"}
+
+# Each worker remembers what it found in this many image files.
+MAX_SEEN_IMAGES = 50_000
+
+# Blank images of these sizes (height, width) show how a processor turns images into tokens.
+PROBE_SIZES = ((64, 64), (480, 640), (300, 1000))
+
+
+def render_prompt(processor: ProcessorMixin | PreTrainedTokenizerBase, instruction: str, num_images: int) -> str:
+    """
+    Renders one user turn: the images first, then the instruction, then the start of the answer.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Its chat template is used. A bare tokenizer takes no images.
+        instruction (`str`):
+            The problem.
+        num_images (`int`):
+            Number of images that come before it.
+    """
+    if isinstance(processor, ProcessorMixin):
+        content = [{"type": "image"}] * num_images + [{"type": "text", "text": instruction}]
+    else:
+        content = instruction
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+
+
+def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, family: Family, output: str) -> str:
+    """
+    Renders an answer: the text and the token that ends it.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        family ([`Family`]):
+            The model family, which may name the end token. The default is the tokenizer's `eos_token`.
+        output (`str`):
+            The answer.
+
+    Raises:
+        DataError: if there is no end token, so that a model would never learn to stop.
+    """
+    end = family.end_of_answer or _tokenizer(processor).eos_token
+    if not end:
+        raise DataError(
+            "The tokenizer has no `eos_token`, so answers would not end. Set one and save the tokenizer again."
+        )
+    return output + end
+
+
+def _tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+
+
+class PromptRenderer:
+    """
+    Renders many prompts like [`render_prompt`], about 30 times as fast.
+
+    The chat template is rendered once per number of images, around a stand-in for the instruction. A template that does
+    more with the instruction than trim it is noticed, because the first prompt of every call is rendered in full too.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+    """
+
+    STAND_IN = "instruction\ue000stands\ue000here"
+
+    def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase):
+        self.processor = processor
+        self.frames = {}
+        self.verbatim = True
+
+    def __call__(self, prompts: list[tuple[str, int]]) -> list[str]:
+        """Renders prompts, each given as its instruction and its number of images."""
+        if prompts and self.verbatim:
+            instruction, num_images = prompts[0]
+            self.verbatim = self._render(instruction, num_images) == render_prompt(
+                self.processor, instruction, num_images
+            )
+        return [self._render(*prompt) for prompt in prompts]
+
+    def _render(self, instruction: str, num_images: int) -> str:
+        if num_images not in self.frames:
+            rendered = render_prompt(self.processor, self.STAND_IN, num_images)
+            self.frames[num_images] = rendered.split(self.STAND_IN)
+        frame = self.frames[num_images]
+        if not self.verbatim or len(frame) != 2 or instruction != instruction.strip():
+            return render_prompt(self.processor, instruction, num_images)
+        return instruction.join(frame)
+
+
+@dataclass
+class TokenCounter:
+    """
+    Counts the tokens of texts and images as the processor will produce them, without decoding a picture.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        family ([`Family`]):
+            The model family.
+    """
+
+    processor: ProcessorMixin | PreTrainedTokenizerBase
+    family: Family
+    _counts: dict[tuple[int, int], int] = field(init=False, repr=False, default_factory=dict)
+
+    def count_texts(self, texts: list[str]) -> list[int]:
+        """Returns the number of tokens of each text, without the special tokens that a tokenizer would add."""
+        tokenizer = _tokenizer(self.processor)
+        if not texts:
+            return []
+        if not tokenizer.is_fast:
+            return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        # Twice as fast as calling the tokenizer, which also builds masks and lists of ids.
+        backend = tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def count_image(self, size: tuple[int, int]) -> int:
+        """
+        Returns the number of tokens that an image adds to its placeholder in the prompt.
+
+        Args:
+            size (`tuple[int, int]`):
+                Height and width in pixels.
+
+        Raises:
+            ValueError: if the processor refuses the size.
+        """
+        if self._fixed is not None:
+            return self._fixed
+        if size not in self._counts:
+            self._counts[size] = self._by_run(size) if self._offset is None else self._by_rule(size) + self._offset
+        return self._counts[size]
+
+    @cached_property
+    def _probes(self) -> list[int]:
+        return [self._by_run(size) for size in PROBE_SIZES]
+
+    @cached_property
+    def _offset(self) -> int | None:
+        """
+        What the processor's rule leaves out: the placeholder itself, and tokens that some put around images. `None` if
+        it has no rule, or one that does not agree with what it does.
+        """
+        try:
+            offsets = {run - self._by_rule(size) for size, run in zip(PROBE_SIZES, self._probes, strict=True)}
+        except (AttributeError, TypeError):  # LlavaProcessor's rule fails with image processors that do not crop
+            return None
+        return offsets.pop() if len(offsets) == 1 else None
+
+    @cached_property
+    def _fixed(self) -> int | None:
+        """The number of tokens of any image, if the processor has no rule and does not look at the size."""
+        return self._probes[0] if self._offset is None and len(set(self._probes)) == 1 else None
+
+    def _by_rule(self, size: tuple[int, int]) -> int:
+        return int(self.processor._get_num_multimodal_tokens(image_sizes=[size])["num_image_tokens"][0])
+
+    def _by_run(self, size: tuple[int, int]) -> int:
+        height, width = size
+        blank = PILImage.new("RGB", (width, height), "white")
+        text = self.family.image_text or self.processor.image_token
+        expanded = self.processor(images=[[blank]], text=[text], add_special_tokens=False)["input_ids"][0]
+        return len(expanded) - self.count_texts([text])[0]
+
+
+@dataclass
+class RowChecker:
+    """
+    Reads chunks and checks their rows. Called by [`~datasets.Dataset.map`] with one chunk, in several processes.
+
+    A row that cannot be used keeps what could be read of it, with the reason in `problem` as `"kind: details"`.
+
+    Args:
+        sources (`list[Source]`):
+            Where chunks come from.
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        family ([`Family`]):
+            The model family.
+        use_kl (`bool`):
+            Whether both sides of a pair are trained on. Otherwise only the vision-rich one is checked.
+        max_length (`int`, *optional*):
+            Limit of the tokens of prompt and answer on each side.
+        student_answers (`bool`):
+            Whether the text-rich side gets the vision-rich side's answer, so that they cannot differ.
+    """
+
+    sources: list[Source]
+    processor: ProcessorMixin | PreTrainedTokenizerBase
+    family: Family
+    use_kl: bool
+    max_length: int | None
+    student_answers: bool
+
+    def __post_init__(self):
+        self.counter = TokenCounter(self.processor, self.family)
+        self.render_prompts = PromptRenderer(self.processor)
+        self.takes_images = isinstance(self.processor, ProcessorMixin)
+        self.seen_images = {}
+        # the processor would take these for images, and the model this for the end of the answer
+        self.image_tokens = self.processor.all_special_multimodal_tokens if self.takes_images else []
+        self.end_token = render_answer(self.processor, self.family, "")
+
+    def __call__(self, chunk: dict[str, list[int]]) -> dict[str, list]:
+        rows = []
+        for position, start, end, first in zip(
+            *(chunk[key] for key in ("source", "start", "end", "first")), strict=True
+        ):
+            source = self.sources[position]
+            rows += [self._read_row(position, *row) for row in read_chunk(source, start, end, first)]
+        for row in rows:
+            if row["problem"] is None:
+                row["problem"] = self._check_content(row) or self._check_images(row)
+        self._measure([row for row in rows if row["problem"] is None])
+        return {name: [row[name] for row in rows] for name in FEATURES}
+
+    def _read_row(self, position: int, index: int, raw: Any) -> dict[str, Any]:
+        source = self.sources[position]
+        row = dict.fromkeys(FEATURES) | {"row_id": f"{source.name}:{index}", "source": position}
+        if isinstance(raw, BrokenRow):
+            return row | {"problem": raw.problem, "raw": raw.text}
+        try:
+            row |= read_row(raw, source.root)
+        except DataError as error:
+            return row | {"problem": str(error), "raw": json.dumps(raw, default=lambda value: shorten(repr(value)))}
+        for side in SIDE_NAMES:
+            if row[f"image_url{side}"] is not None:
+                row[f"image_stamps{side}"] = [image_stamp(image) for image in row[f"image_url{side}"]]
+        if self.student_answers and row["output_2"] is not None:
+            row["output"] = row["output_2"]
+        return row
+
+    def _sides(self, row: dict[str, Any]) -> tuple[str, ...]:
+        if row["instruction_2"] is None:
+            return ("",)
+        return ("", "_2") if self.use_kl else ("_2",)
+
+    def _check_content(self, row: dict[str, Any]) -> str | None:
+        sides = self._sides(row)
+        for side in sides:
+            for name in (f"instruction{side}", f"output{side}"):
+                if not row[name].strip():
+                    return f"empty text: `{name}` is empty"
+                for token in [*self.image_tokens, *([self.end_token] if name.startswith("output") else [])]:
+                    if token in row[name]:
+                        return f"special token in text: `{name}` contains '{token}', which has a meaning to the model"
+        if len(sides) == 2 and row["output"] != row["output_2"]:
+            return f"answers differ: `output` is {_quote(row['output'])}, `output_2` is {_quote(row['output_2'])}"
+        return None
+
+    def _check_images(self, row: dict[str, Any]) -> str | None:
+        """Looks at the headers of the images, and keeps what they add to each side's tokens in `image_tokens`."""
+        row["image_tokens"] = {}
+        for side in self._sides(row):
+            images = row[f"image_url{side}"]
+            if images and not self.takes_images:
+                return f"image for a text model: `image_url{side}` has {len(images)}"
+            results = [self._count_image(image) for image in images]
+            for result in results:
+                if isinstance(result, str):
+                    return f"{result} (`image_url{side}`)"
+            row["image_tokens"][side] = sum(results)
+        return None
+
+    def _count_image(self, image: dict[str, Any]) -> int | str:
+        """Returns the tokens that an image adds, or why it cannot be used; the answer is kept for the next row."""
+        path = image["path"] if image["bytes"] is None else None
+        if path in self.seen_images:
+            return self.seen_images[path]
+        try:
+            result = self.counter.count_image(image_size(image))
+        except DataError as error:
+            result = str(error)
+        except ValueError as error:  # processors refuse some sizes, such as very long and thin ones
+            result = f"unreadable image: '{image['path']}': {error}"
+        if path is not None:
+            if len(self.seen_images) >= MAX_SEEN_IMAGES:
+                self.seen_images.clear()
+            self.seen_images[path] = result
+        return result
+
+    def _measure(self, rows: list[dict[str, Any]]) -> None:
+        sides = [(row, side) for row in rows for side in self._sides(row)]
+        prompts = self.render_prompts(
+            [(row[f"instruction{side}"], len(row[f"image_url{side}"])) for row, side in sides]
+        )
+        answers = [
+            render_answer(self.processor, self.family, row["output_2"] if "_2" in self._sides(row) else row["output"])
+            for row in rows
+        ]
+        for row, count in zip(rows, self.counter.count_texts(answers), strict=True):
+            row["num_answer_tokens"], row["length"] = count, 0
+        for (row, side), count in zip(sides, self.counter.count_texts(prompts), strict=True):
+            count += row["num_answer_tokens"] + row["image_tokens"][side]
+            row["length"] += count
+            if self.max_length is not None and count > self.max_length and row["problem"] is None:
+                row["problem"] = (
+                    f"too long: the {SIDE_NAMES[side]} side has {count} tokens, more than `max_length: {self.max_length}`"
+                )
+
+
+def _quote(text: str) -> str:
+    return repr(shorten(text))

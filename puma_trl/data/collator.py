@@ -1,0 +1,179 @@
+"""`DataCollatorForPumaPairs`: rows → one student batch and, for the pair step, one `teacher_*` batch beside it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from datasets import DatasetDict
+from PIL import Image
+from torch.nn.functional import pad
+from transformers import ProcessorMixin
+from transformers.data.data_collator import DataCollatorMixin
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from ..models.families import Family
+from .load import open_image, render_answer, render_prompt
+
+
+SIDES = ("student", "teacher")
+
+
+def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str]) -> tuple[str, ...]:
+    """
+    Returns the sides whose batches need a blank image where they have none.
+
+    These are the sides of which some row, in any split, has an image; and the student's, where anything but the language
+    model trains, which must have a gradient.
+
+    Args:
+        dataset ([`~datasets.DatasetDict`]):
+            Checked rows, as [`load_data`] returns them.
+        trainable_parts (`list[str]`):
+            Parts that train.
+    """
+    is_pair = "image_url_2" in dataset["train"].column_names
+    columns = {"student": "image_url_2" if is_pair else "image_url", "teacher": "image_url"}
+    sides = {
+        side
+        for side, column in columns.items()
+        for split in dataset.values()
+        for images in split.data.column(column).chunks
+        if pc.any(pc.greater(pc.list_value_length(images), 0)).as_py()
+    }
+    if trainable_parts != ["language_model"]:
+        sides.add("student")
+    return tuple(side for side in SIDES if side in sides)
+
+
+def _as_list(images: Any) -> list[Any]:
+    """Returns the images of a side, of which data sets that `load_data` has not read may hold a single one, or none."""
+    if not images:
+        return []
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+@dataclass
+class DataCollatorForPumaPairs(DataCollatorMixin):
+    """
+    Data collator for text-rich/vision-rich pairs, and for single-sided rows.
+
+    Each side goes through TRL's own vision collator, as prompt and completion, with labels on the answer only. The
+    student side is the vision-rich one (`image_url_2`, `instruction_2`, `output_2`) where the rows have it, else the
+    only one there is (`image_url`, `instruction`, `output`). The teacher side is the text-rich prompt followed by the
+    *student's* answer, so that the answer positions of both sides carry the same tokens.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`]):
+            Processor of the model; its tokenizer must have a pad token.
+        family ([`Family`]):
+            The model family.
+        use_kl (`bool`, *optional*, defaults to `True`):
+            Whether to add the teacher side. It needs pair rows.
+        placeholder_sides (`tuple[str, ...]`, *optional*, defaults to `("student", "teacher")`):
+            Sides on which a batch without any image gets a blank one behind its last column, where causal attention
+            hides it. Without it, ranks with and without images would run different collectives and hang. See
+            [`find_placeholder_sides`] for those that need none.
+        return_tensors (`str`, *optional*, defaults to `"pt"`):
+            Type of tensor to return. Only `"pt"` is supported.
+
+    The output has `input_ids`, `attention_mask`, `labels` (B, L) and the processor's image tensors, the same with the
+    prefix `teacher_` (B, L'), `same_images`, whether both sides show the same pictures, and `row_id`, the list of the
+    rows' names.
+
+    Raises:
+        ValueError: if `use_kl` is set and a row has no second side, or the answers of a row tokenise differently.
+    """
+
+    processor: ProcessorMixin
+    family: Family
+    use_kl: bool = True
+    placeholder_sides: tuple[str, ...] = SIDES
+    return_tensors: str = "pt"
+    _side_collator: DataCollatorForVisionLanguageModeling = field(init=False, repr=False)
+    _placeholder: dict[str, torch.Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self):
+        self._side_collator = DataCollatorForVisionLanguageModeling(
+            processor=self.processor, max_length=None, completion_only_loss=True
+        )
+
+    def torch_call(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Collates rows of the checked data set (see [`load_data`]), or of any other with the columns of the format."""
+        row_ids = [row.get("row_id", f"{index} of a batch") for index, row in enumerate(rows)]
+        suffix = "_2" if "instruction_2" in rows[0] else ""
+        if self.use_kl and not suffix:
+            raise ValueError(
+                f"Row {row_ids[0]} has no vision-rich side (`instruction_2`, `output_2`), but `use_kl` is true. Give "
+                "pairs, or set `use_kl: false`."
+            )
+        batch = self._collate_side(rows, suffix, suffix, "student")
+        if self.use_kl:
+            teacher = self._collate_side(rows, "", suffix, "teacher")
+            self._check_answers(row_ids, batch["labels"], teacher["labels"])
+            batch.update({f"teacher_{key}": value for key, value in teacher.items()})
+            images = [(_as_list(row.get("image_url")), _as_list(row.get("image_url_2"))) for row in rows]
+            batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
+        batch["row_id"] = row_ids
+        return batch
+
+    def _collate_side(
+        self, rows: list[dict[str, Any]], suffix: str, answer_suffix: str, side: str
+    ) -> dict[str, torch.Tensor]:
+        examples = []
+        for row in rows:
+            images = [open_image(image) for image in _as_list(row.get(f"image_url{suffix}"))]
+            examples.append(
+                {
+                    "images": images,
+                    "prompt": render_prompt(self.processor, row[f"instruction{suffix}"], len(images)),
+                    "completion": render_answer(self.processor, self.family, row[f"output{answer_suffix}"]),
+                }
+            )
+        has_images = any(example["images"] for example in examples)
+        batch = dict(self._side_collator(examples))
+        if not has_images and side in self.placeholder_sides:
+            batch = self._add_placeholder(batch)
+        return batch
+
+    @staticmethod
+    def _check_answers(row_ids: list[str], labels: torch.Tensor, teacher_labels: torch.Tensor) -> None:
+        for row_id, student_row, teacher_row in zip(row_ids, labels, teacher_labels, strict=True):
+            if not torch.equal(student_row[student_row != -100], teacher_row[teacher_row != -100]):
+                raise ValueError(
+                    f"Row {row_id}: the answer has other tokens on the text-rich side than on the vision-rich side, so "
+                    "their distributions cannot be compared. The processor must tokenise an answer independently of "
+                    "its prompt."
+                )
+
+    def _add_placeholder(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Appends a blank image to the first row, behind the last column, outside attention to and from the answer."""
+        if not self._placeholder:
+            blank = Image.new("RGB", (28, 28), "white")
+            text = self.family.image_text or self.processor.image_token
+            self._placeholder = dict(
+                self.processor(images=[[blank]], text=[text], add_special_tokens=False, return_tensors="pt")
+            )
+        batch_size = batch["input_ids"].shape[0]
+        fill = {
+            "input_ids": self._side_collator.processor.tokenizer.pad_token_id,
+            "labels": -100,
+            "attention_mask": 0,
+            "token_type_ids": 0,
+            "mm_token_type_ids": 0,
+        }
+        columns = self._placeholder | {"labels": torch.full_like(self._placeholder["input_ids"], -100)}
+        result = {}
+        for name, value in columns.items():
+            if name in fill:
+                below = value.new_full((batch_size - 1, value.shape[1]), fill[name])
+                left = batch.get(name)
+                if left is None:  # the processor omits it for text alone
+                    left = torch.zeros_like(batch["input_ids"])
+                result[name] = torch.cat((left, torch.cat((value, below))), dim=1)
+            else:
+                result[name] = value
+        for name, value in batch.items():  # per-token tensors that come with text alone
+            if name not in result:
+                result[name] = pad(value, (0, columns["input_ids"].shape[1]))
+        return result

@@ -1,0 +1,1 @@
+"""The benchmarks: data, prompts, extraction, scoring and aggregates of each."""

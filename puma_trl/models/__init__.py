@@ -1,0 +1,1 @@
+"""Model families, their parts, loading them, adapters on them."""

@@ -1,0 +1,196 @@
+"""Load the model and its processor, whole or quantised."""
+
+import dataclasses
+import os
+
+import torch
+from bitsandbytes.nn import Linear4bit
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import is_flash_attn_2_available, is_kernels_available
+from trl import ModelConfig, get_quantization_config
+
+from ..config import PumaKLConfig
+from .families import Family
+from .parts import part_of
+
+
+def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrainedConfig:
+    """
+    Reads the configuration of the model.
+
+    Raises:
+        ValueError: if `model_name_or_path` is neither a model folder nor a model of the Hub, a folder with adapters, or a
+            model of an unknown type.
+    """
+    folder = model_args.model_name_or_path
+    if os.path.isfile(os.path.join(folder, "adapter_config.json")):
+        raise ValueError(
+            f"`model_name_or_path: {folder}` holds adapters and no model. Merge them into their base model first: "
+            f"`python -m puma_trl.merge {folder} {folder.rstrip('/')}-merged`."
+        )
+    try:
+        return AutoConfig.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
+    except OSError as error:
+        raise ValueError(
+            f"No model configuration was found for `model_name_or_path: {model_args.model_name_or_path}`. It must be a "
+            "model folder with a config.json, or the id of a model on the Hub. Recipes start from what the stage before "
+            "has left: run that first."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"`model_name_or_path: {model_args.model_name_or_path}` is no model that transformers knows: {error} Original "
+            "Math-PUMA checkpoints are converted with `python -m puma_trl.convert`; code that comes with a model runs "
+            "only with `trust_remote_code: true`."
+        ) from error
+
+
+def check_attention(model_args: ModelConfig) -> None:
+    """
+    Makes sure, before the data is read, that the attention of the recipe can run here.
+
+    Raises:
+        ValueError: if it is FlashAttention 2, which is not installed, or there is no GPU for it.
+    """
+    wanted = model_args.attn_implementation
+    if wanted == "flash_attention_2" and not (is_flash_attn_2_available() or is_kernels_available()):
+        raise ValueError(
+            "`attn_implementation: flash_attention_2` needs a GPU and the package `flash-attn`. Install it with `pip "
+            "install flash-attn --no-build-isolation`, or set `attn_implementation: sdpa`."
+        )
+
+
+def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+    """
+    Loads the processor of a vision-language model, or the tokenizer of a text model, and makes sure that it can pad.
+
+    Raises:
+        ValueError: if the folder has no processor, or the processor no chat template.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(
+            model_args.model_name_or_path,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {error}. Copy the base "
+            "model's processor and tokenizer files into the folder."
+        ) from error
+    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    if tokenizer.eos_token is None:
+        raise ValueError(
+            f"The tokenizer of `{model_args.model_name_or_path}` has no end token (`eos_token`), so answers could not "
+            "end. Set it in tokenizer_config.json."
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if training_args.chat_template_path is None and processor.chat_template is None:
+        raise ValueError(
+            f"The processor of `{model_args.model_name_or_path}` has no chat template. Give one with "
+            "`chat_template_path`."
+        )
+    return processor
+
+
+def load_model(
+    model_args: ModelConfig, training_args: PumaKLConfig, config: PreTrainedConfig, family: Family
+) -> PreTrainedModel:
+    """
+    Loads the model with its native class: image-text-to-text where there is one, else a causal language model.
+
+    With `load_in_4bit` or `load_in_8bit` only the language model is quantised; aligner, vision towers and head are not.
+
+    Raises:
+        ValueError: if the folder holds no weights, or weights that do not fit the configuration, or quantisation is asked
+            for without adapters or of a model whose language model is not known.
+    """
+    auto_class = (
+        AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
+    )
+    dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
+    quantization_config = _build_quantization_config(model_args, config, family, auto_class)
+    try:
+        model, loading = auto_class.from_pretrained(
+            model_args.model_name_or_path,
+            config=config,
+            revision=model_args.model_revision,
+            trust_remote_code=training_args.trust_remote_code,
+            attn_implementation=model_args.attn_implementation,
+            dtype=dtype,
+            quantization_config=quantization_config,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"No usable weights were found in `{model_args.model_name_or_path}`: {error}. A checkpoint folder needs "
+            "model.safetensors, or its shards and their index, all of them whole."
+        ) from error
+    if loading["missing_keys"]:
+        missing = sorted(loading["missing_keys"])
+        raise ValueError(
+            f"The checkpoint `{model_args.model_name_or_path}` lacks {len(missing)} tensors of "
+            f"{type(model).__name__}, the first being {missing[:3]}. They would train from random values. Check that "
+            "the folder holds this model; original Math-PUMA checkpoints are converted with `puma_trl.convert`."
+        )
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # in a pass without gradient, as the teacher's, it would repack its weights for inference on CPUs with
+            # AVX512-BF16, and packed ones pass no gradient (bitsandbytes 0.50)
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _build_quantization_config(
+    model_args: ModelConfig, config: PreTrainedConfig, family: Family, auto_class: type
+) -> BitsAndBytesConfig | None:
+    """Returns what quantises the linear layers of the language model and no others, or `None`."""
+    if not (model_args.load_in_4bit or model_args.load_in_8bit):
+        return None
+    if not model_args.use_peft:
+        raise ValueError(
+            "`load_in_4bit` and `load_in_8bit` need `use_peft: true`: quantised weights cannot be trained, only adapters "
+            "on them."
+        )
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            "`load_in_4bit` and `load_in_8bit` do not go with ZeRO-3: transformers loads quantised weights whole on every "
+            "process, so nothing would be sharded. Use DDP or ZeRO-2, or LoRA without quantisation."
+        )
+    if "language_model" not in family.parts:
+        raise ValueError(
+            f"`load_in_4bit` and `load_in_8bit` quantise the language model only, but which modules that is is not "
+            f"known for models of type '{config.model_type}'. Use LoRA without quantisation, or register the family in "
+            "puma_trl/families."
+        )
+    if model_args.dtype in ("auto", None):  # the dtype that the quantised layers compute in
+        model_args = dataclasses.replace(model_args, dtype=str(config.dtype or torch.float32).removeprefix("torch."))
+    quantization_config = get_quantization_config(model_args)
+    with torch.device("meta"):
+        model = auto_class.from_config(config)
+    head = model.get_output_embeddings()
+    # by name and not by prefix: transformers matches whole modules, and `model.high_res_vision_` is none
+    quantization_config.llm_int8_skip_modules = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+        and (module is head or part_of(f"{name}.weight", family) != "language_model")
+    ]
+    return quantization_config

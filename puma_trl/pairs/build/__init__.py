@@ -1,0 +1,1 @@
+"""`pairs build`: question + diagram + answer → pairs."""

@@ -1,0 +1,179 @@
+"""A problem as a picture: diagram and typeset question on one canvas."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from ...data.images import DataError
+from . import fonts
+from .fonts import FontBook
+from .typeset import DoesNotFit, Line, Typesetter, clean, wrap
+
+
+MIN_DIGIT_HEIGHT = 10  # pixels; smaller digits are lost in patches of 14 pixels
+WIDTHS = (512, 768, 1024)  # of the canvas; the next one is taken where a formula or a diagram does not fit
+MAX_HEIGHT = 2048
+MAX_CHARACTERS = 20_000  # more than the largest canvas holds
+GRAIN = 2  # pixels that have the same noise
+BORDER = 4  # pixels that stay without ink, also after the turn
+
+
+@dataclass(frozen=True)
+class Style:
+    """
+    How a problem is printed.
+
+    Args:
+        family (`str`):
+            Key of `fonts.FAMILIES`.
+        size (`int`):
+            Size of the letters in pixels.
+        margin (`int`):
+            Pixels around the text.
+        leading (`float`):
+            Distance of two lines, in sizes of the letters.
+        diagram_first (`bool`):
+            Whether the diagram stands above the question.
+        turn (`float`):
+            Angle in degrees, counter-clockwise.
+        noise (`int`):
+            Largest change of a pixel's value, of 255.
+    """
+
+    family: str
+    size: int
+    margin: int
+    leading: float
+    diagram_first: bool
+    turn: float
+    noise: int
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A picture, how many formulas it has, and how many of them stand as LaTeX because they could not be drawn."""
+
+    image: Image.Image
+    formulas: int
+    plain_formulas: int
+
+
+def draw_style(rng: random.Random) -> Style:
+    """Draws a style; the smallest letters have digits of `MIN_DIGIT_HEIGHT` pixels."""
+    family = rng.choice(list(fonts.FAMILIES))
+    smallest = fonts.smallest_size(str(fonts.SHIPPED / fonts.FAMILIES[family][0]), MIN_DIGIT_HEIGHT)
+    return Style(
+        family=family,
+        size=smallest + 2 * rng.randrange(5),  # few sizes, so that words and formulas are often there already
+        margin=rng.randint(16, 40),
+        leading=rng.uniform(1.25, 1.6),
+        diagram_first=rng.random() < 0.5,
+        turn=rng.choice((0.0, rng.uniform(-1.5, 1.5))),
+        noise=rng.choice((0, rng.randint(1, 6))),
+    )
+
+
+def compose(text: str, diagram: Image.Image | None, style: Style, book: FontBook, seed: int) -> Composition:
+    """
+    Prints a problem.
+
+    Args:
+        text (`str`):
+            The question, with LaTeX between dollars.
+        diagram (`PIL.Image.Image`, *optional*):
+            Its diagram, in RGB.
+        style ([`Style`]):
+            How to print it.
+        book ([`FontBook`]):
+            Where characters find their fonts.
+        seed (`int`):
+            Seed of the noise.
+
+    Raises:
+        DoesNotFit: if it does not fit on the largest canvas.
+        DataError: if a character is in no font, its script is not supported, or nothing of the text can be seen.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise DoesNotFit(f"text too long: it has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
+    typesetter = Typesetter(book, style.family)
+    text = clean(text).strip()
+    diagram = None if diagram is None else _without_colour(diagram)
+    for width in WIDTHS:
+        column = width - 2 * style.margin
+        try:
+            lines = wrap(typesetter.words(text, style.size, column), style.family, style.size, column)
+            picture = None if diagram is None else _scale(diagram, column, last=width == WIDTHS[-1])
+            canvas = _print(lines, picture, style, width)
+        except DoesNotFit:
+            if width == WIDTHS[-1]:
+                raise
+        else:
+            return Composition(_roughen(canvas, style, seed), typesetter.formulas, typesetter.plain_formulas)
+    raise AssertionError("unreachable: the largest canvas returns or raises")
+
+
+def _without_colour(diagram: Image.Image) -> Image.Image:
+    """Returns a diagram without colours as one channel, which takes a third of the time and of the disk."""
+    red, *others = diagram.split()
+    return red if all(channel.tobytes() == red.tobytes() for channel in others) else diagram
+
+
+def _scale(diagram: Image.Image, column: int, last: bool) -> Image.Image:
+    """Scales a diagram down that is too large; one that is too wide waits for the largest canvas."""
+    if diagram.width > column and not last:
+        raise DoesNotFit(f"too wide: the diagram has {diagram.width} pixels, the column {column}")
+    share = min(1.0, column / diagram.width, MAX_HEIGHT / 2 / diagram.height)
+    if share == 1.0:
+        return diagram
+    return diagram.resize((max(1, int(diagram.width * share)), max(1, int(diagram.height * share))), Image.LANCZOS)
+
+
+def _print(lines: list[Line], diagram: Image.Image | None, style: Style, width: int) -> Image.Image:
+    if not any(box.mask.getbbox() for line in lines for _, box in line.boxes):
+        raise DataError("empty text: nothing of it can be seen")
+    step = style.size * style.leading
+    baselines, y, descent = [], 0.0, 0
+    for line in lines:
+        # formulas that are higher than a line push it down
+        y += max(step, descent + line.ascent + 0.25 * style.size) if baselines else max(style.size, line.ascent)
+        baselines.append(round(y))
+        descent = line.descent
+    text_height = round(y + max(descent, 0.3 * style.size))
+    gap = style.size if diagram is not None else 0
+    picture_height = diagram.height if diagram is not None else 0
+    height = text_height + gap + picture_height + 2 * style.margin
+    if height > MAX_HEIGHT:
+        raise DoesNotFit(
+            f"text too long: it needs {height} pixels of height on a canvas of {width}, more than {MAX_HEIGHT}"
+        )
+    mode = "L" if diagram is None else diagram.mode
+    canvas = Image.new(mode, (width, height), "white")
+    top = style.margin
+    if diagram is not None:
+        place = top if style.diagram_first else top + text_height + gap
+        canvas.paste(diagram, ((width - diagram.width) // 2, place))
+        top += picture_height + gap if style.diagram_first else 0
+    for line, baseline in zip(lines, baselines, strict=True):
+        for position, box in line.boxes:
+            canvas.paste("black", (style.margin + position + box.left, top + baseline - box.ascent), box.mask)
+    return canvas
+
+
+def _roughen(canvas: Image.Image, style: Style, seed: int) -> Image.Image:
+    """Turns the canvas, which grows so that nothing is cut off, and adds noise inside its border."""
+    if style.turn:
+        canvas = canvas.rotate(style.turn, Image.BILINEAR, expand=True, fillcolor="white")
+    if not style.noise:
+        return canvas
+    pixels = np.asarray(canvas)
+    generator = np.random.default_rng(seed)
+    # towards grey only, so that nothing overflows; the border stays as it is
+    height, width = pixels.shape[:2]
+    grain = generator.integers(0, style.noise + 1, (height // GRAIN + 1, width // GRAIN + 1), dtype=np.uint8)
+    noise = grain.repeat(GRAIN, 0).repeat(GRAIN, 1)[:height, :width]
+    noise[:BORDER] = noise[-BORDER:] = 0
+    noise[:, :BORDER] = noise[:, -BORDER:] = 0
+    noise = noise if pixels.ndim == 2 else noise[:, :, None]
+    return Image.fromarray(np.where(pixels > 127, pixels - noise, pixels + noise).astype(np.uint8))

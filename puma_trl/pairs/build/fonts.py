@@ -1,0 +1,121 @@
+"""Fonts that typeset problems: the ones that matplotlib ships, and whatever the system has for other scripts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from matplotlib import font_manager, get_data_path
+from matplotlib.ft2font import FT2Font
+from PIL import ImageFont
+
+from ...data.images import DataError
+
+
+SHIPPED = Path(get_data_path()) / "fonts" / "ttf"
+
+# name → (file that matplotlib ships, mathtext's font set of the same design)
+FAMILIES = {
+    "DejaVu Sans": ("DejaVuSans.ttf", "dejavusans"),
+    "DejaVu Serif": ("DejaVuSerif.ttf", "dejavuserif"),
+    "DejaVu Sans Mono": ("DejaVuSansMono.ttf", "dejavusans"),
+    "STIX": ("STIXGeneral.ttf", "stix"),
+}
+# for symbols that the chosen family lacks
+SYMBOLS = tuple(str(SHIPPED / name) for name in ("DejaVuSans.ttf", "STIXGeneral.ttf"))
+
+
+@lru_cache(maxsize=1024)
+def load(path: str, size: int) -> ImageFont.FreeTypeFont:
+    """Loads a font file at a size in pixels, laid out character by character, which is the same on every machine."""
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+@lru_cache(maxsize=4096)
+def coverage(path: str) -> frozenset[int]:
+    """Returns the code points that a font file has glyphs for; none if FreeType cannot read it."""
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    except RuntimeError:  # bitmap fonts and broken files, which systems have too
+        return frozenset()
+
+
+def digit_height(path: str, size: int) -> int:
+    """Returns the height in pixels of the digits of a font at a size."""
+    _, top, _, bottom = load(path, size).getbbox("0", anchor="ls")
+    return round(bottom - top)
+
+
+@lru_cache(maxsize=64)
+def smallest_size(path: str, height: int) -> int:
+    """Returns the smallest size at which digits are at least `height` pixels high."""
+    size = height
+    while digit_height(path, size) < height:
+        size += 1
+    return size
+
+
+@lru_cache(maxsize=1)
+def system_fonts() -> tuple[str, ...]:
+    """Returns the font files of the system, regular ones first, in an order that does not depend on where they are."""
+    paths = [Path(path) for path in font_manager.findSystemFonts() if "LastResort" not in path]  # has dummies for all
+    return tuple(str(path) for path in sorted(paths, key=lambda path: ("Regular" not in path.name, path.name, path)))
+
+
+@dataclass(frozen=True)
+class FontBook:
+    """
+    Chooses a font for every character.
+
+    Args:
+        extra (`tuple[str, ...]`, *optional*):
+            Font files of the user, which come before those of the system.
+    """
+
+    extra: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for path in self.extra:
+            if not coverage(path):
+                raise DataError(f"'{path}' is no font that can be read. Name a TrueType or OpenType file.")
+
+    def choose(self, family: str, characters: Iterable[str]) -> dict[str, str]:
+        """
+        Returns character → font file.
+
+        What the family lacks comes from one other font if a single one has it all, so that a text looks even.
+
+        Args:
+            family (`str`):
+                Key of `FAMILIES`.
+            characters (`Iterable[str]`):
+                The characters of a text; white space is left out.
+
+        Raises:
+            DataError: if no font has one of the characters.
+        """
+        wanted = sorted({character for character in characters if not character.isspace()})
+        primary = str(SHIPPED / FAMILIES[family][0])
+        chosen = {character: primary for character in wanted if ord(character) in coverage(primary)}
+        missing = tuple(character for character in wanted if character not in chosen)
+        return chosen | _find_fonts(missing, (*SYMBOLS, *self.extra)) if missing else chosen
+
+
+@lru_cache(maxsize=65536)
+def _find_fonts(characters: Sequence[str], first: tuple[str, ...]) -> dict[str, str]:
+    points = {ord(character) for character in characters}
+    for path in (*first, *system_fonts()):
+        if points <= coverage(path):
+            return dict.fromkeys(characters, path)
+    return {character: _find_font(character, first) for character in characters}
+
+
+@lru_cache(maxsize=65536)
+def _find_font(character: str, first: tuple[str, ...]) -> str:
+    for path in (*first, *system_fonts()):
+        if ord(character) in coverage(path):
+            return path
+    raise DataError(
+        f"missing glyph: no font has '{character}' (U+{ord(character):04X}); install one that does (for Chinese, Japanese "
+        "and Korean on Debian: fonts-noto-cjk), or name a font file with `--font`"
+    )

@@ -1,0 +1,317 @@
+"""Problem text → lines of boxes: words, formulas, and characters of scripts without spaces, wrapped to a width."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from PIL import Image
+
+from ...data.images import DataError
+from . import fonts, latex
+
+
+# Chinese, Japanese and Korean: a line may break between any two of these characters …
+WIDE = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
+# … except before and after these.
+NO_BREAK_BEFORE = frozenset("、。，．：；？！）］｝〉》」』】〕’”…ー々")
+NO_BREAK_AFTER = frozenset("（［｛〈《「『【〔‘“")
+# What LaTeX writes with a backslash outside of formulas.
+ESCAPED = re.compile(r"\\([$%&#])")
+# Emphasis in LaTeX, which is printed like the rest
+EMPHASIS = re.compile(r"\\(?:textbf|textit|emph)\s*\{([^{}]*)\}")
+# Scripts that are written from the right, or whose letters take another form beside each other.
+SHAPED = ("ARABIC", "HEBREW", "SYRIAC", "THAANA", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL")
+SHAPED += ("TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "MONGOLIAN")
+
+
+@dataclass(frozen=True)
+class Box:
+    """
+    What is printed in one go.
+
+    Args:
+        text (`str`):
+            The characters, or the LaTeX of a formula.
+        width (`int`):
+            Pixels to the start of what follows.
+        left (`int`):
+            Pixels from the start to the ink, which may be negative.
+        ascent (`int`):
+            Pixels of ink above the baseline.
+        mask (`PIL.Image.Image`):
+            The ink, 255 where it is full.
+    """
+
+    text: str
+    width: int
+    left: int
+    ascent: int
+    mask: Image.Image = field(repr=False)
+
+    @property
+    def descent(self) -> int:
+        """Pixels of ink below the baseline."""
+        return self.mask.height - self.ascent
+
+
+@dataclass(frozen=True)
+class Word:
+    """
+    Boxes between which no line breaks.
+
+    Args:
+        boxes (`tuple[Box, ...]`):
+            From left to right.
+        spaced (`bool`):
+            Whether a space stands before the word.
+        alone (`bool`):
+            Whether the word is a line of its own, in the middle.
+    """
+
+    boxes: tuple[Box, ...]
+    spaced: bool
+    alone: bool = False
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return sum(box.width for box in self.boxes)
+
+
+@dataclass(frozen=True)
+class Line:
+    """Boxes with their distance from the left edge, in pixels."""
+
+    boxes: tuple[tuple[int, Box], ...]
+
+    @property
+    def ascent(self) -> int:
+        """Pixels of ink above the baseline."""
+        return max((box.ascent for _, box in self.boxes), default=0)
+
+    @property
+    def descent(self) -> int:
+        """Pixels of ink below the baseline."""
+        return max((box.descent for _, box in self.boxes), default=0)
+
+
+class DoesNotFit(DataError):
+    """A problem does not fit on its canvas."""
+
+
+def clean(text: str) -> str:
+    """
+    Brings a text into the form in which it is printed: composed characters, plain spaces, formulas on one line, no
+    emphasis, nothing invisible.
+
+    Raises:
+        DataError: if the text is in a script that is written from the right or needs shaping.
+    """
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    formulas: list[str] = []
+    text = latex.replace_math(text.replace("\0", " "), lambda match: formulas.append(match[0]) or "\0")
+    changes = 1
+    while changes:  # from the inside out
+        text, changes = EMPHASIS.subn(r"\1", text)
+    text = re.sub("\0", lambda _: formulas.pop(0).replace("\n", " "), text)
+    kept = []
+    for character in text:
+        if character != "\n" and (character.isspace() or unicodedata.category(character) == "Cc"):
+            character = " "
+        elif unicodedata.category(character) == "Cf":  # zero-width and direction marks
+            continue
+        elif ord(character) > 0x58F and unicodedata.name(character, "").startswith(SHAPED):
+            raise DataError(f"unsupported script: '{character}' (U+{ord(character):04X}) needs text shaping")
+        kept.append(character)
+    return "".join(kept)
+
+
+@dataclass
+class Typesetter:
+    """
+    Turns text into words.
+
+    Args:
+        book ([`FontBook`]):
+            Where characters find their fonts.
+        family (`str`):
+            Key of `fonts.FAMILIES`.
+
+    Attributes:
+        formulas (`int`): Formulas set by the last call of [`Typesetter.words`].
+        plain_formulas (`int`): Those among them that mathtext could not parse and that are printed as they stand.
+        size, width (`int`): Arguments of that call.
+    """
+
+    book: fonts.FontBook
+    family: str
+    formulas: int = field(default=0, init=False)
+    plain_formulas: int = field(default=0, init=False)
+    size: int = field(default=0, init=False)
+    width: int = field(default=0, init=False)
+
+    def words(self, text: str, size: int, width: int) -> list[list[Word]]:
+        """
+        Returns the words of each paragraph; one that is wider than the column comes in single characters.
+
+        Args:
+            text (`str`):
+                What [`clean`] returned.
+            size (`int`):
+                Size of the letters in pixels.
+            width (`int`):
+                Width of the column in pixels.
+
+        Raises:
+            DataError: if a character is in no font.
+        """
+        self.formulas = self.plain_formulas = 0
+        self.size, self.width = size, width
+        return [self._paragraph(paragraph) for paragraph in text.split("\n")]
+
+    def _paragraph(self, paragraph: str) -> list[Word]:
+        words: list[Word] = []
+        glued = False  # whether the next word goes on with the one before, as a full stop with its formula
+        for piece, is_math, is_display in self._pieces(paragraph):
+            if is_math:
+                boxes = _formula_boxes(piece, fonts.FAMILIES[self.family][1], self.size)
+                new = [Word(boxes, spaced=not glued, alone=is_display)]
+                if not self._fits(*new):  # then each operator begins a word
+                    pairs = [boxes[:1], *(boxes[index : index + 2] for index in range(1, len(boxes), 2))]
+                    new = [Word(pair, spaced=not glued and pair is pairs[0]) for pair in pairs]
+            else:
+                new = list(self._plain_words(piece))
+            if glued and new and not new[0].spaced and not new[0].alone and self._fits(words[-1], new[0]):
+                new[0] = Word(words[-1].boxes + new[0].boxes, words.pop().spaced)
+            elif new and not glued:
+                new[0] = replace(new[0], spaced=True)
+            words += new
+            glued = bool(words) and not words[-1].alone and (is_math or not piece[-1].isspace())
+        return words
+
+    def _fits(self, *words: Word) -> bool:
+        return sum(word.width for word in words) <= self.width
+
+    def _pieces(self, paragraph: str) -> Iterator[tuple[str, bool, bool]]:
+        """Splits at formulas; those that cannot be drawn become text again."""
+        for piece, is_math, is_display in latex.split_math(paragraph):
+            if is_math:
+                self.formulas += 1
+                if _formula_boxes(piece, fonts.FAMILIES[self.family][1], self.size) is None:
+                    self.plain_formulas += 1
+                    is_math = is_display = False
+            else:
+                piece = ESCAPED.sub(r"\1", piece)
+            yield piece, is_math, is_display
+
+    def _plain_words(self, text: str) -> Iterator[Word]:
+        chosen = self.book.choose(self.family, text)
+        for match in re.finditer(r"(\s*)(\S+)", text):
+            spaced = bool(match[1])
+            for part in _break_wide(match[2]):
+                word = Word(tuple(_runs(part, chosen, self.size)), spaced)
+                if self._fits(word):
+                    yield word
+                else:
+                    for position, character in enumerate(part):
+                        yield Word(tuple(_runs(character, chosen, self.size)), spaced and position == 0)
+                spaced = False
+
+
+def _break_wide(word: str) -> list[str]:
+    """Splits a word of Chinese, Japanese or Korean where a line may break."""
+    parts = [word[0]]
+    for before, character in zip(word, word[1:], strict=False):
+        breaks = WIDE.match(before) or WIDE.match(character)
+        if breaks and character not in NO_BREAK_BEFORE and before not in NO_BREAK_AFTER:
+            parts.append(character)
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _runs(part: str, chosen: dict[str, str], size: int) -> Iterator[Box]:
+    """Makes a box of each run of characters of one font."""
+    start = 0
+    for position in range(1, len(part) + 1):
+        if position == len(part) or chosen[part[position]] != chosen[part[start]]:
+            yield _text_box(part[start:position], chosen[part[start]], size)
+            start = position
+
+
+@lru_cache(maxsize=16384)
+def _text_box(text: str, path: str, size: int) -> Box:
+    font = fonts.load(path, size)
+    ink, (left, top) = font.getmask2(text, anchor="ls")
+    mask = Image.frombytes("L", ink.size, bytes(ink)) if all(ink.size) else Image.new("L", (1, 1))
+    return Box(text, round(font.getlength(text)), left, -top, mask)
+
+
+@lru_cache(maxsize=4096)
+def _formula_boxes(source: str, font_set: str, size: int) -> tuple[Box, ...] | None:
+    """Makes a box of each term and operator of a formula, or of the whole; `None` if it cannot be drawn."""
+    for pieces in (latex.split_terms(source), (source,)):
+        formulas = [latex.draw_formula(piece, font_set, size) for piece in pieces]
+        if None not in formulas:
+            break
+    else:
+        return None
+    grown = round(size * max(latex.find_growth(piece, font_set) for piece in pieces))
+    if grown != size:
+        formulas = [latex.draw_formula(piece, font_set, grown) for piece in pieces]
+    boxes = []
+    for index, (piece, formula) in enumerate(zip(pieces, formulas, strict=True)):
+        side = round(0.25 * grown) if index % 2 else 1  # pixels left and right, about as in mathtext
+        mask = formula.mask
+        boxes.append(Box(piece, mask.width + 2 * side, side, mask.height - formula.depth, mask))
+    return tuple(boxes)
+
+
+@lru_cache(maxsize=256)
+def _space(path: str, size: int) -> int:
+    return max(2, round(fonts.load(path, size).getlength(" ")))
+
+
+def wrap(paragraphs: list[list[Word]], family: str, size: int, width: int) -> list[Line]:
+    """
+    Breaks paragraphs into lines.
+
+    Args:
+        paragraphs (`list[list[Word]]`):
+            What [`Typesetter.words`] returned.
+        family (`str`):
+            Key of `fonts.FAMILIES`.
+        size (`int`):
+            Size of the letters in pixels.
+        width (`int`):
+            Width of the column in pixels.
+
+    Raises:
+        DoesNotFit: if a formula or a character is wider than the column.
+    """
+    space = _space(str(fonts.SHIPPED / fonts.FAMILIES[family][0]), size)
+    lines = []
+    for words in paragraphs:
+        line: list[tuple[int, Box]] = []
+        end = 0
+        for word in words:
+            if word.width > width:
+                start = "".join(box.text for box in word.boxes)[:60]
+                raise DoesNotFit(f"too wide: '{start}' has {word.width} pixels, the column {width}")
+            gap = space if word.spaced and line else 0
+            if line and (word.alone or end + gap + word.width > width):
+                lines.append(Line(tuple(line)))
+                line, end, gap = [], 0, 0
+            position = (width - word.width) // 2 if word.alone else end + gap
+            for box in word.boxes:
+                line.append((position, box))
+                position += box.width
+            end = position
+            if word.alone:
+                lines.append(Line(tuple(line)))
+                line, end = [], 0
+        if line or not words:
+            lines.append(Line(tuple(line)))
+    return lines

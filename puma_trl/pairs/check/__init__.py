@@ -1,0 +1,1 @@
+"""`pairs check`: what a pair file holds that training should not see."""

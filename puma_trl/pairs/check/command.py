@@ -1,0 +1,340 @@
+"""
+Checks pairs before training: everything that training checks, answers given away, overlap with evaluation data and
+benchmarks, duplicates and lengths, as a report of one page.
+
+```bash
+python -m puma_trl.pairs check outputs/pairs/train.jsonl --eval outputs/pairs/heldout.jsonl
+python -m puma_trl.pairs check outputs/pairs --model Qwen/Qwen2-VL-2B-Instruct --max_length 2048 \
+    --against testmini.parquet --output report.json
+```
+
+The exit code is 0 without errors (warnings are none), 1 with errors, and 2 if the check itself could not be done.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ...data.files import Source, find_chunks, find_sources, read_chunk
+from ...data.images import DataError
+from ...data.load import MAX_PROCESSES, MISMATCH, REMEDIES
+from . import leakage, overlap
+from .overlap import Reference
+from .report import ERROR, NOTE, WARNING, Finding, Report, print_report, write_report
+from .scan import BLANK_PICTURE, NO_PICTURE, Part, ReferenceReader, Scanner, make_checker, map_chunks
+
+
+EVAL, BENCHMARK = "eval data", "benchmark"
+NOT_A_PAIR = "not a pair"
+DUPLICATE_ROW = "duplicate row"
+DUPLICATE_PICTURE = "duplicate picture"
+CONTRADICTION = "contradicting answers"
+NOT_COMPARED = "not compared"
+
+# Columns of question and picture in benchmarks, the first that is there. MathVista's pictures are in `decoded_image`.
+QUESTION_COLUMNS = ("question", "instruction", "problem", "query", "question_text")
+IMAGE_COLUMNS = ("decoded_image", "image", "images", "image_path", "image_url", "image_url_2")
+
+# Share of rows whose answer is among the numbers of the question from which on chance does not explain it, and the
+# fewest such rows that say so.
+CHANCE_SHARE, CHANCE_ROWS = 0.2, 20
+
+# Kind → level, meaning, remedy. Any other kind is a row that training refuses.
+KINDS = {
+    MISMATCH: (ERROR, "The two sides must have one answer.", REMEDIES[MISMATCH]),
+    NOT_A_PAIR: (ERROR, "Other rows of the file are pairs.", "Give `instruction_2` and `output_2`, or another file."),
+    leakage.IDENTICAL: (
+        ERROR,
+        "Both sides have the same prompt and pictures, so there is nothing to align.",
+        "Take the words that the picture shows out of `instruction_2`.",
+    ),
+    leakage.IN_VISION_RICH: (
+        ERROR,
+        "The prompt says what the picture should be read for.",
+        "Take the answer out of `instruction_2`.",
+    ),
+    leakage.IN_TEXT_RICH: (
+        WARNING,
+        "The question gives its answer away, so the teacher only copies.",
+        "Take the answer out of `instruction`, unless it is a proof.",
+    ),
+    leakage.NUMBER_IN_PROMPT: (
+        NOTE,
+        "The answer equals something given in the question, which happens by chance.",
+        "Look at the examples.",
+    ),
+    NO_PICTURE: (WARNING, "The vision-rich side has no picture.", "Give `image_url_2`."),
+    BLANK_PICTURE: (WARNING, "The picture shows nothing.", "Draw it again, or leave the row out."),
+    DUPLICATE_ROW: (WARNING, "The same row twice: texts and pictures.", "Leave one out."),
+    CONTRADICTION: (
+        WARNING,
+        "The same prompt with the same pictures has another final answer.",
+        "Find out which is right.",
+    ),
+    DUPLICATE_PICTURE: (NOTE, "The same pixels as in another row.", "Nothing, if questions share pictures."),
+    NOT_COMPARED: (WARNING, "These rows could not be read, and the data was not compared with them.", "Repair them."),
+    overlap.SAME_QUESTION: (ERROR, "The question stands in the {where} too.", "Leave the row out."),
+    overlap.NEAR_QUESTION: (WARNING, "The {where} has nearly the same problem.", "Compare the two."),
+    overlap.SAME_PICTURE: (WARNING, "The {where} has the picture too, with another question.", "Compare the two."),
+    overlap.NEAR_PICTURE: (
+        WARNING,
+        "The {where} has a picture that looks the same (at most "
+        + f"{overlap.NEAR_BITS} of 256 bits differ), with another question.",
+        "Compare the two.",
+    ),
+}
+REFUSED = "Training refuses the row."
+
+
+@dataclass
+class _Findings:
+    """Findings by kind, with the sources whose positions they name."""
+
+    sources: list[Source]
+    by_kind: dict[str, Finding] = field(default_factory=dict)
+
+    def add(self, kind: str, source: int, index: int, detail: str) -> None:
+        self._get(kind).add(self.sources[source].name, index, detail)
+
+    def _get(self, kind: str) -> Finding:
+        if kind not in self.by_kind:
+            base, _, where = kind.partition(" in ")
+            known = KINDS.get(kind) or (KINDS.get(base) if where in (EVAL, BENCHMARK) else None)
+            level, meaning, remedy = known or (ERROR, REFUSED, REMEDIES.get(kind, "Repair the row, or drop it."))
+            self.by_kind[kind] = Finding(kind, level, meaning.format(where=where), remedy)
+        return self.by_kind[kind]
+
+
+def check_pairs(
+    data: list[str],
+    *,
+    eval_data: list[str] | None = None,
+    against: list[str] | None = None,
+    model: str | None = None,
+    max_length: int | None = None,
+    image_root: str | None = None,
+    split: str = "train",
+    question_column: str | None = None,
+    image_column: str | None = None,
+    num_proc: int | None = None,
+) -> Report:
+    """
+    Checks data.
+
+    Args:
+        data (`list[str]`):
+            Files, folders or Hub data sets with the published columns.
+        eval_data (`list[str]`, *optional*):
+            Evaluation data with the published columns, whose problems must not be among the rows.
+        against (`list[str]`, *optional*):
+            Benchmarks with a question and, if they have one, an image column.
+        model (`str`, *optional*):
+            Folder or Hub name of a model: tokens are counted, and special tokens looked for, as in training with it.
+        max_length (`int`, *optional*):
+            Limit of the tokens of each side.
+        image_root (`str`, *optional*):
+            Folder that relative image paths of `data` start from. Defaults to the folder of each file.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of the Hub data sets of `data`.
+        question_column (`str`, *optional*), image_column (`str`, *optional*):
+            Columns of `against`. By default the first of `QUESTION_COLUMNS` and `IMAGE_COLUMNS` that is there.
+        num_proc (`int`, *optional*):
+            Processes. Defaults to the number of cores, up to 16.
+
+    Raises:
+        DataError: if data or the model's processor cannot be read, an option is out of range, or a file is empty.
+    """
+    if num_proc is not None and num_proc < 1:
+        raise DataError(f"`--num_proc` is {num_proc}, but at least one process must work.")
+    num_proc = num_proc or min(os.cpu_count(), MAX_PROCESSES)
+    sources = find_sources(data, image_root, None, split)
+    scanner = Scanner(make_checker(sources, model, max_length), {})
+    chunks = list(find_chunks(sources))
+    findings = _Findings(sources)
+    report = Report(data=data, model=model, unit="characters" if model is None else "tokens")
+    for where, names in ((EVAL, eval_data), (BENCHMARK, against)):
+        if names:
+            columns = None if where == EVAL else (question_column, image_column)
+            scanner.references[where] = _read_reference(names, columns, where, num_proc, report)
+    parts = []
+    for part in map_chunks(scanner, chunks, num_proc, "Checking"):
+        for kind, index, detail in part.findings:
+            findings.add(kind, part.source, index, detail)
+        part.findings.clear()  # findings keep the details of some rows only
+        parts.append(part)
+    _require_rows(sources, parts)
+    _compare_rows(parts, findings, report)
+    report.findings += findings.by_kind.values()
+    _judge_chance(report)
+    return report
+
+
+def _read_reference(
+    names: list[str], columns: tuple[str | None, str | None] | None, where: str, num_proc: int, report: Report
+) -> Reference:
+    """Reads evaluation data or benchmarks; what cannot be read is a finding."""
+    sources = find_sources(names, None, None, "test" if columns else "train")
+    required = () if columns else ("instruction", "output")
+    found = None if columns is None else [_find_columns(source, *columns) for source in sources]
+    chunks = list(find_chunks(sources, required))
+    sides, problems = [], []
+    for some, failed in map_chunks(ReferenceReader(sources, found), chunks, num_proc, f"Reading the {where}"):
+        sides += some
+        problems += failed
+    if problems:
+        level, meaning, remedy = KINDS[NOT_COMPARED]
+        finding = Finding(f"{NOT_COMPARED}: {where}", level, meaning, remedy)
+        for problem in problems:
+            name, detail = problem.split(": ", 1)
+            finding.add(*_split_id(name), detail)
+        report.findings.append(finding)
+    if not sides:
+        first = f" The first one: {problems[0]}" if problems else ""
+        raise DataError(f"No row of the {where} ({', '.join(names)}) can be read.{first}")
+    report.compared[where] = len(dict.fromkeys(name for name, _ in sides))
+    return Reference(sides)
+
+
+def _split_id(row_id: str) -> tuple[str, int]:
+    name, _, index = row_id.rpartition(":")
+    return name, int(index)
+
+
+def _column_names(source: Source) -> dict[str, None]:
+    """Returns the columns of a source: of JSON those of any row, since a row may leave out what it does not have."""
+    if source.table is not None:
+        return dict.fromkeys(source.table.column_names)
+    names = {}
+    for chunk in find_chunks([source], ()):
+        for _, row in read_chunk(source, chunk["start"], chunk["end"], chunk["first"]):
+            if isinstance(row, dict):
+                names |= dict.fromkeys(row)
+    return names
+
+
+def _find_columns(source: Source, question: str | None, image: str | None) -> tuple[str, str | None]:
+    """Returns the columns of question and picture of a benchmark."""
+    names = list(_column_names(source))
+    for option, name in (("--question_column", question), ("--image_column", image)):
+        if name is not None and name not in names:
+            raise DataError(f"`{option} {name}` is no column of '{source.name}'. Its columns are: {', '.join(names)}.")
+    question = question or next((name for name in QUESTION_COLUMNS if name in names), None)
+    if question is None:
+        raise DataError(
+            f"'{source.name}' has no column {' or '.join(QUESTION_COLUMNS)}, but: {', '.join(names) or 'none'}. Name the "
+            "column of the question with `--question_column`; a file must be JSON lines, a JSON list, csv or parquet."
+        )
+    return question, image or next((name for name in IMAGE_COLUMNS if name in names), None)
+
+
+def _require_rows(sources: list[Source], parts: list[Part]) -> None:
+    filled = {part.source for part in parts if part.rows_read}
+    empty = [source.path or source.name for position, source in enumerate(sources) if position not in filled]
+    if empty:
+        raise DataError(f"There is no row in {', '.join(empty)}. Name data with rows.")
+
+
+def _compare_rows(parts: list[Part], findings: _Findings, report: Report) -> None:
+    """Finds what only shows across rows, and adds up numbers and lengths."""
+    sizes = [len(part.index) for part in parts]
+    source = np.repeat([part.source for part in parts], sizes)
+    index = _join(parts, "index", np.int64)
+    pairs = _join(parts, "pairs", np.int8).astype(bool)
+    lengths = _join(parts, "lengths", np.int32).reshape(-1, 2)
+    pictures = _join(parts, "pictures", np.uint64).reshape(-1, 2)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.uint64)
+    users = pictures[:, 0] + np.repeat(starts, [len(part.pictures) // 2 for part in parts])
+    report.rows_read = sum(part.rows_read for part in parts)
+    report.rows_usable, report.pairs = len(index), int(pairs.sum())
+    report.pictures, report.different_pictures = len(pictures), len(np.unique(pictures[:, 1]))
+    report.lengths = {
+        "text-rich": lengths[pairs, 0],
+        "vision-rich": lengths[pairs, 1],
+        "one-sided": lengths[~pairs, 0],
+    }
+
+    def name(row: int) -> str:
+        return f"{findings.sources[source[row]].name}:{index[row]}"
+
+    def add(kind: str, row: int, detail: str) -> None:
+        findings.add(kind, int(source[row]), int(index[row]), detail)
+
+    for position in np.unique(source[pairs]) if len(index) else ():
+        for row in np.flatnonzero((source == position) & ~pairs):
+            add(NOT_A_PAIR, row, "`instruction_2` and `output_2` are missing or null")
+    for row, first in _repeats(_join(parts, "rows", np.uint64)):
+        add(DUPLICATE_ROW, row, f"the same as {name(first)}")
+    _find_contradictions(parts, add, name)
+    for entry, first in _repeats(pictures[:, 1]):
+        add(DUPLICATE_PICTURE, int(users[entry]), f"the same as in {name(int(users[first]))}")
+
+
+def _find_contradictions(parts: list[Part], add: Callable[[str, int, str], None], name: Callable[[int], str]) -> None:
+    questions, answers = _join(parts, "questions", np.uint64), _join(parts, "answers", np.uint64)
+    known = np.flatnonzero((questions != 0) & (answers != 0))
+    for row, first in _repeats(questions[known]):
+        row, first = known[row], known[first]
+        if answers[row] != answers[first]:
+            add(CONTRADICTION, row, f"{name(first)} has another answer")
+
+
+def _join(parts: list[Part], field_name: str, dtype: type) -> np.ndarray:
+    return np.concatenate([np.frombuffer(getattr(part, field_name), dtype=dtype) for part in parts])
+
+
+def _repeats(digests: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yields each entry that an earlier one is equal to, and the first such one."""
+    _, firsts, groups = np.unique(digests, return_index=True, return_inverse=True)
+    first_of = firsts[groups]
+    for entry in np.flatnonzero(first_of != np.arange(len(digests))):
+        yield int(entry), int(first_of[entry])
+
+
+def _judge_chance(report: Report) -> None:
+    """Makes a warning of answers among the numbers where there are more than chance explains, and orders the findings."""
+    for finding in report.findings:
+        if finding.kind == leakage.NUMBER_IN_PROMPT:
+            if finding.count >= CHANCE_ROWS and finding.count > CHANCE_SHARE * report.rows_usable:
+                finding.level = WARNING
+                finding.meaning = f"In more than {CHANCE_SHARE:.0%} of the rows the question holds the answer."
+    levels = (ERROR, WARNING, NOTE)
+    report.findings.sort(key=lambda finding: (levels.index(finding.level), -finding.count))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m puma_trl.pairs check`."""
+    parser.add_argument("data", nargs="+", help="files, folders or Hub data sets with the published columns")
+    parser.add_argument(
+        "--eval", nargs="+", dest="eval_data", help="evaluation data: must share no problem with the data"
+    )
+    parser.add_argument("--against", nargs="+", help="benchmarks (json, jsonl, csv, parquet) to look for in the data")
+    parser.add_argument("--question_column", help=f"column of --against (default: {', '.join(QUESTION_COLUMNS)})")
+    parser.add_argument("--image_column", help=f"column of --against (default: {', '.join(IMAGE_COLUMNS)})")
+    parser.add_argument("--model", help="folder or Hub name of a model, to count tokens with (default: characters)")
+    parser.add_argument("--max_length", type=int, help="limit of the tokens of each side, as in training")
+    parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
+    parser.add_argument("--split", default="train", help="split of Hub data sets (default: train)")
+    parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")
+    parser.add_argument("--output", type=Path, help="json file for all findings with their rows")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Prints the report, writes it if asked to, and exits with 1 if there are errors."""
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "output")}
+    try:
+        if args.output is not None and args.output.suffix.lower() != ".json":
+            raise DataError(f"The report would be written to '{args.output}'. Give a name that ends with .json.")
+        report = check_pairs(**options)
+        if args.output is not None:
+            write_report(report, args.output)
+    except (DataError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+    print_report(report, args.output)
+    if report.has_errors:
+        raise SystemExit(1)

@@ -1,0 +1,257 @@
+"""What `check` found: as one page for a person, and as a json file with every row."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ...data.rows import shorten
+
+
+ERROR, WARNING, NOTE = "error", "warning", "note"
+STYLES = {ERROR: "bold red", WARNING: "bold yellow", NOTE: "bold cyan"}
+
+EXAMPLES_SHOWN = 2
+EXAMPLES_KEPT = 1_000  # of each kind, in the json file; the positions of all rows are kept
+
+BINS = 10
+BAR = 20  # characters
+
+
+@dataclass
+class Finding:
+    """
+    All rows with the same finding.
+
+    Args:
+        kind (`str`):
+            Its name.
+        level (`str`):
+            `"error"`, `"warning"` or `"note"`.
+        meaning (`str`):
+            What is wrong.
+        remedy (`str`):
+            What to do.
+        rows (`dict[str, list[int]]`):
+            File → positions of the rows.
+        examples (`list[tuple[str, str]]`):
+            Row id and details of the first rows.
+    """
+
+    kind: str
+    level: str
+    meaning: str
+    remedy: str
+    rows: dict[str, list[int]] = field(default_factory=dict)
+    examples: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return sum(len(rows) for rows in self.rows.values())
+
+    def add(self, source: str, index: int, detail: str) -> None:
+        """Adds a row; one that the finding already has is not counted again."""
+        rows = self.rows.setdefault(source, [])
+        if rows and rows[-1] == index:
+            return
+        rows.append(index)
+        if len(self.examples) < EXAMPLES_KEPT:
+            self.examples.append((f"{source}:{index}", detail))
+
+
+@dataclass
+class Report:
+    """
+    The result of a check.
+
+    Args:
+        data (`list[str]`):
+            Names of the data.
+        model (`str`, *optional*):
+            Name of the model that counted tokens.
+        unit (`str`):
+            Unit of the lengths.
+        rows_read, rows_usable, pairs, pictures, different_pictures (`int`):
+            Numbers of rows, of those that training takes, of pairs among them, and of their pictures.
+        compared (`dict[str, int]`):
+            `"eval data"` or `"benchmark"` → rows that the data was compared with.
+        lengths (`dict[str, np.ndarray]`):
+            Side → lengths of prompt and answer.
+        findings (`list[Finding]`):
+            Errors, warnings, notes; the most frequent first.
+    """
+
+    data: list[str]
+    model: str | None
+    unit: str
+    rows_read: int = 0
+    rows_usable: int = 0
+    pairs: int = 0
+    pictures: int = 0
+    different_pictures: int = 0
+    compared: dict[str, int] = field(default_factory=dict)
+    lengths: dict[str, np.ndarray] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether there is an error; warnings and notes are none."""
+        return any(finding.level == ERROR for finding in self.findings)
+
+
+def print_report(report: Report, output: Path | None) -> None:
+    """Prints the page; `output` is where all rows are listed."""
+    console = Console(highlight=False)
+    console.print(f"\n[bold]{escape(shorten(', '.join(report.data), 200))}[/bold]")
+    console.print(
+        f"{report.rows_read:,} rows, {report.rows_usable:,} of them usable: {report.pairs:,} pairs and "
+        f"{report.rows_usable - report.pairs:,} rows with one side; {report.pictures:,} pictures, "
+        f"{report.different_pictures:,} different ones"
+    )
+    if report.compared:
+        compared = " and ".join(f"{count:,} rows of the {where}" for where, count in report.compared.items())
+        console.print(f"Compared with {compared}")
+    console.print(_verdict(report))
+    for finding in report.findings:
+        _print_finding(console, finding, report.rows_read, output)
+    console.print()
+    _print_lengths(console, report)
+    if output is not None:
+        console.print(f"\nAll rows: {escape(str(output))}")
+
+
+def _verdict(report: Report) -> str:
+    levels = [finding.level for finding in report.findings]
+    counts = [f"{levels.count(level)} kind{'s' * (levels.count(level) != 1)} of {level}" for level in STYLES]
+    found = ", ".join(text for level, text in zip(STYLES, counts, strict=True) if level in levels)
+    if not levels or set(levels) == {NOTE}:
+        return f"[bold green]Clean: no errors, no warnings[/bold green]{f' ({found})' if found else ''}"
+    return f"[{STYLES[ERROR if report.has_errors else WARNING]}]Found: {found}[/]"
+
+
+def _print_finding(console: Console, finding: Finding, total: int, output: Path | None) -> None:
+    style = STYLES[finding.level]
+    count = finding.count
+    console.print(
+        f"\n[{style}]{finding.level.upper():8}[/][bold]{escape(finding.kind)}[/bold]: {count:,} "
+        f"row{'s' * (count != 1)} ({_share(count, total)})"
+    )
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=7)
+    grid.add_column(overflow="fold")
+    grid.add_row("", f"{escape(finding.meaning)} [italic]{escape(finding.remedy)}[/italic]")
+    for row_id, detail in finding.examples[:EXAMPLES_SHOWN]:
+        grid.add_row("", f"[dim]{escape(row_id)}[/dim] {escape(shorten(' '.join(detail.split()), 200))}")
+    if count > EXAMPLES_SHOWN:
+        where = "" if output is not None else "; `--output report.json` lists all"
+        grid.add_row("", f"[dim]… {count - EXAMPLES_SHOWN:,} more{where}[/dim]")
+    console.print(grid)
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count / total:.1%}" if count >= total / 1000 else "< 0.1%"
+
+
+def _print_lengths(console: Console, report: Report) -> None:
+    lengths = {side: values for side, values in report.lengths.items() if len(values)}
+    if not lengths:
+        return
+    edges = bin_edges(np.concatenate(list(lengths.values())))
+    of = f" of {report.model}" if report.model else ""
+    table = Table(title=f"Length of prompt and answer in {report.unit}{escape(of)}", title_justify="left", box=None)
+    table.add_column("", justify="right")
+    for side in lengths:
+        table.add_column(side)
+    counts = {side: np.histogram(values, [*edges, np.inf])[0] for side, values in lengths.items()}
+    largest = max(count.max() for count in counts.values())
+    for position, start in enumerate(edges):
+        end = f"–{edges[position + 1] - 1:,}" if position + 1 < len(edges) else " and more"
+        bars = [_bar(int(count[position]), int(largest)) for count in counts.values()]
+        table.add_row(f"{start:,}{end}", *bars)
+    for title, share in (("median", 0.5), ("99 %", 0.99), ("longest", 1.0)):
+        values = [f"{np.quantile(values, share, method='nearest'):,}" for values in lengths.values()]
+        table.add_row(f"[bold]{title}[/bold]", *values)
+    console.print(table)
+
+
+def _bar(count: int, largest: int) -> str:
+    if not count:
+        return ""
+    return f"[blue]{'█' * round(BAR * count / largest) or '▏'}[/blue] {count:,}"
+
+
+def bin_edges(values: np.ndarray) -> list[int]:
+    """
+    Returns the starts of at most about ten bins of a round width; the last one is open and takes the longest percent.
+
+    Args:
+        values (`np.ndarray`):
+            Lengths, at least one.
+    """
+    low, high = int(values.min()), int(np.quantile(values, 0.99))
+    width = next(
+        step * 10**power for power in range(12) for step in (1, 2, 5) if (high - low) / (step * 10**power) <= BINS - 1
+    )
+    return list(range(low // width * width, high + 1, width))
+
+
+def write_report(report: Report, path: Path) -> None:
+    """
+    Writes the json file: numbers, lengths, and every finding with the positions of all its rows.
+
+    Args:
+        report ([`Report`]):
+            The result of a check.
+        path (`Path`):
+            The file; one that is there is replaced.
+    """
+    content: dict[str, Any] = {
+        name: getattr(report, name)
+        for name in (
+            "data",
+            "model",
+            "rows_read",
+            "rows_usable",
+            "pairs",
+            "pictures",
+            "different_pictures",
+            "compared",
+        )
+    }
+    content["lengths"] = {"unit": report.unit} | {
+        side: _describe_lengths(values) for side, values in report.lengths.items() if len(values)
+    }
+    content["findings"] = [
+        {
+            "kind": finding.kind,
+            "level": finding.level,
+            "count": finding.count,
+            "meaning": finding.meaning,
+            "remedy": finding.remedy,
+            "examples": [{"row": row_id, "detail": detail} for row_id, detail in finding.examples],
+            "rows": finding.rows,
+        }
+        for finding in report.findings
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".json.tmp")
+    unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def _describe_lengths(values: np.ndarray) -> dict[str, Any]:
+    edges = bin_edges(values)
+    counts = np.histogram(values, [*edges, np.inf])[0]
+    return {
+        "shortest": int(values.min()),
+        "median": int(np.median(values)),
+        "longest": int(values.max()),
+        "histogram": [{"from": start, "rows": int(count)} for start, count in zip(edges, counts, strict=True)],
+    }

@@ -1,0 +1,348 @@
+"""
+One pass over data files in several processes: every row is checked as for training and looked at for leaks and overlap.
+
+Of a row, only digests, lengths and findings are kept: about 60 bytes, and 16 for each picture.
+"""
+
+import multiprocessing
+import sys
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from transformers import AutoConfig, AutoProcessor
+
+from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker
+from ...data.files import BrokenRow, Source, read_chunk
+from ...data.images import DataError, open_image
+from ...data.rows import read_row
+from ...models.families import get_family
+from .content import Picture, Side, describe_picture, describe_side, digest, short_answer
+from .leakage import find_leaks
+from .overlap import Reference
+
+
+NOWHERE = "\0"  # stands in no text, because texts with it are refused
+NO_PICTURE = "no picture"
+BLANK_PICTURE = "blank picture"
+
+
+class PlainRowChecker(RowChecker):
+    """
+    Checks rows without a model: everything but special tokens and the length.
+
+    Args:
+        sources (`list[Source]`):
+            Where chunks come from.
+    """
+
+    def __init__(self, sources: list[Source]):
+        super().__init__(sources, None, None, use_kl=True, max_length=None, student_answers=False)
+
+    def __post_init__(self):
+        self.counter = self
+        self.takes_images = True
+        self.seen_images = {}
+        self.image_tokens, self.end_token = [], NOWHERE
+
+    def count_image(self, size: tuple[int, int]) -> int:
+        """Returns 0, because nothing is known of tokens."""
+        return 0
+
+    def _measure(self, rows: list[dict[str, Any]]) -> None:
+        pass
+
+
+def make_checker(sources: list[Source], model: str | None, max_length: int | None) -> RowChecker:
+    """
+    Returns what reads and checks the rows.
+
+    Args:
+        sources (`list[Source]`):
+            Where chunks come from.
+        model (`str`, *optional*):
+            Folder or Hub name of a model whose processor, or tokenizer, counts tokens.
+        max_length (`int`, *optional*):
+            Limit of the tokens of each side.
+
+    Raises:
+        DataError: if the model's processor cannot be read or has no chat template, or there is a limit without a model.
+    """
+    if model is None:
+        if max_length is not None:
+            raise DataError(
+                f"`--max_length {max_length}` counts tokens. Name the model that reads them with `--model`."
+            )
+        return PlainRowChecker(sources)
+    try:
+        processor, config = AutoProcessor.from_pretrained(model), AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"No model with a processor or tokenizer in '{model}': {str(error).rstrip('.')}. Name a model folder or a "
+            "model of the Hub."
+        ) from error
+    if processor.chat_template is None:
+        raise DataError(f"'{model}' has no chat template, so its prompts are unknown. Add chat_template.jinja to it.")
+    return RowChecker(sources, processor, get_family(config), True, max_length, student_answers=False)
+
+
+class PictureReader:
+    """Decodes pictures, and remembers those of files for the next rows."""
+
+    def __init__(self):
+        self.seen: dict[str, Picture] = {}
+
+    def __call__(self, images: list[dict[str, Any]]) -> tuple[Picture, ...]:
+        """
+        Describes the pictures of a side, in the form of [`~datasets.Image`].
+
+        Raises:
+            DataError: if one cannot be decoded.
+        """
+        return tuple(self._read(image) for image in images)
+
+    def _read(self, image: dict[str, Any]) -> Picture:
+        path = image["path"] if image["bytes"] is None else None
+        if path is not None and path in self.seen:
+            return self.seen[path]
+        picture = describe_picture(open_image(image))
+        if path is not None:
+            if len(self.seen) >= MAX_SEEN_IMAGES:
+                self.seen.clear()
+            self.seen[path] = picture
+        return picture
+
+
+@dataclass
+class Part:
+    """
+    What is kept of a chunk. The arrays have one entry per usable row, `pictures` two per picture.
+
+    Args:
+        source (`int`):
+            Position of the file.
+        rows_read (`int`):
+            Number of rows.
+        index (`array`):
+            Positions of the rows in the file.
+        pairs (`array`):
+            1 for pairs, 0 for rows with one side.
+        rows, questions, answers (`array`):
+            Digests of the whole row, of the student's prompt with its pictures, and of the final answer (0: none).
+        lengths (`array`):
+            Length of the text-rich and of the vision-rich side of each row, -1 for none.
+        pictures (`array`):
+            For each picture the entry of its row here, and the digest of its pixels.
+        findings (`list[tuple[str, int, str]]`):
+            Kind, position of the row in the file, and details.
+    """
+
+    source: int
+    rows_read: int
+    index: array = field(default_factory=lambda: array("q"))
+    pairs: array = field(default_factory=lambda: array("b"))
+    rows: array = field(default_factory=lambda: array("Q"))
+    questions: array = field(default_factory=lambda: array("Q"))
+    answers: array = field(default_factory=lambda: array("Q"))
+    lengths: array = field(default_factory=lambda: array("i"))
+    pictures: array = field(default_factory=lambda: array("Q"))
+    findings: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def add(self, index: int, row: dict[str, Any], sides: dict[str, Side]) -> None:
+        """Keeps what is needed of a usable row."""
+        pictures = [picture.pixels for side in sides.values() for picture in side.pictures]
+        student = list(sides.values())[-1]
+        for pixels in dict.fromkeys(pictures):
+            self.pictures.extend((len(self.index), pixels))
+        texts = [row[f"{name}{side}"] for side in sides for name in ("instruction", "output")]
+        self.index.append(index)
+        self.pairs.append(len(sides) == 2)
+        self.rows.append(digest(texts, pictures))
+        self.questions.append(student.key)
+        self.answers.append(student.answer)
+
+
+class Scanner:
+    """
+    Checks the rows of a chunk, for [`map_chunks`].
+
+    Args:
+        checker (`RowChecker`):
+            The checks of training.
+        references (`dict[str, Reference]`):
+            Name, such as `"eval data"`, and data that the rows must not be found in.
+    """
+
+    def __init__(self, checker: RowChecker, references: dict[str, Reference]):
+        self.checker = checker
+        self.references = references
+        self.read_pictures = PictureReader()
+
+    def __call__(self, chunk: dict[str, int]) -> Part:
+        columns = self.checker({name: [value] for name, value in chunk.items()})
+        part = Part(chunk["source"], len(columns["row_id"]))
+        kept = []
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            index = int(row["row_id"].rpartition(":")[2])
+            if row["problem"] is None:
+                try:
+                    sides = self._describe(row)
+                except DataError as error:
+                    row["problem"] = str(error)
+            if row["problem"] is not None:
+                kind, _, detail = row["problem"].partition(": ")
+                part.findings.append((kind, index, detail))
+                continue
+            part.add(index, row, sides)
+            part.findings += [(kind, index, detail) for kind, detail in self._find(row, sides)]
+            kept.append((row, sides))
+        self._measure(kept, part)
+        return part
+
+    def _describe(self, row: dict[str, Any]) -> dict[str, Side]:
+        """Returns the sides of a row: `""`, and `"_2"` for pairs."""
+        names = ("",) if row["instruction_2"] is None else ("", "_2")
+        answer = short_answer(row["output"])
+        return {
+            name: describe_side(row[f"instruction{name}"], answer, self.read_pictures(row[f"image_url{name}"]))
+            for name in names
+        }
+
+    def _find(self, row: dict[str, Any], sides: dict[str, Side]) -> Iterator[tuple[str, str]]:
+        if len(sides) == 2:
+            yield from find_leaks(row, sides[""], sides["_2"])
+            if not sides["_2"].pictures:
+                yield NO_PICTURE, f"`image_url_2` is empty, and `instruction_2` is {row['instruction_2'][:80]!r}"
+        for name, side in sides.items():
+            for position, picture in enumerate(side.pictures):
+                if picture.look is None:
+                    yield BLANK_PICTURE, f"picture {position + 1} of `image_url{name}` has one colour"
+        for name, reference in self.references.items():
+            found = dict(match for side in self._searched(sides) for match in reference.find(side))
+            yield from ((f"{kind} in {name}", detail) for kind, detail in found.items())
+
+    def _searched(self, sides: dict[str, Side]) -> list[Side]:
+        """Returns the sides that name a problem: the vision-rich prompt of a pair does not without its picture."""
+        return [side for name, side in sides.items() if not name or side.pictures]
+
+    def _measure(self, kept: list[tuple[dict[str, Any], dict[str, Side]]], part: Part) -> None:
+        """Adds the lengths of both sides: tokens with a model, characters without."""
+        if isinstance(self.checker, PlainRowChecker):
+            for row, sides in kept:
+                lengths = [len(row[f"instruction{name}"]) + len(row[f"output{name}"]) for name in sides]
+                part.lengths.extend(lengths if len(sides) == 2 else (*lengths, -1))
+            return
+        pairs = [(row, sides[""]) for row, sides in kept if len(sides) == 2]
+        prompts = self.checker.render_prompts([(row["instruction"], len(side.pictures)) for row, side in pairs])
+        counts = iter(self.checker.counter.count_texts(prompts))
+        for row, sides in kept:
+            if len(sides) == 1:
+                part.lengths.extend((row["length"], -1))
+                continue
+            images = sum(self.checker.counter.count_image(picture.size) for picture in sides[""].pictures)
+            text_rich = next(counts) + images + row["num_answer_tokens"]
+            part.lengths.extend((text_rich, row["length"] - text_rich))
+
+
+class ReferenceReader:
+    """
+    Reads the sides of evaluation data or benchmarks, for [`map_chunks`].
+
+    Args:
+        sources (`list[Source]`):
+            Where chunks come from.
+        columns (`list[tuple[str, str | None]]`, *optional*):
+            Columns of question and picture in each source. Defaults to the published columns of pairs.
+    """
+
+    def __init__(self, sources: list[Source], columns: list[tuple[str, str | None]] | None):
+        self.sources = sources
+        self.columns = columns
+        self.read_pictures = PictureReader()
+
+    def __call__(self, chunk: dict[str, int]) -> tuple[list[tuple[str, Side]], list[str]]:
+        source = self.sources[chunk["source"]]
+        span = (chunk["start"], chunk["end"], chunk["first"])
+        names = None if self.columns is None else self.columns[chunk["source"]]
+        rows = (
+            read_chunk(source, *span) if names is None else read_chunk(source, *span, [name for name in names if name])
+        )
+        sides, problems = [], []
+        for index, raw in rows:
+            name = f"{source.name}:{index}"
+            try:
+                for side in self._read(self._as_row(raw, names), source.root):
+                    sides.append((name, side))
+            except DataError as error:
+                problems.append(f"{name}: {error}")
+        return sides, problems
+
+    @staticmethod
+    def _as_row(raw: Any, names: tuple[str, str | None] | None) -> Any:
+        if isinstance(raw, BrokenRow):
+            raise DataError(raw.problem)
+        if names is None or not isinstance(raw, dict):
+            return raw
+        question, picture = names
+        return {"instruction": raw.get(question), "image_url": raw.get(picture) if picture else None, "output": ""}
+
+    def _read(self, raw: Any, root: str | None) -> Iterator[Side]:
+        """Yields the sides of a row. A long question is told apart without its picture, should that be missing."""
+        row = read_row(raw, root)
+        for name in SIDE_NAMES:
+            question, answer = row[f"instruction{name}"], short_answer(row[f"output{name}"] or "")
+            if question is None:
+                continue
+            try:
+                pictures = self.read_pictures(row[f"image_url{name}"])
+            except DataError:
+                side = describe_side(question, answer, ())
+                if side.says_all:
+                    yield side
+                raise
+            if not name or pictures:
+                yield describe_side(question, answer, pictures)
+
+
+def map_chunks(
+    worker: Callable[[dict[str, int]], Any], chunks: list[dict[str, int]], num_proc: int, title: str
+) -> Iterator[Any]:
+    """
+    Yields what a worker makes of each chunk, in order, with a progress bar where there is a terminal.
+
+    Args:
+        worker (`Callable[[dict[str, int]], Any]`):
+            Is copied into each process once.
+        chunks (`list[dict[str, int]]`):
+            Chunks of [`find_chunks`].
+        num_proc (`int`):
+            Processes; with 1 the work is done in this one.
+        title (`str`):
+            What the bar says.
+    """
+    console = Console(stderr=True)
+    shown = {"description": title, "total": len(chunks), "console": console, "transient": True}
+    shown["disable"] = not sys.stderr.isatty()
+    if num_proc == 1 or len(chunks) < 2:
+        yield from track(map(worker, chunks), **shown)
+        return
+    # spawned, since a copy of a process with threads (of torch, tokenizers, Arrow) may wait for ever for one of them
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(num_proc, len(chunks)), initializer=_keep_worker, initargs=(worker,)) as pool:
+        yield from track(pool.imap(_work, chunks), **shown)
+
+
+_worker: Callable[[dict[str, int]], Any]
+
+
+def _keep_worker(worker: Callable[[dict[str, int]], Any]) -> None:
+    global _worker
+    _worker = worker
+
+
+def _work(chunk: dict[str, int]) -> Any:
+    return _worker(chunk)

@@ -1,0 +1,1 @@
+"""`pairs generate`: problems of many kinds with drawings and exact answers."""

@@ -1,0 +1,1 @@
+"""`pairs preview`: a page that shows both sides of each pair."""

@@ -1,0 +1,1 @@
+"""What a run leaves beside the weights: provenance, model card, curves, the push."""

@@ -1,0 +1,270 @@
+"""
+The model card, and pushing to the Hub.
+
+```bash
+python -m puma_trl.hub push outputs/stage2
+python -m puma_trl.hub push outputs/stage2 --repo_id me/math-puma-stage2 --private
+```
+
+pushes a model that a run has saved, with its card, processor and curves: later, or after a push that failed.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..config import PumaKLConfig
+from ..data.files import DROPPED
+from .provenance import RECIPE, describe_software, read_provenance
+
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+CURVES = "curves.png"
+TAGS = ("trl", "math-puma", "puma")
+# rows of the data may be private
+NOT_PUSHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*", DROPPED)
+
+CITATION = """\
+@article{zhuang2024mathpuma,
+    title        = {{Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical Reasoning}},
+    author       = {Wenwen Zhuang and Xin Huang and Xiantao Zhang and Jin Zeng},
+    year         = 2024,
+    eprint       = {arXiv:2408.08640},
+}"""
+PAPER = "[Math-PUMA](https://huggingface.co/papers/2408.08640)"
+PAIRS = (
+    f"Trained with the second stage of {PAPER}, which teaches a multimodal model to read the picture of a problem as well "
+    "as its words. Every problem is read twice: the model's own next-token distribution on the form in words teaches the "
+    "form in the picture, through forward and reverse KL beside the cross-entropy on the answer."
+)
+SFT = (
+    f"Trained with stage {{}} of {PAPER}, which brings multimodal models to mathematics in three stages: text, alignment "
+    "of picture and words, instruction tuning. This stage is supervised fine-tuning, the cross-entropy taken on the "
+    "answers alone."
+)
+BENCHMARKS = {"mathverse": "MathVerse", "mathvista": "MathVista", "wemath": "We-Math"}
+
+
+class HubError(RuntimeError):
+    """What the Hub refused, and what to do about it."""
+
+
+def push_command(folder: str | Path) -> str:
+    """Returns the command that pushes the model in `folder`."""
+    return f"python -m puma_trl.hub push {folder}"
+
+
+def check_login(args: PumaKLConfig) -> None:
+    """
+    Makes sure, before anything is trained, that the Hub will take the model; creates the repository.
+
+    `hub_token` moves to the environment of this process, so that no file that keeps the arguments holds it.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            `hub_model_id` becomes the full id of the repository.
+
+    Raises:
+        HubError: if nobody is logged in, the token is not valid or may not write, or the Hub cannot be reached.
+    """
+    if args.hub_token is not None:
+        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
+    if not args.push_to_hub or args.process_index != 0:
+        return
+    instead = f"Or set `push_to_hub: false` and push when the run is over: `{push_command(args.output_dir)}`."
+    api = HfApi()
+    try:
+        api.whoami()
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
+        args.hub_model_id = api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
+        if args.hub_revision is not None:
+            api.create_branch(args.hub_model_id, branch=args.hub_revision, exist_ok=True)
+    except LocalTokenNotFoundError as error:
+        raise HubError(
+            f"`push_to_hub: true`, but nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN. {instead}"
+        ) from error
+    except Exception as error:  # whatever goes wrong here would go wrong after the training too
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if status == 401:
+            reason = (
+                "The Hub does not accept the token (401). Log in again with `hf auth login`, or set another HF_TOKEN."
+            )
+        elif status == 403:
+            reason = (
+                f"The token may not write to `{args.hub_model_id or args.output_dir}` (403). Give it write access, or "
+                "choose another `hub_model_id`."
+            )
+        else:
+            reason = f"`push_to_hub: true`, but the Hub at {api.endpoint} cannot be used: {error}"
+        raise HubError(f"{reason} {instead}") from error
+
+
+def push(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> str:
+    """
+    Pushes what a run has saved: the model, its processor, card and curves; not its checkpoints.
+
+    Args:
+        folder (`str` or `Path`):
+            The output folder of a run, or any folder with a model.
+        repo_id (`str`, *optional*):
+            Repository to push to. Defaults to `hub_model_id` of the folder's recipe, or the folder's name.
+        private (`bool`, *optional*):
+            Whether a repository that does not exist yet is made private. Defaults to `hub_private_repo` of the recipe.
+
+    Returns:
+        `str`: address of the repository.
+
+    Raises:
+        HubError: if the folder holds no model, or the push fails.
+    """
+    folder = Path(folder)
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise HubError(f"{folder} holds no model: there is neither a config.json nor an adapter_config.json.")
+    recipe = folder / RECIPE
+    settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+    repo_id = repo_id or settings.get("hub_model_id") or folder.absolute().name
+    private = settings.get("hub_private_repo") if private is None else private
+    api = HfApi()
+    try:
+        validate_repo_id(repo_id)
+        repository = api.create_repo(repo_id, private=private, exist_ok=True)
+        if settings.get("hub_revision") is not None:
+            api.create_branch(repository.repo_id, branch=settings["hub_revision"], exist_ok=True)
+        facts = read_provenance(folder)
+        if facts is not None:  # with figures that were not there yet when the run ended
+            write_card(folder, facts, repository.repo_id)
+        api.upload_folder(
+            repo_id=repository.repo_id,
+            folder_path=folder,
+            commit_message="Push model, processor, card and curves",
+            ignore_patterns=list(NOT_PUSHED),
+            revision=settings.get("hub_revision"),
+        )
+    except Exception as error:  # of the connection, the server or the client: the model is safe on the disk
+        raise HubError(f"{folder} could not be pushed to the Hub at {api.endpoint}: {error}") from error
+    return str(repository)
+
+
+def push_or_exit(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> None:
+    """Pushes what has been saved (see [`push`]); if that fails, ends with the reason and the command that pushes it later."""
+    try:
+        print(f"Pushed to {push(folder, repo_id, private)}.")
+    except HubError as error:
+        command = (
+            push_command(folder) + (f" --repo_id {repo_id}" if repo_id else "") + (" --private" if private else "")
+        )
+        sys.exit(f"error: {error}\nThe model is saved in {folder}. This pushes it:\n{command}")
+
+
+def write_card(
+    folder: str | Path, facts: dict[str, Any], repo_id: str | None = None, tags: Iterable[str] = ()
+) -> None:
+    """
+    Writes the model card, `README.md`.
+
+    Args:
+        folder (`str` or `Path`):
+            Folder of the model; `curves.png` and the `metrics.json` of an evaluation in it become part of the card.
+        facts (`dict[str, Any]`):
+            What `provenance.json` holds (see [`describe_run`]); `data` and `packages` may be missing.
+        repo_id (`str`, *optional*):
+            Repository for the quick start. Defaults to the folder.
+        tags (`Iterable[str]`, *optional*):
+            Tags besides our own.
+    """
+    folder = Path(folder)
+    model, method, training = facts["model"], facts["method"], facts["training"]
+    adapters, merged = facts.get("adapters", {}), facts.get("merged_adapters", {})
+    data = facts.get("data", {})
+    evaluation, notes = _read_metrics(folder)
+    repo_id = repo_id or str(folder)
+    number = 2 if method["use_kl"] else 1 if method["trainable_parts"] == ["language_model"] else 3
+    sources = [source for split in data.values() for source in split["sources"]]
+    card = ModelCard.from_template(
+        card_data=ModelCardData(
+            base_model=model["base_model"],
+            datasets=list(dict.fromkeys(name for name in sources if not os.path.exists(name))) or None,
+            library_name="peft" if adapters else "transformers",
+            license=model.get("license"),
+            license_name=model.get("license_name"),
+            license_link=model.get("license_link"),
+            model_name=repo_id.split("/")[-1],
+            pipeline_tag="image-text-to-text" if model["is_multimodal"] else "text-generation",
+            tags=list(dict.fromkeys([*TAGS, *(["lora"] if adapters else []), *tags])),
+        ),
+        template_path=TEMPLATE,
+        adapters=adapters,
+        citation=CITATION,
+        curves=CURVES if (folder / CURVES).exists() else None,
+        data=[(split, _describe_rows(rows)) for split, rows in data.items()],
+        evaluation=evaluation,
+        hyper_parameters=[
+            (name, value)
+            for group in (method, adapters, merged, training)
+            for name, value in group.items()
+            if value is not None
+        ],
+        is_multimodal=model["is_multimodal"],
+        method=PAIRS if number == 2 else SFT.format(number),
+        notes=notes,
+        packages=(facts if "packages" in facts else describe_software())["packages"].items(),
+        recipe=(folder / RECIPE).exists(),
+        repo_id=repo_id,
+        stage=f"{number}: {('text', 'alignment on pairs (PUMA)', 'instruction tuning')[number - 1]}",
+        trained=", ".join(method["trainable_parts"])
+        + (" by adapters" if adapters else " by adapters, merged" if merged else ""),
+    )
+    card.save(folder / "README.md")
+
+
+def _describe_rows(rows: dict[str, Any]) -> str:
+    sources = ", ".join(
+        f"`{os.path.basename(source) if os.path.exists(source) else source}`" for source in rows["sources"]
+    )
+    dropped = f", {sum(rows['dropped'].values()):,} of {rows['rows_read']:,} dropped" if rows["dropped"] else ""
+    return f"{rows['rows_kept']:,} rows" + (f" of {sources}" if sources else "") + dropped
+
+
+def _read_metrics(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
+    """Returns benchmark, metric, value and count of every evaluation in the folder, and how to read them."""
+    table, notes = [], []
+    for path in sorted([*folder.glob("metrics*.json"), *folder.glob("*/metrics*.json")]):
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        title = BENCHMARKS[metrics["benchmark"]]
+        rates = {"accuracy": metrics} | metrics.get("problem_version", {})
+        for name, rate in rates.items():
+            table.append((title, name, f"{rate['accuracy']:.2%}", f"{rate['correct']:,}/{rate['total']:,}"))
+        for setting, dimensions in (metrics.get("four_dimensional") or {}).items():
+            table.append((title, f"{setting} score", f"{dimensions['score']:.2%}", ""))
+        llm = metrics["settings"].get("extraction_llm")
+        notes.append(
+            f"{title}: {metrics['answered']:,} of {metrics['items']:,} items answered; answers extracted by the "
+            f"`{metrics['extraction']}` rule{f' and {llm}' if llm else ', without a language model'}, judged by "
+            f"`{metrics['judge']}`." + (" **A partial run.**" if metrics["partial"] else "")
+        )
+    return table, notes
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Pushes the model that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m puma_trl.hub", description="Pushes a trained model to the Hub.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("push", help="push a folder that a run has written")
+    command.add_argument("folder", help="output folder of a run")
+    command.add_argument("--repo_id", help="repository (default: the recipe's hub_model_id, or the folder's name)")
+    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    args = parser.parse_args(argv)
+    try:
+        print(f"Pushed to {push(args.folder, args.repo_id, args.private)}.")
+    except HubError as error:
+        sys.exit(f"error: {error}")

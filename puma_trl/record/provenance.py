@@ -1,0 +1,278 @@
+"""
+Where a model comes from: `recipe.yaml`, which runs the stage again, and `provenance.json`, beside the model and in every
+checkpoint.
+
+`provenance.json` holds the settings of the method, the training and its data, the base model and its licence, the
+versions of the packages and the git commit. Secrets are left out of both files.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from enum import Enum
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from datasets import Dataset
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from peft import PeftConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..config import PumaKLConfig
+from ..data.load import DataReport
+
+
+RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
+PACKAGES = (
+    "puma_trl",
+    "accelerate",
+    "bitsandbytes",
+    "datasets",
+    "deepspeed",
+    "huggingface_hub",
+    "peft",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "trl",
+)
+# What a saved recipe must not hold: secrets, and the order to go on with another run
+LEFT_OUT = ("hub_token", "resume_from_checkpoint")
+SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
+METHOD = (
+    "use_kl",
+    "alpha_kl",
+    "lambda_kl",
+    "temp_kl",
+    "standardize_logits",
+    "teacher",
+    "trainable_parts",
+    "part_learning_rates",
+)
+TRAINING = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "optim",
+    "num_train_epochs",
+    "max_steps",
+    "max_length",
+    "max_grad_norm",
+    "seed",
+    "bf16",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "world_size",
+)
+ADAPTERS = ("peft_type", "r", "lora_alpha", "lora_dropout", "modules_to_save", "use_dora", "use_rslora")
+TEXTS = ("row_id", "instruction", "output", "instruction_2", "output_2", "prompt", "completion")
+
+
+def merge_recipe(argv: list[str], recipe: str | None) -> dict[str, Any]:
+    """
+    Returns the recipe with the flags of the command line written over it, as [`parse_recipe`] reads both.
+
+    Args:
+        argv (`list[str]`):
+            The command line without the program's name.
+        recipe (`str`, *optional*):
+            Path of the recipe.
+
+    Returns:
+        `dict[str, Any]`: Key → value; without the token, secrets of `env` and `resume_from_checkpoint`.
+    """
+    values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8")) if recipe else {}
+    flags: dict[str, list[str]] = {}
+    for argument in argv:
+        if argument.startswith("--"):
+            name, _, value = argument[2:].partition("=")
+            flags[name] = [value] if value else []
+        elif flags:
+            flags[next(reversed(flags))].append(argument)
+    flags.pop("config", None)
+    for name, given in flags.items():
+        if not given:  # a switch
+            values[name.removeprefix("no_")] = not name.startswith("no_")
+        else:
+            values[name] = _as_yaml(given[0]) if len(given) == 1 else given
+    for name in LEFT_OUT:
+        values.pop(name, None)
+    if "env" in values:
+        values["env"] = {name: value for name, value in values["env"].items() if not SECRET.search(name)}
+    return values
+
+
+def _as_yaml(text: str) -> Any:
+    """Returns numbers and true/false as such; everything else stays text, `no` and `on` too."""
+    value = yaml.safe_load(text) if re.fullmatch(r"[-+.\w]+", text) else text
+    return value if type(value) in (int, float) or text.lower() in ("true", "false") else text
+
+
+def describe_run(
+    args: PumaKLConfig, model: PreTrainedModel, peft_config: PeftConfig | None = None
+) -> dict[str, dict[str, Any]]:
+    """
+    Returns what the settings and the model tell of a run: `method`, `training`, `model` and, if there are any, `adapters`.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            Training arguments.
+        model ([`~transformers.PreTrainedModel`]):
+            The model, without PEFT's wrapper.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter configuration.
+    """
+    name = model.config._name_or_path
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    description = {
+        "method": {key: getattr(args, key) for key in METHOD},
+        "training": {key: _plain(getattr(args, key)) for key in TRAINING} | {"global_batch_size": batch},
+        "model": {
+            "class": type(model).__name__,
+            "is_multimodal": type(model.config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+            "name_or_path": name,
+            **describe_base(name),
+        },
+    }
+    if peft_config is not None:
+        settings = peft_config.to_dict()
+        adapters = {key: _plain(settings[key]) for key in ADAPTERS if key in settings}
+        if getattr(model, "is_quantized", False):  # transformers sets it on quantised models only
+            adapters["base_weights"] = str(model.quantization_method.value) + _bits(model.config.quantization_config)
+        description["adapters"] = adapters
+    return description
+
+
+def _bits(config: BitsAndBytesConfig) -> str:
+    if not config.load_in_4bit:
+        return ", 8 bits"
+    return f", {config.bnb_4bit_quant_type}" + (", double quantisation" if config.bnb_4bit_use_double_quant else "")
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+@cache
+def describe_base(name: str) -> dict[str, Any]:
+    """
+    Returns `base_model`, the id on the Hub that the model descends from, and its licence, as far as its card tells.
+
+    Args:
+        name (`str`):
+            Folder or id of the model that training starts from; the card of a folder names its own base model.
+    """
+    if not name:  # a model made in Python
+        return {"base_model": None}
+    card = _read_card(name)
+    facts = {key: card.get(key) for key in ("license", "license_name", "license_link") if card.get(key)}
+    base = card.get("base_model") if os.path.isdir(name) else name
+    return {"base_model": base[0] if isinstance(base, list) else base} | facts
+
+
+def _read_card(name: str) -> ModelCardData:
+    path = Path(name) / "README.md"
+    try:
+        if os.path.isdir(name):
+            content = path.read_text(encoding="utf-8") if path.exists() else ""
+            return ModelCard(content, ignore_metadata_errors=True).data
+        return ModelCard.load(name, ignore_metadata_errors=True).data
+    except (OSError, HFValidationError):  # no card there, or the Hub cannot be reached: the licence is not known then
+        return ModelCardData()
+
+
+def describe_data(reports: dict[str, DataReport], datasets: dict[str, Dataset], names: dict[str, list[str]]) -> dict:
+    """
+    Returns split → sources, row counts, answer tokens and a fingerprint.
+
+    Args:
+        reports (`dict[str, DataReport]`):
+            What [`load_data`] tells of each split.
+        datasets (`dict[str, Dataset]`):
+            The rows that it returned.
+        names (`dict[str, list[str]]`):
+            Split → files, folders or Hub data sets; a split that was held out has none of its own.
+    """
+    return {
+        split: {
+            "sources": names.get(split) or names["train"],
+            "rows_read": report.rows_read,
+            "rows_kept": report.rows_kept,
+            "dropped": report.dropped,
+            "answer_tokens": report.answer_tokens,
+            "fingerprint": fingerprint(datasets[split]),
+        }
+        for split, report in reports.items()
+    }
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Returns a digest of the texts and ids of all rows, in order; the same on every machine. Images are not read."""
+    digest = hashlib.sha256()
+    names = [name for name in TEXTS if name in dataset.column_names]
+    for batch in dataset.select_columns(names).iter(1000):
+        digest.update(json.dumps([batch[name] for name in names], ensure_ascii=False).encode())
+    return digest.hexdigest()
+
+
+def describe_software() -> dict[str, Any]:
+    """Returns `packages` with their versions, `python`, `cuda`, `platform`, and `git` if this is a working copy."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = None
+    software = {
+        "packages": packages,
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+        "platform": platform.platform(),
+    }
+    root = Path(__file__).parents[2]
+    if (root / ".git").exists() and shutil.which("git"):
+        software["git"] = {
+            "commit": _git(root, "rev-parse", "HEAD"),
+            "changed_files": _git(root, "diff", "--name-only", "HEAD").splitlines(),
+        }
+    return software
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True).stdout.strip()
+
+
+def save_provenance(folder: str | Path, recipe: dict[str, Any], provenance: dict[str, Any]) -> None:
+    """Writes both files."""
+    folder = Path(folder)
+    (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True), encoding="utf-8")
+    text = json.dumps(provenance, indent=2, ensure_ascii=False)
+    (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+
+
+def read_provenance(folder: str | Path) -> dict[str, Any] | None:
+    """Returns what `provenance.json` holds, or `None` where there is none."""
+    path = Path(folder) / PROVENANCE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+class ProvenanceCallback(TrainerCallback):
+    """Puts `recipe.yaml` and `provenance.json` of the output folder into every checkpoint."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir)
+            for name in (RECIPE, PROVENANCE):
+                shutil.copy(folder / name, folder / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / name)

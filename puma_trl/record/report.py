@@ -1,0 +1,170 @@
+"""What a person sees: the table at the start of a run and the curves at its end."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainerCallback
+
+from ..config import PumaKLConfig
+from .hub import CURVES
+
+
+PANELS = (
+    ("Loss", ("loss",)),
+    ("KL per answer token", ("kl", "forward_kl", "reverse_kl")),
+    ("Cross-entropy per answer token", ("ce", "teacher_ce")),
+    ("Token accuracy", ("mean_token_accuracy", "teacher_mean_token_accuracy")),
+    ("Modality gap (teacher - student accuracy)", ("modality_gap",)),
+)
+
+
+def describe_stage(args: PumaKLConfig) -> str:
+    """Returns one line that says what the step does."""
+    if not args.use_kl:
+        return "SFT (cross-entropy on the answer)"
+    return (
+        f"PUMA: {args.lambda_kl:g} · [{args.alpha_kl:g} forward KL + {1 - args.alpha_kl:g} reverse KL] + "
+        f"{1 - args.lambda_kl:g} · CE, temperature {args.temp_kl:g}"
+        + (", standardised logits" if args.standardize_logits else "")
+    )
+
+
+def count_steps(args: PumaKLConfig, num_rows: int) -> int:
+    """Returns the number of optimizer steps of a run over `num_rows` rows, counted as Trainer counts them."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(num_rows / (args.per_device_train_batch_size * args.world_size))
+    return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
+
+
+def print_startup(
+    args: PumaKLConfig,
+    model_name: str,
+    parts: dict[str, tuple[int, int]],
+    data_lines: Iterable[tuple[str, str]],
+    num_rows: int,
+) -> None:
+    """
+    Prints the table that opens a run.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            Training arguments.
+        model_name (`str`):
+            Class and source of the model.
+        parts (`dict[str, tuple[int, int]]`):
+            Part → (trainable, all) numbers of parameters.
+        data_lines (`Iterable[tuple[str, str]]`):
+            Lines about the data: what, how many.
+        num_rows (`int`):
+            Number of training rows.
+    """
+    batch, accumulation, processes = (
+        args.per_device_train_batch_size,
+        args.gradient_accumulation_steps,
+        args.world_size,
+    )
+    table = Table(title="Math-PUMA", show_header=False)
+    table.add_row("Model", model_name)
+    if args.trust_remote_code:
+        table.add_row("Remote code", "[bold]runs code from the model's repository[/bold]")
+    table.add_row("Step", describe_stage(args))
+    if args.use_kl:
+        table.add_row("Teacher", args.teacher)
+    for part, (trainable, total) in sorted(parts.items()):
+        table.add_row(f"Trains: {part}", f"{trainable:,} of {total:,} parameters")
+    trainable, total = (sum(counts) for counts in zip(*parts.values(), strict=True))
+    table.add_row("Trains in all", f"{trainable:,} of {total:,} parameters ({trainable / total:.1%})")
+    for name, value in data_lines:
+        table.add_row(name, value)
+    table.add_row(
+        "Global batch size",
+        f"{batch * accumulation * processes} = {batch} per device × {accumulation} accumulation × {processes} processes",
+    )
+    steps = count_steps(args, num_rows)
+    table.add_row("Steps", f"{steps:,} ({steps * batch * accumulation * processes / num_rows:.2f} epochs)")
+    Console().print(table)
+
+
+def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
+    """
+    Draws loss, KL, cross-entropy, both accuracies and the modality gap over the steps of a run: the batches of training
+    as lines, evaluations as dashed lines of the same colours. Nothing is written for a run without any of them.
+
+    Args:
+        log_history (`list[dict[str, Any]]`):
+            `trainer.state.log_history`.
+        path (`str` or `Path`):
+            The PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    panels = [(title, curves) for title, names in PANELS if (curves := collect_curves(log_history, names))]
+    if not panels:
+        return
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
+    for axis, (title, curves) in zip(axes[0], panels, strict=True):
+        colors: dict[str, str] = {}
+        for name, points in curves.items():
+            style = "--" if name.startswith("eval_") else "-"
+            (line,) = axis.plot(
+                *zip(*points, strict=True),
+                style,
+                color=colors.get(name.removeprefix("eval_")),
+                label=name,
+                marker="o" if len(points) < 20 else None,
+            )
+            colors[name.removeprefix("eval_")] = line.get_color()
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def collect_curves(log_history: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
+    """
+    Returns name → (step, value) of the metrics that were logged, in training and, with `eval_`, in evaluation.
+
+    A value that is not finite is left out. A step that was logged twice, by a run and the one that resumed it, counts
+    once.
+
+    Args:
+        log_history (`list[dict[str, Any]]`):
+            `trainer.state.log_history`.
+        names (`Iterable[str]`):
+            Metrics, without `eval_`; `modality_gap` is the teacher's token accuracy minus the student's.
+    """
+    history = [_with_gap(logs) for logs in log_history]
+    curves = {
+        name: {logs["step"]: logs[name] for logs in history if name in logs and math.isfinite(logs[name])}
+        for metric in names
+        for name in (metric, f"eval_{metric}")
+    }
+    return {name: sorted(points.items()) for name, points in curves.items() if points}
+
+
+def _with_gap(logs: dict[str, Any]) -> dict[str, Any]:
+    gaps = {
+        f"{prefix}modality_gap": logs[f"{prefix}teacher_mean_token_accuracy"] - logs[f"{prefix}mean_token_accuracy"]
+        for prefix in ("", "eval_")
+        if f"{prefix}teacher_mean_token_accuracy" in logs
+    }
+    return logs | gaps
+
+
+class CurvesCallback(TrainerCallback):
+    """Draws the curves of the run so far at every save, into the output folder."""
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            draw_curves(state.log_history, Path(args.output_dir) / CURVES)

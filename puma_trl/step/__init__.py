@@ -1,0 +1,1 @@
+"""The pair step: teacher without gradient, student with it, one loss without logits."""

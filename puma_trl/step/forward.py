@@ -1,0 +1,225 @@
+"""
+The pair step inside one wrapped forward: the teacher reads the text-rich side without gradient, the student the
+vision-rich side, and the loss is taken from hidden states at the answer positions.
+
+Both passes run inside the model's own `forward`, so that autocast and the hooks of DDP, DeepSpeed and FSDP see them.
+"""
+
+import functools
+import types
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Partial
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.utils import ModelOutput
+from trl.trainer.utils import maybe_gather_lm_head_ctx
+
+from ..config import PumaKLConfig
+from .losses import fused_puma_loss
+from .tower_memo import TowerMemo
+
+
+# Sums over answer tokens that the pair step returns, in the order of `PairOutput.sums`.
+SUMS = (
+    "kl",
+    "forward_kl",
+    "reverse_kl",
+    "ce",
+    "teacher_ce",
+    "entropy",
+    "correct",
+    "teacher_correct",
+    "num_tokens",
+)
+
+Head = tuple[torch.Tensor, torch.Tensor | None]
+
+
+@dataclass
+class PairOutput(ModelOutput):
+    """
+    Output of a model given the pair step with [`add_pair_forward`] and called with `teacher_inputs`.
+
+    Args:
+        loss (`torch.Tensor` of shape `()`):
+            The PUMA loss of this micro-batch divided by `num_items_in_batch`.
+        sums (`torch.Tensor` of shape `(len(SUMS),)`):
+            Detached sums over the answer tokens of this micro-batch, in the order of `SUMS`.
+    """
+
+    loss: torch.Tensor | None = None
+    sums: torch.Tensor | None = None
+
+
+def answer_hidden_states(model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    """
+    Runs the backbone and keeps the hidden states that predict an answer token.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model whose `base_model` is the backbone below the language-model head.
+        inputs (`dict[str, Any]`):
+            Inputs of the backbone; `input_ids` has shape (B, L).
+        labels (`torch.Tensor` of shape `(B, L)`):
+            Answer tokens, `-100` elsewhere.
+
+    Returns:
+        `torch.Tensor` of shape (N, H), N the number of answer tokens, row by row.
+    """
+    hidden_states = model.base_model(**inputs, use_cache=False).last_hidden_state
+    return hidden_states[:, :-1][labels[:, 1:] != -100]
+
+
+def read_head(model: PreTrainedModel) -> Head:
+    """
+    Returns weight (V, H) and bias (V,) of the language-model head, to be called inside the student's wrapped forward.
+
+    Under ZeRO-3 they may still be sharded; `maybe_gather_lm_head_ctx` gathers them.
+    """
+    head = model.get_output_embeddings()
+    # FSDP2 makes the head of a vision-language model a unit of its own. The loss reads its weight without calling it,
+    # so nothing would gather it, and the gradient of a DTensor gathered by hand would keep this rank's part only.
+    if isinstance(head, FSDPModule):
+        head.unshard()
+    weight, bias = head.weight, head.bias
+    if isinstance(weight, DTensor):
+        weight = weight.full_tensor(grad_placements=[Partial("avg")] * weight.device_mesh.ndim)
+    if isinstance(bias, DTensor):
+        bias = bias.full_tensor(grad_placements=[Partial("avg")] * bias.device_mesh.ndim)
+    return weight, bias
+
+
+class SelfTeacher:
+    """
+    The model being trained as its own teacher, without gradient and without dropout.
+
+    Args:
+        weights (`Callable[[], AbstractContextManager]`, *optional*):
+            Context in which the model has the teacher's weights, such as its adapters switched off. By default the
+            weights are the student's (`teacher: live`).
+        average (`TrainerCallback`, *optional*):
+            What keeps the moving average, where those weights are one.
+    """
+
+    def __init__(
+        self,
+        weights: Callable[[], AbstractContextManager] = nullcontext,
+        average: TrainerCallback | None = None,
+    ):
+        self.weights = weights
+        self.average = average
+
+    def __call__(
+        self, student: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, Head]:
+        """Returns the hidden states (N, H) that predict the answer on the text-rich side, and the teacher's head."""
+        training = student.training
+        student.eval()
+        try:
+            with torch.no_grad(), self.weights():
+                return answer_hidden_states(student, inputs, labels), read_head(student)
+        finally:
+            student.train(training)
+
+
+class SeparateTeacher:
+    """
+    A second model as the teacher (`teacher: frozen` or `ema` without adapters).
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The teacher. Its forward is replaced by one that returns hidden states.
+    """
+
+    def __init__(self, model: PreTrainedModel):
+        self.model = model.eval().requires_grad_(False)
+
+        def hidden_forward(self, inputs, labels):
+            return answer_hidden_states(self, inputs, labels)
+
+        model.forward = types.MethodType(hidden_forward, model)
+        # What the engine's wrapper makes of the model; the trainer sets it.
+        self.wrapped: torch.nn.Module = model
+
+    def __call__(
+        self, student: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, Head]:
+        """Returns the hidden states (N, H) that predict the answer on the text-rich side, and the teacher's head."""
+        with torch.no_grad():
+            # the head is read here because what leaves a DeepSpeed forward is a copy that cannot be gathered
+            return self.wrapped(inputs=inputs, labels=labels), read_head(self.model)
+
+
+def add_pair_forward(
+    model: PreTrainedModel,
+    config: PumaKLConfig,
+    teacher: SelfTeacher | SeparateTeacher,
+    memo: TowerMemo | None = None,
+) -> None:
+    """
+    Adds the pair step to `model`: `model(**student, labels=…, teacher_inputs=…)` returns a [`PairOutput`].
+
+    `teacher_inputs` holds the text-rich batch with its own `labels`; the answer tokens of both sides are the same, row
+    by row. Without `teacher_inputs` the forward is the one it was, TRL's fused head included.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Model to patch, unwrapped from PEFT and from the engine.
+        config ([`PumaKLConfig`]):
+            Weights and temperature of the loss.
+        teacher ([`SelfTeacher`] or [`SeparateTeacher`]):
+            Who reads the text-rich side.
+        memo ([`TowerMemo`], *optional*):
+            Used in steps called with `same_images=True`, where both sides show the same pictures.
+    """
+    sft_forward = model.forward
+    text_config = model.config.get_text_config()
+    # the two logit transforms that the backbones of the supported families have; both default to none
+    softcap = getattr(text_config, "final_logit_softcapping", None)
+    logit_scale = getattr(text_config, "logit_scale", None)
+
+    # keep the original signature: `generate` and Trainer inspect it
+    @functools.wraps(type(model).forward)
+    def pair_forward(self, *args, teacher_inputs=None, same_images=False, **kwargs):
+        if teacher_inputs is None:
+            if isinstance(self.get_output_embeddings(), FSDPModule):
+                self.get_output_embeddings().unshard()  # TRL's fused head has the need explained in `read_head`
+            return sft_forward(*args, **kwargs)
+
+        labels, num_items = kwargs.pop("labels"), kwargs.pop("num_items_in_batch")
+        teacher_inputs = dict(teacher_inputs)
+        teacher_labels = teacher_inputs.pop("labels")
+        use_memo = memo is not None and same_images
+        with memo.record() if use_memo else nullcontext():
+            teacher_hidden, teacher_head = teacher(self, teacher_inputs, teacher_labels)
+        with memo.replay() if use_memo else nullcontext():
+            student_hidden = answer_hidden_states(self, kwargs, labels)
+        weight, bias = read_head(self)
+        if teacher_head[0] is weight:
+            teacher_head = (None, None)  # one head, gathered and projected from once
+        with maybe_gather_lm_head_ctx(weight, bias, *teacher_head):
+            output = fused_puma_loss(
+                student_hidden,
+                teacher_hidden,
+                weight,
+                labels[:, 1:][labels[:, 1:] != -100],
+                alpha_kl=config.alpha_kl,
+                lambda_kl=config.lambda_kl,
+                temp_kl=config.temp_kl,
+                num_items=num_items,
+                lm_head_bias=bias,
+                teacher_lm_head_weight=teacher_head[0],
+                teacher_lm_head_bias=teacher_head[1],
+                standardize_logits=config.standardize_logits,
+                logit_scale=1.0 if logit_scale is None else logit_scale,
+                softcap=softcap,
+            )
+        sums = torch.stack([getattr(output, name).double() for name in SUMS])
+        return PairOutput(loss=output.loss, sums=sums)
+
+    model.forward = types.MethodType(pair_forward, model)

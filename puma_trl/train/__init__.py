@@ -1,0 +1,1 @@
+"""TRL's trainer with the pair step, its metrics and checkpoints."""

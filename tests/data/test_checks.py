@@ -1,0 +1,271 @@
+"""Token counts agree with what processors do; every kind of unusable row is found, with its reason."""
+
+import json
+
+import pytest
+from PIL import Image
+from transformers import (
+    CLIPImageProcessor,
+    DeepseekVLHybridImageProcessor,
+    DeepseekVLHybridProcessor,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    LlavaNextImageProcessor,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    SiglipImageProcessor,
+)
+
+from puma_trl.data.checks import PromptRenderer, RowChecker, TokenCounter, render_answer, render_prompt
+from puma_trl.data.files import find_chunks, find_sources
+from puma_trl.data.images import DataError
+from puma_trl.data.rows import read_row
+from puma_trl.mini import build_processor, build_tokenizer
+from puma_trl.models.families.family import Family
+from puma_trl.models.families.qwen import QWEN_VL
+
+
+PLAIN = Family(model_types=(), parts={})
+
+
+def tokenizer_with(*tokens, **named):
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens([*tokens, *named.values()], special_tokens=True)
+    for name, token in named.items():
+        setattr(tokenizer, name, token)
+        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+    return tokenizer
+
+
+def build(name):
+    llava = {"patch_size": 14, "vision_feature_select_strategy": "default", "image_token": "<image>"}
+    crop = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}
+    if name == "qwen2_vl":
+        return build_processor(name), QWEN_VL
+    if name == "llava":
+        images = CLIPImageProcessor(**crop)
+        return LlavaProcessor(images, tokenizer_with("<image>"), num_additional_image_tokens=1, **llava), PLAIN
+    if name == "llava with SigLIP":
+        images = SiglipImageProcessor(size={"height": 56, "width": 56})
+        return LlavaProcessor(images, tokenizer_with("<image>"), **llava), PLAIN
+    if name == "llava_next":
+        images = LlavaNextImageProcessor(image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]], **crop)
+        return LlavaNextProcessor(images, tokenizer_with("<image>"), num_additional_image_tokens=1, **llava), PLAIN
+    if name == "idefics3":
+        images = Idefics3ImageProcessor(size={"longest_edge": 128}, max_image_size={"longest_edge": 32})
+        cells = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+        special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *cells]
+        return Idefics3Processor(images, tokenizer_with(*special), image_seq_len=4), PLAIN
+    if name == "gemma3":
+        tokenizer = tokenizer_with(
+            boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>"
+        )
+        images = Gemma3ImageProcessor(size={"height": 56, "width": 56})
+        return Gemma3Processor(images, tokenizer, image_seq_length=5), PLAIN
+    tokenizer = tokenizer_with(image_token="<image_placeholder>")
+    return DeepseekVLHybridProcessor(DeepseekVLHybridImageProcessor(), tokenizer, num_image_tokens=20), PLAIN
+
+
+@pytest.mark.parametrize(
+    "name", ["qwen2_vl", "llava", "llava with SigLIP", "llava_next", "idefics3", "gemma3", "deepseek_vl_hybrid"]
+)
+def test_image_tokens_are_those_that_the_processor_makes(name):
+    processor, family = build(name)
+    counter = TokenCounter(processor, family)
+    text = f"Look: {family.image_text or processor.image_token}?"
+    (plain,) = counter.count_texts([text])
+    for height, width in ((30, 40), (100, 300), (333, 77), (57, 200), (128, 128)):
+        image = Image.new("RGB", (width, height))
+        expanded = processor(images=[[image]], text=[text], add_special_tokens=False)["input_ids"][0]
+        assert plain + counter.count_image((height, width)) == len(expanded)
+
+
+def test_texts_are_counted_without_added_tokens_or_padding(processor):
+    tokenizer = processor.tokenizer
+    tokenizer(["a", "a b"], padding="max_length", max_length=50, truncation=True)
+    texts = ["", "a", "Größe <|im_end|> 123", "x" * 500]
+    expected = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    assert TokenCounter(processor, QWEN_VL).count_texts(texts) == expected
+    assert TokenCounter(tokenizer, QWEN_VL).count_texts([]) == []
+
+
+def test_render_prompt_and_answer(processor):
+    image = "<|vision_start|><|image_pad|><|vision_end|>"
+    prompt = render_prompt(processor, "Why?", 2)
+    assert prompt == f"<|im_start|>user\n{image}{image}Why?<|im_end|>\n<|im_start|>assistant\n"
+    assert render_answer(processor, QWEN_VL, "So.") == "So.<|im_end|>"
+    assert render_answer(processor, Family((), {}, end_of_answer="<end>"), "So.") == "So.<end>"
+
+
+def test_a_text_model_renders_plain_turns():
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<bot>"
+    assert render_prompt(tokenizer, "Why?", 0) == "<user>Why?<bot>"
+
+
+def test_an_answer_needs_an_end():
+    tokenizer = build_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(DataError, match="no `eos_token`"):
+        render_answer(tokenizer, PLAIN, "So.")
+
+
+@pytest.mark.parametrize("change", ["", " | trim", " | upper", " | replace('a', 'b')"])
+def test_fast_rendering_equals_the_template(change, monkeypatch):
+    processor = build_processor()
+    monkeypatch.setattr(
+        processor, "chat_template", processor.chat_template.replace("part['text']", f"part['text']{change}")
+    )
+    prompts = [("an angle", 0), (" a \n", 1), ("{{ a }}", 2), ("", 0), ("<|image_pad|> a\\", 1)]
+    assert PromptRenderer(processor)(prompts) == [render_prompt(processor, *prompt) for prompt in prompts]
+
+
+GOOD = {"image_url": None, "instruction": "a", "output": "b", "image_url_2": [], "instruction_2": "c", "output_2": "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (None, "wrong type: the row is NoneType None, not an object"),
+        ([1], "wrong type: the row is list"),
+        ({"output": None}, "missing value: `output` is missing or null; the row has: image_url, instruction"),
+        ({"instruction_2": None}, "missing value: `instruction_2`"),
+        ({"output_2": None}, "missing value: `output_2`"),
+        ({"output": 5}, "wrong type: `output` is int 5, not text"),
+        ({"instruction": ["a"]}, "wrong type: `instruction` is list"),
+        ({"output_2": {"a": 1}}, "wrong type: `output_2` is dict"),
+        ({"instruction": "a\0b"}, "invalid text: `instruction` has a NUL byte at position 1"),
+        ({"instruction": "\ud800"}, "invalid text: `instruction` is not valid Unicode: surrogates not allowed"),
+        ({"image_url": 5}, "wrong type: `image_url` holds int"),
+        ({"image_url_2": ["a.png", None]}, "wrong type: `image_url_2` holds NoneType"),
+        ({"image_url_2": [""]}, "wrong type: `image_url_2` holds str"),
+        ({"image_url_2": {"path": None, "bytes": None}}, "wrong type: `image_url_2` holds dict"),
+        ({"image_url_2": {"bytes": "abc"}}, "wrong type: the bytes of `image_url_2` are str"),
+        ({"image_url_2": "a\0.png"}, "invalid text: `image_url_2` has a NUL byte"),
+    ],
+)
+def test_wrong_types_and_missing_values(change, problem):
+    row = GOOD | change if isinstance(change, dict) else change
+    with pytest.raises(DataError) as error:
+        read_row(row, "/data")
+    assert str(error.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("value", "images"),
+    [
+        (None, []),
+        ("", []),
+        ([], []),
+        ("a.png", [(None, "/data/a.png")]),
+        ("/else/a.png", [(None, "/else/a.png")]),
+        (["a.png", "b/c.png"], [(None, "/data/a.png"), (None, "/data/b/c.png")]),
+        (b"png", [(b"png", None)]),
+        ([{"bytes": None, "path": "a.png"}], [(None, "/data/a.png")]),
+        ({"bytes": b"png", "path": "a.png"}, [(b"png", "a.png")]),
+    ],
+)
+def test_forms_of_images(value, images):
+    row = read_row({"image_url": value, "instruction": "a", "output": "b"}, "/data")
+    assert row["image_url"] == [{"bytes": content, "path": path} for content, path in images]
+    assert (row["image_url_2"], row["instruction_2"], row["output_2"]) == (None, None, None)
+
+
+def test_relative_paths_need_a_root():
+    with pytest.raises(DataError, match="relative to no folder; set `image_root`"):
+        read_row({"image_url": "a.png", "instruction": "a", "output": "b"}, None)
+
+
+@pytest.fixture
+def check(tmp_path, processor):
+    """Returns a function that checks rows: `(problems, lengths, answer tokens)`."""
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    (tmp_path / "text.png").write_text("text")
+
+    def check(rows, processor=processor, use_kl=True, max_length=None, student_answers=False):
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        sources = find_sources([str(tmp_path / "pairs.jsonl")], None, None, "train")
+        checker = RowChecker(sources, processor, QWEN_VL, use_kl, max_length, student_answers)
+        (chunk,) = find_chunks(sources)
+        checked = checker({name: [value] for name, value in chunk.items()})
+        return checked["problem"], checked["length"], checked["num_answer_tokens"]
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, None),
+        ({"instruction": " \n"}, "empty text: `instruction` is empty"),
+        ({"output": "", "output_2": ""}, "empty text: `output` is empty"),
+        ({"output_2": "b "}, "answers differ: `output` is 'b', `output_2` is 'b '"),
+        ({"image_url_2": "none.png"}, "missing image: "),
+        ({"image_url": ["a.png", "text.png"]}, "unreadable image: "),
+        ({"instruction_2": "see <|image_pad|>"}, "special token in text: `instruction_2` contains '<|image_pad|>'"),
+        ({"instruction": "see <|video_pad|>"}, "special token in text: `instruction` contains '<|video_pad|>'"),
+        (
+            {"output": "b<|im_end|>", "output_2": "b<|im_end|>"},
+            "special token in text: `output` contains '<|im_end|>'",
+        ),
+    ],
+)
+def test_contents_that_cannot_be_trained_on(change, problem, check):
+    ((found,), *_) = check([GOOD | change])
+    assert found is problem is None or found.startswith(problem)
+
+
+def test_without_kl_only_the_student_side_is_checked(check):
+    bad_teacher = {"instruction": "", "output": "other", "image_url": "none.png"}
+    problems, lengths, answers = check([GOOD | bad_teacher, GOOD | {"image_url_2": "none.png"}], use_kl=False)
+    assert problems[0] is None and problems[1].startswith("missing image")
+    single = check([{"instruction": "c", "output": "b"}])
+    assert lengths[0] == single[1][0] and answers[0] == single[2][0] == 2
+
+
+def test_student_answers_replace_the_text_rich_ones(check):
+    problems, lengths, _ = check([GOOD | {"output": "a long other answer"}, GOOD], student_answers=True)
+    assert problems == [None, None] and lengths[0] == lengths[1]
+
+
+@pytest.mark.parametrize(("change", "side"), [("instruction", "text-rich"), ("instruction_2", "vision-rich")])
+def test_a_row_may_be_too_long_on_one_side_only(change, side, check):
+    _, (length,), _ = check([GOOD])
+    at_limit = length // 2 + 10  # both sides of GOOD are equally long; a letter is a token, and so is a digit
+    rows = [GOOD | {change: "7" * 11}, GOOD | {change: "7" * 12}]
+    problems, *_ = check(rows, max_length=at_limit)
+    assert problems[0] is None
+    assert problems[1] == (f"too long: the {side} side has {at_limit + 1} tokens, more than `max_length: {at_limit}`")
+
+
+def test_image_tokens_count_towards_the_limit(check):
+    row = GOOD | {"image_url_2": "a.png"}
+    _, (with_image, without), _ = check([row, GOOD])
+    assert with_image == without + 4 + 2  # 2 x 2 patches after merging, and the tokens around them
+    assert check([row], max_length=without // 2 + 5)[0][0].startswith("too long: the vision-rich side")
+    assert check([row], max_length=without // 2 + 6)[0] == [None]
+
+
+def test_sizes_that_the_processor_refuses_are_found(check, tmp_path):
+    Image.new("RGB", (6000, 2)).save(tmp_path / "thin.png")
+    ((problem,), *_) = check([GOOD | {"image_url_2": "thin.png"}])
+    assert problem.startswith("unreadable image: ") and "aspect ratio" in problem
+
+
+def test_a_text_model_refuses_images(check):
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}:"
+    problems, lengths, answers = check([GOOD, GOOD | {"image_url_2": "a.png"}], processor=tokenizer)
+    assert problems == [None, "image for a text model: `image_url_2` has 1"]
+    assert lengths[0] == 2 * (1 + 1 + 2) and answers[0] == 2
+
+
+def test_an_image_file_is_looked_at_once(check, monkeypatch):
+    from puma_trl.data import checks as data_checks
+
+    looked = []
+    monkeypatch.setattr(data_checks, "image_size", lambda image: looked.append(image["path"]) or (56, 56))
+    check([GOOD | {"image_url_2": "a.png"}] * 5)
+    assert len(looked) == 1

@@ -1,0 +1,382 @@
+"""From the names of data sets to checked rows: policies, splits, reports, caches and several processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from puma_trl.config import PumaKLConfig, PumaScriptArguments
+from puma_trl.data import files as data_files
+from puma_trl.data import load as data
+from puma_trl.data.checks import RowChecker
+from puma_trl.data.collator import DataCollatorForPumaPairs
+from puma_trl.data.load import DataError, DataReport, load_data
+from puma_trl.mini import build_processor
+from puma_trl.models.families.qwen import QWEN_VL
+
+
+def pair(index, **change):
+    answer = f"It is {index}."
+    row = {
+        "image_url": None,
+        "instruction": f"What is {index}?",
+        "output": answer,
+        "image_url_2": f"{index % 3}.png",
+        "instruction_2": "What?",
+        "output_2": answer,
+    }
+    return row | change
+
+
+def single(index):
+    return {"instruction": f"What is {index}?", "output": f"It is {index}."}
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    for index in range(3):
+        Image.new("RGB", (28 * (index + 1), 56), "red").save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def load(folder, processor):
+    """Returns a function that loads data: fields of either argument class → `(DatasetDict, reports)`."""
+
+    def load(*names, processor=processor, **fields):
+        script_fields = PumaScriptArguments.__dataclass_fields__.keys() & fields.keys()
+        script_args = PumaScriptArguments(
+            dataset_name=[str(name) for name in names], **{name: fields.pop(name) for name in script_fields}
+        )
+        defaults = {"output_dir": str(folder / "out"), "use_cpu": True, "bf16": False, "max_length": None}
+        return load_data(script_args, PumaKLConfig(**defaults | {"report_to": []} | fields), processor, QWEN_VL)
+
+    return load
+
+
+def dropped(folder):
+    return [json.loads(line) for line in (folder / "out" / "dropped_rows.jsonl").read_text().splitlines()]
+
+
+def test_pairs_come_out_ready_to_collate(folder, load, processor):
+    rows = [pair(0, extra=1), pair(1, image_url="1.png", image_url_2=["0.png", str(folder / "2.png")]), pair(2)]
+    dataset, reports = load(write(folder / "pairs.jsonl", rows))
+    train = dataset["train"]
+    assert list(dataset) == ["train"] and train["row_id"] == [f"pairs.jsonl:{index}" for index in range(3)]
+    assert train.column_names == ["row_id", *pair(0), "length", "num_answer_tokens"]
+    assert train.features["image_url"] == List(ImageFeature(decode=False))
+    assert train[1]["image_url_2"] == [{"bytes": None, "path": str(folder / name)} for name in ("0.png", "2.png")]
+    assert train[0]["image_url"] == []
+    collator = DataCollatorForPumaPairs(processor, QWEN_VL, placeholder_sides=())
+    for row in train:
+        batch = collator([row])
+        assert row["length"] == batch["attention_mask"].sum() + batch["teacher_attention_mask"].sum()
+        assert row["num_answer_tokens"] == (batch["labels"] != -100).sum()
+    assert reports == {"train": DataReport(3, 3, {}, sum(train["num_answer_tokens"]))}
+
+
+def test_single_sided_rows_have_three_columns(folder, load, processor):
+    dataset, _ = load(write(folder / "text.jsonl", [single(0), single(1) | {"image_url": "1.png"}]), use_kl=False)
+    train = dataset["train"]
+    assert train.column_names == ["row_id", "image_url", "instruction", "output", "length", "num_answer_tokens"]
+    collator = DataCollatorForPumaPairs(processor, QWEN_VL, use_kl=False, placeholder_sides=())
+    assert [collator([row])["attention_mask"].sum() for row in train] == train["length"][:]
+
+
+def test_pairs_without_kl_count_and_check_the_student_side_only(folder, load, processor):
+    rows = [pair(0, output="other", image_url="none.png"), pair(1)]
+    dataset, _ = load(write(folder / "pairs.jsonl", rows), use_kl=False)
+    collator = DataCollatorForPumaPairs(processor, QWEN_VL, use_kl=False)
+    assert "instruction_2" in dataset["train"].column_names
+    assert [collator([row])["attention_mask"].sum() for row in dataset["train"]] == dataset["train"]["length"][:]
+
+
+def test_pairs_and_single_sides_mix_only_without_kl(folder, load):
+    pairs = write(folder / "pairs.jsonl", [pair(index) for index in range(3)])
+    text = write(folder / "text.jsonl", [single(7), single(8)])
+    more = write(folder / "more.jsonl", ["broken", pair(9)])
+    dataset, reports = load(pairs, text, more, use_kl=False, bad_rows="drop")
+    train = dataset["train"]
+    assert train["row_id"] == [*(f"pairs.jsonl:{i}" for i in range(3)), "text.jsonl:0", "text.jsonl:1", "more.jsonl:1"]
+    assert train["instruction"] == ["What?"] * 3 + ["What is 7?", "What is 8?", "What?"]
+    assert [len(images) for images in train["image_url"]] == [1, 1, 1, 0, 0, 1]
+    assert reports["train"].rows_kept == 6
+    with pytest.raises(DataError, match="`use_kl: true` trains on pairs, but 'text.jsonl' of the train data has no"):
+        load(pairs, text)
+
+
+def test_several_names_folders_and_an_image_root(folder, load):
+    (folder / "data").mkdir()
+    write(folder / "data" / "a.jsonl", [pair(0)])
+    write(folder / "b.jsonl", [pair(1)])
+    dataset, _ = load(f"{folder / 'data'}, {folder / 'b.jsonl'}", image_root=str(folder))
+    assert dataset["train"]["row_id"] == ["a.jsonl:0", "b.jsonl:0"]
+    with pytest.raises(DataError, match="(?s)missing image: .*data/0.png.*`image_root`"):
+        load(folder / "data")
+
+
+def test_hub_data_sets_with_decoded_images(folder, load, processor, monkeypatch):
+    features = Features(
+        {name: Value("string") for name in pair(0)} | {"image_url_2": ImageFeature(), "n": Value("int64")}
+    )
+    rows = [pair(index, image_url_2=Image.new("RGB", (56, 28 * index + 28)), n=index) for index in range(3)]
+    table = Dataset.from_list(rows, features=features)
+    monkeypatch.setattr(data_files, "load_dataset", lambda *args, **kwargs: table)
+    dataset, _ = load("owner/pairs")
+    assert dataset["train"]["row_id"] == [f"owner/pairs:{index}" for index in range(3)]
+    batch = DataCollatorForPumaPairs(processor, QWEN_VL)(dataset["train"].to_list())
+    assert len(batch["image_grid_thw"]) == 3
+
+
+def test_several_processes_give_the_same_rows(folder, load, monkeypatch):
+    path = write(folder / "pairs.jsonl", [pair(index) for index in range(60)] + ["broken"])
+    one, _ = load(path, bad_rows="drop", dataset_num_proc=1)
+    monkeypatch.setattr(data_files, "CHUNK_BYTES", 500)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "other cache")
+    two, reports = load(path, bad_rows="drop", dataset_num_proc=2)
+    assert one["train"].to_list() == two["train"].to_list()
+    assert reports["train"].dropped == {"broken JSON": 1}
+
+
+class TestPolicies:
+    BAD = [
+        pair(0),
+        pair(1, image_url_2="none.png"),
+        '{"broken": ',
+        pair(3, instruction=""),
+        pair(4, output=5),
+        pair(5, image_url="none.png"),
+        {name: value for name, value in pair(6).items() if name != "output_2"},
+        single(7),
+        pair(8),
+    ]
+
+    def test_error_counts_names_and_advises(self, folder, load):
+        with pytest.raises(DataError) as error:
+            load(write(folder / "pairs.jsonl", self.BAD))
+        counts, first, *_ = lines = str(error.value).splitlines()
+        assert counts == (
+            "7 of 9 rows of the train data cannot be used (2 missing image, 2 missing value, 1 broken JSON, 1 empty text, "
+            "1 wrong type). The first ones:"
+        )
+        assert first.startswith(f"  pairs.jsonl:1: missing image: '{folder / 'none.png'}' does not exist")
+        assert lines[2].startswith("  pairs.jsonl:2: broken JSON: line 3: ")
+        assert lines[3] == "  pairs.jsonl:3: empty text: `instruction` is empty"
+        assert "`bad_rows: drop`" in lines[4] and "dropped_rows.jsonl" in lines[4] and len(lines) == 5
+        assert not (folder / "out").exists()
+
+    def test_drop_records_every_row(self, folder, load):
+        evaluation = write(folder / "eval.jsonl", [pair(0), pair(1, instruction_2=" ")])
+        dataset, reports = load(write(folder / "pairs.jsonl", self.BAD), bad_rows="drop", eval_dataset_name=evaluation)
+        assert dataset["train"]["row_id"] == ["pairs.jsonl:0", "pairs.jsonl:8"]
+        report = reports["train"]
+        assert (report.rows_read, report.rows_kept, sum(report.dropped.values())) == (9, 2, 7)
+        assert report.answer_tokens == sum(dataset["train"]["num_answer_tokens"])
+        assert reports["eval"].dropped == {"empty text": 1}
+        records = dropped(folder)
+        assert [record["row_id"] for record in records] == [*(f"pairs.jsonl:{i}" for i in range(1, 8)), "eval.jsonl:1"]
+        assert [record["split"] for record in records] == ["train"] * 7 + ["eval"]
+        assert all(record["reason"] for record in records)
+        assert records[0]["image_url_2"] == [str(folder / "none.png")] and records[0]["output"] == "It is 1."
+        assert records[1]["raw"] == '{"broken": ' and json.loads(records[3]["raw"])["output"] == 5
+        assert "unlike in other rows" in records[6]["reason"]
+        assert os.listdir(folder / "out") == ["dropped_rows.jsonl"]
+
+    def test_nothing_is_written_when_nothing_is_dropped(self, folder, load):
+        load(write(folder / "pairs.jsonl", [pair(0)]), bad_rows="drop")
+        assert not (folder / "out").exists()
+
+    def test_no_row_left_is_an_error(self, folder, load):
+        path = write(folder / "pairs.jsonl", [pair(0, instruction="")])
+        with pytest.raises(DataError, match="No row of the train data can be used. 1 of 1 rows"):
+            load(path, bad_rows="drop")
+
+    def test_answers_that_differ_have_a_policy_of_their_own(self, folder, load):
+        path = write(folder / "pairs.jsonl", [pair(0), pair(1, output="Other."), pair(2)])
+        for bad_rows in ("error", "drop"):
+            with pytest.raises(DataError, match="1 answers differ.*\n  pairs.jsonl:1: ") as error:
+                load(path, bad_rows=bad_rows)
+            assert "`answer_mismatch: student`" in str(error.value) and "`bad_rows" not in str(error.value)
+            dataset, reports = load(path, bad_rows=bad_rows, answer_mismatch="drop")
+            assert dataset["train"]["row_id"] == ["pairs.jsonl:0", "pairs.jsonl:2"]
+            assert reports["train"].dropped == {"answers differ": 1}
+            dataset, reports = load(path, bad_rows=bad_rows, answer_mismatch="student")
+            assert dataset["train"]["output"] == dataset["train"]["output_2"] == ["It is 0.", "It is 1.", "It is 2."]
+            assert reports["train"].dropped == {}
+
+    def test_rows_that_are_too_long_are_dropped_at_the_limit(self, folder, load, processor):
+        path = write(folder / "pairs.jsonl", [pair(0, instruction="7" * n) for n in (100, 101)])
+        row = load(path)[0]["train"][0]
+        batch = DataCollatorForPumaPairs(processor, QWEN_VL, placeholder_sides=())([row])
+        limit = int(batch["teacher_attention_mask"].sum())
+        assert limit > batch["attention_mask"].sum()
+        dataset, reports = load(path, bad_rows="drop", max_length=limit)
+        assert dataset["train"]["row_id"] == ["pairs.jsonl:0"] and reports["train"].dropped == {"too long": 1}
+        with pytest.raises(DataError, match="A larger `max_length` keeps long rows"):
+            load(path, max_length=limit)
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", "[]", "[ ]"])
+def test_an_empty_file_is_an_error_even_among_others(content, folder, load):
+    (folder / "empty.json").write_text(content)
+    with pytest.raises(DataError, match="The train data is empty: no row in .*empty.json"):
+        load(write(folder / "pairs.jsonl", [pair(0)]), folder / "empty.json")
+
+
+def test_broken_files_are_plain_data_errors(folder, load):
+    (folder / "pairs.json").write_text('[\n{"instruction": }]')
+    with pytest.raises(DataError, match="Broken JSON in '.*pairs.json' on line 2: Expecting value"):
+        load(folder / "pairs.json")
+
+
+class TestSplits:
+    def test_a_share_or_a_number_is_held_out_by_the_seed(self, folder, load):
+        path = write(folder / "pairs.jsonl", [*(pair(index) for index in range(20)), "broken"])
+        held_out = []
+        for size, seed in ((0.25, 1), (5, 1), (5, 2)):
+            dataset, reports = load(path, eval_split_size=size, seed=seed, bad_rows="drop")
+            train, evaluation = set(dataset["train"]["row_id"]), set(dataset["eval"]["row_id"])
+            assert len(train) == 15 and len(evaluation) == 5 and not train & evaluation
+            assert reports["eval"] == DataReport(5, 5, {}, sum(dataset["eval"]["num_answer_tokens"]))
+            tokens = sum(dataset["train"]["num_answer_tokens"])
+            assert reports["train"] == DataReport(16, 15, {"broken JSON": 1}, tokens)
+            held_out.append(evaluation)
+        assert held_out[0] == held_out[1] != held_out[2]
+
+    @pytest.mark.parametrize("size", [0.01, 4, 5])
+    def test_both_splits_need_a_row(self, size, folder, load):
+        path = write(folder / "pairs.jsonl", [pair(index) for index in range(4)])
+        with pytest.raises(DataError, match=f"`eval_split_size: {size}` takes"):
+            load(path, eval_split_size=size)
+
+    def test_an_eval_file(self, folder, load):
+        train = write(folder / "pairs.jsonl", [pair(0)])
+        dataset, reports = load(train, eval_dataset_name=write(folder / "eval.jsonl", [pair(1), pair(2)]))
+        assert dataset["eval"]["row_id"] == ["eval.jsonl:0", "eval.jsonl:1"]
+        assert reports["eval"].rows_kept == 2
+
+
+class TestCache:
+    @pytest.fixture
+    def checks(self, monkeypatch):
+        """The number of chunks that were really checked."""
+        calls = []
+        check = RowChecker.__call__
+        monkeypatch.setattr(RowChecker, "__call__", lambda self, chunk: calls.append(1) or check(self, chunk))
+        return calls
+
+    def test_unchanged_data_is_not_checked_again(self, folder, load, checks):
+        path = write(folder / "pairs.jsonl", [pair(0), pair(1)])
+        first = load(path)[0]["train"].to_list()
+        # a policy is applied to what is cached, and another processor object with the same content is the same
+        assert (
+            load(path, bad_rows="drop", processor=build_processor("qwen2_vl"), seed=5)[0]["train"].to_list() == first
+        )
+        assert len(checks) == 1
+
+    @pytest.mark.slow
+    def test_another_process_finds_the_cache(self, folder, load, checks):
+        path = write(folder / "pairs.jsonl", [pair(0), pair(1)])
+        program = f"""
+import datasets
+from puma_trl.config import PumaKLConfig, PumaScriptArguments
+from puma_trl.data import load_data
+from puma_trl.families.qwen import QWEN_VL
+from puma_trl.mini import build_processor
+datasets.config.HF_DATASETS_CACHE = {str(folder / "cache")!r}
+args = PumaKLConfig(output_dir="out", use_cpu=True, bf16=False, max_length=None)
+load_data(PumaScriptArguments(dataset_name=[{path!r}]), args, build_processor("qwen2_vl"), QWEN_VL)
+"""
+        environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        subprocess.run([sys.executable, "-c", program], check=True, env=environment, cwd=folder)
+        load(path)
+        assert checks == []
+
+    @pytest.mark.parametrize("change", ["rows", "max_length", "use_kl", "answer_mismatch", "processor", "image_root"])
+    def test_whatever_matters_is_checked_again(self, change, folder, load, checks):
+        path = write(folder / "pairs.jsonl", [pair(0)])
+        load(path)
+        fields = {
+            "max_length": {"max_length": 500},
+            "use_kl": {"use_kl": False},
+            "answer_mismatch": {"answer_mismatch": "student"},
+            "image_root": {"image_root": str(folder / "..") + f"/{folder.name}"},
+        }.get(change, {})
+        if change == "rows":
+            write(folder / "pairs.jsonl", [pair(0), pair(1)])
+        if change == "processor":
+            fields["processor"] = build_processor("qwen2_vl")
+            fields["processor"].chat_template = "Look! " + fields["processor"].chat_template
+        load(path, **fields)
+        assert len(checks) == 2
+
+    def test_images_that_change_or_go_missing_are_noticed(self, folder, load, checks):
+        path = write(folder / "pairs.jsonl", [pair(0), pair(1)])
+        (length, _) = load(path)[0]["train"]["length"]
+        Image.new("RGB", (84, 56)).save(folder / "0.png")
+        assert load(path)[0]["train"]["length"][0] == length + 4
+        (folder / "1.png").unlink()
+        with pytest.raises(DataError, match="missing image: .*1.png"):
+            load(path)
+        Image.new("RGB", (56, 56)).save(folder / "1.png")
+        load(path)
+        assert len(checks) == 4
+        load(path)
+        assert len(checks) == 4
+
+
+LAUNCHED = """
+import json, sys
+import datasets
+from puma_trl.config import PumaKLConfig, PumaScriptArguments
+from puma_trl.data import DataError, load_data
+from puma_trl.data_checks import RowChecker
+from puma_trl.families.qwen import QWEN_VL
+from puma_trl.mini import build_processor
+
+folder, bad_rows = sys.argv[1:]
+datasets.config.HF_DATASETS_CACHE = f"{folder}/cache"
+checks = []
+check = RowChecker.__call__
+RowChecker.__call__ = lambda self, chunk: checks.append(1) or check(self, chunk)
+args = PumaKLConfig(output_dir=f"{folder}/out", use_cpu=True, bf16=False, max_length=None)
+script_args = PumaScriptArguments(dataset_name=[f"{folder}/pairs.jsonl"], bad_rows=bad_rows, eval_split_size=2)
+try:
+    dataset, reports = load_data(script_args, args, build_processor("qwen2_vl"), QWEN_VL)
+    result = {split: rows["row_id"][:] for split, rows in dataset.items()}
+except DataError as error:
+    result = str(error)
+facts = {"world": args.world_size, "checks": len(checks), "result": result}
+open(f"{folder}/{bad_rows}{args.process_index}.json", "w").write(json.dumps(facts))
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("bad_rows", ["drop", "error"])
+def test_the_first_process_works_and_the_others_read(bad_rows, folder):
+    write(folder / "pairs.jsonl", [*(pair(index) for index in range(8)), "broken"])
+    (folder / "launched.py").write_text(LAUNCHED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    command += [str(folder / "launched.py"), str(folder), bad_rows]
+    subprocess.run(command, check=True, env=environment, timeout=300)
+    first, second = (json.loads((folder / f"{bad_rows}{rank}.json").read_text()) for rank in range(2))
+    assert (first["world"], second["world"]) == (2, 2)
+    assert (first["checks"], second["checks"]) == (1, 0)
+    assert first["result"] == second["result"]
+    if bad_rows == "drop":
+        assert len(first["result"]["train"]) == 6 and len(dropped(folder)) == 1
+    else:
+        assert "pairs.jsonl:8: broken JSON: line 9" in first["result"]

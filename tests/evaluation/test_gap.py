@@ -1,0 +1,200 @@
+"""The modality gap of a pair file: answer match, accuracies, divergence per token and its shuffled control."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from puma_trl.data.load import open_image, render_answer, render_prompt
+from puma_trl.evaluation import gap
+from puma_trl.evaluation.__main__ import main
+from puma_trl.evaluation.errors import EvaluationError
+from puma_trl.evaluation.gap import (
+    answer_pairs,
+    load_pairs,
+    measure_divergence,
+    same_answer,
+    shuffle_teachers,
+    summarise,
+)
+from puma_trl.models.families import get_family
+
+
+@pytest.fixture
+def pair_file(tmp_path):
+    rows = []
+    for index in range(5):
+        Image.new("RGB", (56, 28 + 28 * (index % 2)), (40 * index, 0, 0)).save(tmp_path / f"{index}.png")
+        rows.append(
+            {
+                "image_url": "",
+                "instruction": f"One angle is {10 + index}. Find the other." + " Think." * index,
+                "output": f"90 - {10 + index} = {80 - index}. Answer: {80 - index}",
+                "image_url_2": f"{index}.png",
+                "instruction_2": "Find the other.",
+                "output_2": f"90 - {10 + index} = {80 - index}. Answer: {80 - index}",
+            }
+        )
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def checked_pairs(pair_file, processor, tiny_model):
+    family = get_family(tiny_model().config)
+    return load_pairs(str(pair_file), None, None, processor, family), family
+
+
+@pytest.mark.parametrize(
+    ("reply", "gold", "same"),
+    [
+        ("68 + 33 = 101. Answer: 79", "180 - 101 = 79. Answer: 79", True),
+        ("Answer: 79.0", "Answer: 79", True),
+        ("Answer: 78", "Answer: 79", False),
+        ("The answer is 79 but really Answer: 80", "Answer: 79", False),
+        ("so \\boxed{x = 3}", "Answer: x=3", True),
+        ("It is B", "Answer: b", True),
+        ("no idea", "Answer: 79", False),
+        ("", "Answer: 79", False),
+        ("parallel lines", "Parallel  lines", True),
+        ("1,250", "Answer: 1250", True),
+    ],
+)
+def test_same_answer(reply, gold, same):
+    assert same_answer(reply, gold) is same
+
+
+def test_accuracy_on_both_sides(checked_pairs):
+    rows, _ = checked_pairs
+
+    class Oracle:
+        """Right on the text-rich side, right on every other picture."""
+
+        def generate(self, prompts):
+            gold = [output.split()[-1] for output in rows["output_2"]]
+            yield [
+                (position, f"Answer: {gold[position] if not prompt.images or position % 2 else 1}")
+                for position, prompt in reversed(list(enumerate(prompts)))
+            ]
+
+    pairs = answer_pairs(Oracle(), rows, "oracle")
+    assert [pair["text_rich_correct"] for pair in pairs] == [True] * 5
+    assert [pair["vision_rich_correct"] for pair in pairs] == [False, True, False, True, False]
+    assert pairs[3]["vision_rich_reply"] == "Answer: 77"
+    divergence = {"num_tokens": 2, "forward_kl": 0.5, "reverse_kl": 1.0}
+    control = {"shuffled_forward_kl": 2.0, "shuffled_reverse_kl": 3.0}
+    weighted = [pair | divergence | control for pair in pairs]
+    weighted[0] |= {"num_tokens": 12, "forward_kl": 1.5}
+    summary = summarise("oracle", "path/oracle", weighted)
+    assert summary["text_rich_accuracy"] == 1.0
+    assert summary["vision_rich_accuracy"] == 0.4
+    assert summary["gap"] == pytest.approx(0.6)
+    assert summary["answer_tokens"] == 20
+    assert summary["forward_kl"] == pytest.approx((12 * 1.5 + 8 * 0.5) / 20)
+    assert summary["shuffled_reverse_kl"] == 3.0
+
+
+@pytest.mark.parametrize("num_rows", [2, 3, 50])
+def test_shuffled_teacher_is_always_another_problem(num_rows):
+    others = shuffle_teachers(range(num_rows), seed=0)
+    assert sorted(others) == list(range(num_rows))
+    assert all(other != position for position, other in enumerate(others))
+
+
+def test_one_pair_has_no_control():
+    with pytest.raises(EvaluationError, match="at least two"):
+        shuffle_teachers(range(1), seed=0)
+
+
+def naive_log_probs(model, processor, family, instruction, images, output):
+    """Log-probabilities (N, V) of the answer positions of one row, unpadded, straight from the definition."""
+    prompt = render_prompt(processor, instruction, len(images))
+    answer = processor.tokenizer(render_answer(processor, family, output), add_special_tokens=False)["input_ids"]
+    inputs = processor(
+        text=[prompt], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
+    )
+    length = inputs["input_ids"].shape[1]
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if name in inputs:
+            tail = {"input_ids": answer, "attention_mask": [1] * len(answer)}.get(name, [0] * len(answer))
+            inputs[name] = torch.cat((inputs[name], torch.tensor([tail])), dim=1)
+    with torch.no_grad():
+        logits = model(**inputs).logits[0, length - 1 : -1]
+    return logits.double().log_softmax(-1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_divergence_per_token_equals_definition(checked_pairs, processor, tiny_model, batch_size):
+    rows, family = checked_pairs
+    model = tiny_model().eval()
+    measured = measure_divergence(model, processor, family, rows, batch_size, "tiny")
+    others = shuffle_teachers(rows, seed=0)
+    for position, result in enumerate(measured):
+        row, other = rows[position], rows[others[position]]
+        picture = [open_image(row["image_url_2"][0])]
+        student = naive_log_probs(model, processor, family, row["instruction_2"], picture, row["output_2"])
+        for prefix, source in (("", row), ("shuffled_", other)):
+            teacher = naive_log_probs(model, processor, family, source["instruction"], [], row["output_2"])
+            forward = (teacher.exp() * (teacher - student)).sum() / len(student)
+            reverse = (student.exp() * (student - teacher)).sum() / len(student)
+            assert result[f"{prefix}forward_kl"] == pytest.approx(forward.item(), rel=1e-3, abs=1e-7)
+            assert result[f"{prefix}reverse_kl"] == pytest.approx(reverse.item(), rel=1e-3, abs=1e-7)
+        assert result["num_tokens"] == len(student)
+        assert result["forward_kl"] != pytest.approx(result["shuffled_forward_kl"], rel=1e-3)
+
+
+def test_gap_command_compares_models(pair_file, processor, tiny_model, tmp_path, capsys):
+    for name, seed in (("before", 0), ("after", 1)):
+        tiny_model(seed).save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+    output = tmp_path / "results" / "gap.json"
+    models = [str(tmp_path / "before"), str(tmp_path / "after")]
+    options = ["--data", str(pair_file), "--output", str(output), "--max_new_tokens", "4", "--num_rows", "4"]
+    assert main(["gap", "--model", *models, *options]) == 0
+    summaries = json.loads(output.read_text())["models"]
+    assert [summary["label"] for summary in summaries] == ["before", "after"]
+    assert all(summary["pairs"] == 4 for summary in summaries)
+    assert all(
+        summary["gap"] == summary["text_rich_accuracy"] - summary["vision_rich_accuracy"] for summary in summaries
+    )
+    assert summaries[0]["forward_kl"] != summaries[1]["forward_kl"]
+    pairs = [json.loads(line) for line in output.with_suffix(".pairs.jsonl").read_text().splitlines()]
+    assert [(pair["label"], pair["row_id"]) for pair in pairs[3:5]] == [
+        ("before", "pairs.jsonl:3"),
+        ("after", "pairs.jsonl:0"),
+    ]
+    assert Image.open(output.with_suffix(".png")).width > 100
+    table = capsys.readouterr().out
+    assert "before" in table and "after" in table and "4 pairs" in table
+
+
+@pytest.mark.parametrize("fault", ["no model", "no second side"])
+def test_gap_command_explains_bad_input(pair_file, processor, tiny_model, tmp_path, capsys, fault):
+    folder = tmp_path / "model"
+    if fault == "no model":
+        folder.mkdir()
+        expected = "No image-text-to-text model"
+    else:
+        tiny_model().save_pretrained(folder)
+        processor.save_pretrained(folder)
+        rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
+        pair_file.write_text("".join(json.dumps({k: row[k] for k in list(row)[:3]}) + "\n" for row in rows))
+        expected = "output_2"
+    assert main(["gap", "--model", str(folder), "--data", str(pair_file), "--output", str(tmp_path / "g.json")]) == 1
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "g.json").exists()
+
+
+def test_longest_reply_follows_gold(pair_file, processor, tiny_model, tmp_path, monkeypatch):
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    seen = []
+    monkeypatch.setattr(gap, "answer_pairs", lambda generator, rows, title: seen.append(generator) or [{}] * len(rows))
+    args = gap.argparse.Namespace(
+        dtype="auto", data=str(pair_file), image_root=None, num_rows=None, max_new_tokens=None, batch_size=4
+    )
+    gap.measure_model(args, str(tmp_path / "model"), "model")
+    answer_tokens = len(processor.tokenizer("90 - 10 = 80. Answer: 80")["input_ids"]) + 1
+    assert seen[0].model.generation_config.max_new_tokens == 8 + answer_tokens * 5 // 4

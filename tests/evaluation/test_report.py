@@ -1,0 +1,115 @@
+"""report.md and its chart: figures, protocol, partial runs, published figures given by the user."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from puma_trl.evaluation.__main__ import main
+
+from .helpers import make_items, write_rows
+
+
+IDS = {"mathverse": "sample_index", "mathvista": "pid", "wemath": "question number"}
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Returns a function that scores a run in which `answered` replies are right; gives the metrics file."""
+
+    def run(benchmark, answered=None, *options):
+        items = make_items(benchmark)
+        data, responses = tmp_path / "items.json", tmp_path / "responses.jsonl"
+        data.write_text(json.dumps(items))
+        rows = [{"id": item[IDS[benchmark]], "response": f"Answer: {item['answer']}"} for item in items[:answered]]
+        files = ["--data", str(data), "--responses", str(write_rows(responses, rows))]
+        output = ["--output", str(tmp_path / "metrics.json")]
+        assert main(["score", "--benchmark", benchmark, *files, *output, *options]) == 0
+        return tmp_path / "metrics.json"
+
+    return run
+
+
+def report(metrics, *options):
+    output = metrics.with_name("report.md")
+    assert main(["report", "--metrics", str(metrics), "--output", str(output), *options]) == 0
+    assert Image.open(output.with_suffix(".png")).height > 100
+    return output.read_text()
+
+
+def cells(text, metric):
+    """Returns the cells of a metric's line."""
+    return next(
+        [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in text.splitlines()
+        if line.startswith(f"| {metric} |")
+    )
+
+
+def test_percentages_have_two_decimals_and_counts(scored):
+    text = report(scored("mathvista", 7))
+    assert cells(text, "accuracy") == ["70.00%", "7/10"]
+    assert cells(text, "answer_type/text") == ["50.00%", "1/2"]
+    assert "7 of 10 items answered (70.00%)" in text and "**Partial run**" in text
+
+
+def test_wemath_dimensions_and_undefined_domains(scored):
+    text = report(scored("wemath"))
+    assert cells(text, "S1") == ["100.00%", ""]
+    assert cells(text, "strict/score") == ["100.00%", ""]
+    assert cells(text, "strict/RM") == ["0.00%", "0"]
+    assert cells(text, "domains/Direction") == ["–", ""]
+    assert "not the official protocol" not in text and "Partial" not in text
+
+
+def test_withheld_dimensions_are_said(scored):
+    text = report(scored("wemath", 9))
+    assert "four dimensions are withheld" in text and "strict/score" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "official"),
+    [((), False), (("--extraction", "official"), False), (("--extraction", "math_puma"), True)],
+)
+def test_protocol_is_named(scored, options, official):
+    """Without a language model neither `final` nor `official` is the official protocol; `math_puma` claims nothing."""
+    text = report(scored("mathverse", None, *options))
+    assert ("**This is not the official protocol**" in text) is not official
+    assert "Judge: exact." in text and "without a language model" in text
+
+
+def test_published_figures_stand_beside_ours(scored, tmp_path):
+    reference = tmp_path / "published.json"
+    reference.write_text(json.dumps({"Some paper": {"accuracy": 0.335, "problem_version/Text Lite": 0.25}}))
+    text = report(scored("mathverse"), "--reference", str(reference))
+    assert cells(text, "accuracy") == ["100.00%", "9/9", "33.50%"]
+    assert cells(text, "problem_version/Vision Only")[2] == "–"
+    assert "given by the user" in text
+
+
+def test_no_published_figure_is_built_in(scored):
+    assert cells(report(scored("mathverse")), "metric") == ["this run", "count"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"A": {"accuracy": 41.5}}, "41.5 is no fraction"), ([0.4], "must hold"), ({"A": 0.4}, "must")],
+)
+def test_bad_published_figures(scored, tmp_path, capsys, content, message):
+    (tmp_path / "published.json").write_text(json.dumps(content))
+    metrics = scored("mathverse")
+    assert main(["report", "--metrics", str(metrics), "--reference", str(tmp_path / "published.json")]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"benchmark": "other"}', "no metrics file"),
+        ('{"benchmark": "wemath", "total": 3}', "lacks accuracy, correct"),
+    ],
+)
+def test_no_metrics_file(content, message, tmp_path, capsys):
+    (tmp_path / "m.json").write_text(content)
+    assert main(["report", "--metrics", str(tmp_path / "m.json"), "--output", str(tmp_path / "r.md")]) == 1
+    assert message in capsys.readouterr().err

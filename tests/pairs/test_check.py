@@ -1,0 +1,447 @@
+"""The check of pairs: every defect is planted and found, clean data gives nothing, and the report says so."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from puma_trl.data.collator import DataCollatorForPumaPairs
+from puma_trl.data.files import CHUNK_BYTES
+from puma_trl.data.images import DataError, open_image
+from puma_trl.mini import write_data
+from puma_trl.models.families.qwen import QWEN_VL
+from puma_trl.pairs.__main__ import main
+from puma_trl.pairs.check import scan
+from puma_trl.pairs.check.command import check_pairs
+from puma_trl.pairs.check.report import NOTE, bin_edges
+from puma_trl.pairs.generate.command import generate_pairs, write_pairs
+
+
+PLACE = 5  # the row that gets the defect
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory):
+    """40 pairs of 512 x 384 pixels, and 20 held-out ones."""
+    folder = tmp_path_factory.mktemp("generated")
+    write_pairs(generate_pairs(40, seed=0), folder / "train.jsonl", "images/train")
+    write_pairs(generate_pairs(20, seed=0, split="heldout"), folder / "heldout.jsonl", "images/heldout")
+    return folder
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def rows(generated):
+    """The generated pairs, with absolute paths, so that a file of them may stand anywhere."""
+    rows = read(generated / "train.jsonl")
+    return [row | {"image_url_2": str(generated / row["image_url_2"])} for row in rows]
+
+
+def write(path, rows):
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def kinds(report, notes=False):
+    """Kind → positions of the rows, of errors and warnings, or of notes too."""
+    return {
+        finding.kind: sorted(row for rows in finding.rows.values() for row in rows)
+        for finding in report.findings
+        if notes or finding.level != NOTE
+    }
+
+
+def level(report, kind):
+    return next(finding.level for finding in report.findings if finding.kind == kind)
+
+
+def draw(path, value=0):
+    """Draws a picture of its own for every value."""
+    rng = np.random.default_rng(value)
+    Image.fromarray(np.kron(rng.integers(0, 256, (8, 8, 3)), np.ones((12, 12, 1))).astype(np.uint8)).save(path)
+    return str(path)
+
+
+# Clean data
+
+
+def test_generated_pairs_are_clean(generated):
+    report = check_pairs([str(generated / "train.jsonl")], eval_data=[str(generated / "heldout.jsonl")], num_proc=1)
+    assert kinds(report) == {} and not report.has_errors
+    assert (report.rows_read, report.rows_usable, report.pairs) == (40, 40, 40)
+    assert (report.pictures, report.different_pictures) == (40, 40)
+    assert report.compared == {"eval data": 20}
+
+
+def test_mini_data_is_clean(tmp_path):
+    write_data(tmp_path, 60, 40, 0, 1)
+    report = check_pairs([str(tmp_path / "stage2.jsonl")], eval_data=[str(tmp_path / "heldout.jsonl")], num_proc=1)
+    assert kinds(report) == {} and report.pairs == 60
+    report = check_pairs([str(tmp_path / "stage3.jsonl")], eval_data=[str(tmp_path / "heldout.jsonl")], num_proc=1)
+    assert kinds(report) == {} and report.pairs == 0
+
+
+# Row by row
+
+
+def same_sides(row):
+    return {"instruction_2": row["instruction"], "image_url": row["image_url_2"]}
+
+
+DEFECTS = {
+    "answers differ": ("error", lambda row: {"output_2": "It is 7."}),
+    "missing image": ("error", lambda row: {"image_url_2": "/nowhere.png"}),
+    "empty text": ("error", lambda row: {"instruction": "  "}),
+    "wrong type": ("error", lambda row: {"output": 7}),
+    "missing value": ("error", lambda row: {"instruction_2": None}),
+    "not a pair": ("error", lambda row: dict.fromkeys(("image_url_2", "instruction_2", "output_2"))),
+    "identical sides": ("error", same_sides),
+    "no picture": ("warning", lambda row: {"image_url_2": None}),
+}
+
+
+@pytest.mark.parametrize("kind", DEFECTS)
+def test_defects_of_a_row(kind, rows, tmp_path):
+    expected, change = DEFECTS[kind]
+    rows[PLACE] |= change(rows[PLACE])
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], num_proc=1)
+    assert kinds(report) == {kind: [PLACE]} and level(report, kind) == expected
+    assert report.findings[0].examples[0][0] == f"pairs.jsonl:{PLACE}"
+
+
+def test_a_broken_line(rows, tmp_path):
+    rows[PLACE] = '{"instruction": '
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], num_proc=1)
+    assert kinds(report) == {"broken JSON": [PLACE]} and report.rows_usable == 39
+
+
+def test_pictures_are_decoded(rows, tmp_path):
+    content = bytearray(open(rows[PLACE]["image_url_2"], "rb").read())
+    content[len(content) // 2] ^= 255  # header and end stay right, so that training would only stop at the row
+    (tmp_path / "broken.png").write_bytes(content)
+    Image.new("RGB", (200, 100), "grey").save(tmp_path / "blank.png")
+    rows[PLACE]["image_url_2"], rows[1]["image_url_2"] = "broken.png", "blank.png"
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], num_proc=1)
+    assert kinds(report) == {"unreadable image": [PLACE], "blank picture": [1]}
+
+
+ANGLE = "Two angles of a triangle are 40 and 30 degrees. Find the third angle."
+SOLUTION = "40 + 30 = 70. 180 - 70 = 110. Answer: 110"
+VISION, TEXT, NUMBERS = "answer in vision-rich prompt", "answer in text-rich prompt", "answer among the numbers"
+LEAKS = [
+    # only the picture should say it
+    (ANGLE, "Find the third angle.", SOLUTION, []),
+    (ANGLE, "Find the third angle. The answer is 110.", SOLUTION, [VISION]),
+    (ANGLE, "Find the third angle. Answer: $\\boxed{110}$", SOLUTION, [VISION]),
+    (ANGLE, "Find the third angle, 110 degrees.", SOLUTION, [VISION]),
+    (ANGLE, f"Find the third angle. {SOLUTION}", SOLUTION, [VISION]),
+    (ANGLE, "Find the third angle of figure 1105.", SOLUTION, []),
+    (ANGLE, "求第三个角。答案:110", SOLUTION, [VISION]),
+    # the question may mention the number by chance, but may not announce it
+    (ANGLE + " The answer is 110 degrees.", "Find the third angle.", SOLUTION, [TEXT]),
+    (ANGLE + f" Solution: {SOLUTION}", "Find the third angle.", SOLUTION, [TEXT]),
+    ("The angles are 60 and 60. Find the third.", "Find the third.", "180 - 120 = 60. Answer: 60", [NUMBERS]),
+    ("A has 25, B 5. How many has A?", "A has 25. How many has A?", "Answer: 25", [NUMBERS, NUMBERS]),
+    # an answer in words
+    ("Is it an obtuse isosceles triangle?", "Which is it?", "an obtuse isosceles triangle", [TEXT]),
+    ("Name the triangle.", "Which is it?", "an obtuse isosceles triangle", []),
+    # trivial answers, options, and the form that an answer should have
+    ("Which side is 5?", "Is it A or B? Sides are 3 and 4.", "The answer is B", []),
+    ("Is it right?", "Answer yes or no.", "yes", []),
+    ("Find x. (A) 110 (B) 70", "Find x. Choices: (A) 110 (B) 70", SOLUTION, []),
+    ("Find x. A. 110 B. 70", "Find x. The answer is 110. A. 110 B. 70", SOLUTION, [VISION]),
+    ("Find x.", "Select from the choices, e.g., Answer: B. Find x.", "Answer: B", []),
+]
+
+
+@pytest.mark.parametrize("case", range(len(LEAKS)))
+def test_answers_given_away(case, tmp_path):
+    instruction, instruction_2, output, expected = LEAKS[case]
+    row = {"instruction": instruction, "instruction_2": instruction_2, "output": output, "output_2": output}
+    report = check_pairs(
+        [write(tmp_path / "pairs.jsonl", [row | {"image_url_2": draw(tmp_path / "a.png")}])], num_proc=1
+    )
+    assert sorted(kinds(report, notes=True)) == sorted(set(expected))
+    levels = {VISION: "error", TEXT: "warning", NUMBERS: "note"}
+    assert all(level(report, kind) == levels[kind] for kind in expected)
+
+
+def test_too_many_answers_among_the_numbers_are_no_chance(rows, tmp_path):
+    for row in rows[:30]:
+        row["instruction"] += f" ({row['answer']} cm)" if len(row["answer"]) > 1 else ""
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], num_proc=1)
+    assert len(kinds(report)[NUMBERS]) >= 20 and level(report, NUMBERS) == "warning"
+
+
+# Across rows
+
+
+def test_duplicates_and_contradictions(rows, tmp_path):
+    rows[20] = rows[3]
+    other = {"output": "Answer: 12345", "output_2": "Answer: 12345"}
+    rows[21] = rows[4] | other
+    rows[22]["image_url_2"] = str(tmp_path / "copy.webp")  # the same pixels in another format
+    open_image(rows[6]["image_url_2"]).save(tmp_path / "copy.webp", lossless=True)
+    path = write(tmp_path / "pairs.jsonl", rows)
+    report = check_pairs([path], num_proc=1)
+    assert kinds(report, notes=True) | {NUMBERS: []} == {
+        "duplicate row": [20],
+        "contradicting answers": [21],
+        "duplicate picture": [20, 21, 22],
+        NUMBERS: [],
+    }
+    assert dict(report.findings[0].examples) in (
+        {"pairs.jsonl:20": "the same as pairs.jsonl:3"},
+        {"pairs.jsonl:21": "pairs.jsonl:4 has another answer"},
+    )
+    assert report.different_pictures == 37
+    del rows[22]
+    twice = check_pairs([path, write(tmp_path / "more.jsonl", rows[30:32])], num_proc=1)
+    assert {"more.jsonl": [0, 1]}.items() <= twice.findings[0].rows.items()
+
+
+def test_chunks_and_processes_make_no_difference(rows, tmp_path, monkeypatch):
+    rows[30], rows[31]["instruction_2"] = rows[3], "The answer is " + rows[31]["answer"]
+    whole = check_pairs([write(tmp_path / "pairs.jsonl", rows)], num_proc=1)
+    monkeypatch.setattr("puma_trl.data.files.CHUNK_BYTES", CHUNK_BYTES >> 10)
+    parts = check_pairs([str(tmp_path / "pairs.jsonl")], num_proc=2)
+    assert kinds(whole) == kinds(parts) == {"duplicate row": [30], VISION: [31]}
+    for side, lengths in whole.lengths.items():
+        assert lengths.tolist() == parts.lengths[side].tolist()
+    assert (whole.pictures, whole.different_pictures) == (parts.pictures, parts.different_pictures) == (40, 39)
+
+
+# Overlap
+
+
+def test_overlap_with_evaluation_data(rows, generated, tmp_path):
+    heldout = [row | {"image_url_2": str(generated / row["image_url_2"])} for row in read(generated / "heldout.jsonl")]
+    rows[3] = heldout[0] | {
+        "instruction": heldout[0]["instruction"].upper() + " !",
+        "image_url_2": draw(tmp_path / "a.png"),
+    }
+    rows[4]["image_url_2"] = heldout[1]["image_url_2"]
+    smaller = open_image(heldout[2]["image_url_2"])
+    smaller.resize((smaller.width * 3 // 4, smaller.height * 3 // 4)).save(tmp_path / "b.jpg", quality=60)
+    rows[6]["image_url_2"] = "b.jpg"
+    smaller.save(tmp_path / "c.jpg", quality=80)
+    smaller.save(tmp_path / "d.jpg", quality=90)
+    # the same prompt too; with another answer row 8 is another problem
+    rows[8] |= {"instruction_2": heldout[2]["instruction_2"], "image_url_2": "c.jpg"}
+    rows[9] |= {name: heldout[2][name] for name in ("instruction_2", "output", "output_2")} | {"image_url_2": "d.jpg"}
+    rows[7] |= {"instruction_2": heldout[3]["instruction_2"], "image_url_2": heldout[3]["image_url_2"]}
+    report = check_pairs(
+        [write(tmp_path / "pairs.jsonl", rows)],
+        eval_data=[write(tmp_path / "eval.jsonl", heldout)],
+        num_proc=1,
+    )
+    assert kinds(report) == {
+        "same question in eval data": [3, 7],
+        "same picture in eval data": [4],
+        "nearly the same question in eval data": [9],
+        "nearly the same picture in eval data": [6],
+    }
+    assert level(report, "same question in eval data") == "error" == report.findings[0].level
+    assert report.findings[0].examples[0] == ("pairs.jsonl:3", "eval.jsonl:0, with the same answer")
+
+
+PROBLEM = "Anna buys 12 red pens and 7 blue pens for 3 dollars each. How much does she pay for all pens?"
+BENCHMARK_MATCHES = [
+    (PROBLEM, PROBLEM, "same question"),
+    (PROBLEM, "Hint: be brief. Question: " + PROBLEM + " Choices: (A) 57 (B) 36", "nearly the same question"),
+    (PROBLEM, PROBLEM.replace("blue", "green"), None),
+    (PROBLEM, PROBLEM.replace("7", "8"), None),  # the same template with other numbers is another problem
+    (PROBLEM.replace("7", "12"), PROBLEM, None),
+    (PROBLEM.replace("all pens", "everything"), PROBLEM, "nearly the same question"),
+    ("Find $x$ .", "find x", "same question"),
+    ("Find x.", "Find y.", None),
+    ("Berechne den Umfang", "求周长", None),
+]
+
+
+@pytest.mark.parametrize("case", range(len(BENCHMARK_MATCHES)))
+def test_benchmark_questions(case, tmp_path):
+    question, in_benchmark, expected = BENCHMARK_MATCHES[case]
+    data = write(tmp_path / "data.jsonl", [{"instruction": question, "output": "Answer: 57"}])
+    benchmark = write(tmp_path / "bench.jsonl", [{"question": "1 + 1?"}, {"question": in_benchmark}])
+    report = check_pairs([data], against=[benchmark], num_proc=1)
+    assert kinds(report) == ({f"{expected} in benchmark": [0]} if expected else {})
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_benchmark_pictures(suffix, rows, tmp_path):
+    picture = draw(tmp_path / "a.png")
+    items = [{"query": "Find x.", "image": None}, {"query": "Find z.", "image": "a.png"}]
+    path = tmp_path / f"bench.{suffix}"
+    if suffix == "json":
+        path.write_text(json.dumps(items))
+    elif suffix == "jsonl":
+        write(path, items)
+    elif suffix == "csv":
+        path.write_text("query,image\nFind x.,\nFind z.,a.png\n")
+    else:
+        embedded = [item | {"image": item["image"] and {"bytes": open(picture, "rb").read()}} for item in items]
+        features = Features({"query": Value("string"), "image": ImageFeature()})
+        Dataset.from_list(embedded, features=features).to_parquet(path)
+    rows[3] |= {"instruction_2": "Find z!", "image_url_2": picture}
+    rows[4] |= {"instruction_2": "Find z!"}  # the words alone say nothing
+    rows[6]["image_url_2"] = picture
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], against=[str(path)], num_proc=1)
+    assert kinds(report) == {"same question in benchmark": [3], "same picture in benchmark": [6]}
+    assert report.compared == {"benchmark": 2}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+@pytest.mark.parametrize("column", ["image", "drawing"])
+def test_benchmark_columns_that_the_first_rows_leave_out(suffix, column, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr("puma_trl.data.files.CHUNK_BYTES", 100)
+    items = [{"query": f"Find x{index}."} for index in range(20)] + [{"query": "Find z.", column: "a.png"}]
+    path = tmp_path / f"bench.{suffix}"
+    path.write_text(json.dumps(items)) if suffix == "json" else write(path, items)
+    rows[6]["image_url_2"] = draw(tmp_path / "a.png")
+    options = {} if column == "image" else {"image_column": column}
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], against=[str(path)], num_proc=1, **options)
+    assert kinds(report) == {"same picture in benchmark": [6]}
+    assert report.compared == {"benchmark": 21}
+
+
+def test_benchmark_rows_that_cannot_be_compared(rows, tmp_path):
+    items = [{"question": "Find x.", "image": "none.png"}, {"question": rows[0]["instruction"], "image": "none.png"}]
+    items.append({"question": None})
+    benchmark = write(tmp_path / "bench.jsonl", items)
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], against=[benchmark], num_proc=1)
+    # a long question is compared by its words
+    assert kinds(report) == {"not compared: benchmark": [0, 1, 2], "same question in benchmark": [0]}
+    assert "none.png' does not exist" in report.findings[1].examples[0][1]
+
+
+# With a model
+
+
+@pytest.fixture
+def model(processor, tiny_model, tmp_path):
+    folder = tmp_path / "model"
+    tiny_model().config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def test_tokens_are_those_of_training(rows, processor, model, tmp_path):
+    rows = [row | {"image_url": row["image_url_2"] if index % 2 else None} for index, row in enumerate(rows[:6])]
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], model=model, num_proc=1)
+    collator = DataCollatorForPumaPairs(processor, QWEN_VL, placeholder_sides=())
+    for position, row in enumerate(rows):
+        for name in ("image_url", "image_url_2"):
+            row[name] = [{"bytes": None, "path": row[name]}] if row[name] else []
+        batch = collator([row | {"row_id": "pairs.jsonl:0"}])
+        assert report.lengths["text-rich"][position] == batch["teacher_attention_mask"].sum()
+        assert report.lengths["vision-rich"][position] == batch["attention_mask"].sum()
+
+
+def test_limit_and_special_tokens(rows, model, tmp_path):
+    rows[3]["instruction"] += " very" * 900
+    rows[4]["instruction_2"] += " <|image_pad|>"
+    report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], model=model, max_length=800, num_proc=1)
+    assert kinds(report) == {"too long": [3], "special token in text": [4]}
+    assert check_pairs([str(tmp_path / "pairs.jsonl")], num_proc=1).rows_usable == 40
+
+
+# Command line
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["pairs", "check", *map(str, arguments), "--num_proc", "1"])
+    try:
+        main()
+    except SystemExit as error:
+        return error.code
+    return 0
+
+
+def test_a_clean_report(generated, monkeypatch, capsys):
+    assert run(monkeypatch, generated / "train.jsonl", "--eval", generated / "heldout.jsonl") == 0
+    page = capsys.readouterr().out
+    assert "Clean: no errors, no warnings" in page and "40 pairs" in page and "█" in page
+    assert len(page.splitlines()) < 40
+
+
+def test_a_report_with_findings(rows, tmp_path, monkeypatch, capsys):
+    for row in rows[3:9]:
+        row["instruction_2"] = f"The answer is {row['answer']}."
+    rows[9] = rows[10]
+    path, output = write(tmp_path / "pairs.jsonl", rows), tmp_path / "report.json"
+    assert run(monkeypatch, path, "--output", output) == 1
+    page = capsys.readouterr().out
+    assert "ERROR   answer in vision-rich prompt: 6 rows (15.0%)" in page
+    assert "WARNING duplicate row: 1 row (2.5%)" in page
+    assert "pairs.jsonl:3 " in page and "… 4 more" in page and page.index("ERROR") < page.index("WARNING")
+    report = json.loads(output.read_text())
+    assert report["rows_read"] == 40 and report["lengths"]["unit"] == "characters"
+    assert sum(bar["rows"] for bar in report["lengths"]["text-rich"]["histogram"]) == 40
+    first, second = report["findings"][:2]
+    assert first["kind"] == VISION and first["rows"] == {"pairs.jsonl": [3, 4, 5, 6, 7, 8]} and first["count"] == 6
+    assert second["examples"] == [{"row": "pairs.jsonl:10", "detail": "the same as pairs.jsonl:9"}]
+    rows[3:9] = []
+    assert run(monkeypatch, write(tmp_path / "warned.jsonl", rows)) == 0  # warnings alone
+
+
+BAD_INPUT = {
+    "does not exist": ["nowhere.jsonl"],
+    "There is no row in .*empty.jsonl": ["empty.jsonl"],
+    "`--num_proc` is 0": ["pairs.jsonl", {"num_proc": 0}],
+    "`--max_length 100` counts tokens": ["pairs.jsonl", {"max_length": 100}],
+    "No model with a processor or tokenizer in": ["pairs.jsonl", {"model": "./empty.jsonl"}],
+    "has no column question or .*but: instruction.*`--question_column`": [
+        "pairs.jsonl",
+        {"against": ["odd.csv"]},
+    ],
+    "`--image_column drawing` is no column of 'pairs.jsonl'. Its columns are: image_url": [
+        "pairs.jsonl",
+        {"against": ["pairs.jsonl"], "image_column": "drawing"},
+    ],
+    "No row of the eval data .* can be read. The first one: bad.jsonl:0: missing value": [
+        "pairs.jsonl",
+        {"eval_data": ["bad.jsonl"]},
+    ],
+}
+
+
+@pytest.mark.parametrize("message", BAD_INPUT)
+def test_bad_input(message, rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "pairs.jsonl", rows[:2])
+    write(tmp_path / "empty.jsonl", [])
+    write(tmp_path / "bad.jsonl", [{"question": "1 + 1?"}])
+    (tmp_path / "odd.csv").write_text("instructions,text\n1,2\n")
+    name, *options = BAD_INPUT[message]
+    with pytest.raises(DataError, match=message):
+        check_pairs([name], **{"num_proc": 1} | (options[0] if options else {}))
+
+
+def test_bad_input_has_its_own_exit_code(tmp_path, rows, monkeypatch, capsys):
+    assert run(monkeypatch, tmp_path / "none.jsonl") == 2
+    assert "error: The data file" in capsys.readouterr().err
+    path = write(tmp_path / "pairs.jsonl", rows[:2])
+    assert run(monkeypatch, path, "--output", path) == 2
+    assert "Give a name that ends with .json." in capsys.readouterr().err
+
+
+def test_bins():
+    assert bin_edges(np.array([17])) == [17]
+    edges = bin_edges(np.array([*range(20, 120), 100_000]))
+    assert edges == list(range(20, 120, 10)) or (len(edges) <= 11 and edges[0] <= 20 and edges[-1] <= 119)
+
+
+def test_pictures_of_files_are_decoded_once(rows, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(scan, "open_image", lambda image: opened.append(image["path"]) or open_image(image))
+    pictured = [row | {"image_url": row["image_url_2"]} for row in rows]
+    check_pairs([write(tmp_path / "pairs.jsonl", pictured)], num_proc=1)
+    assert len(opened) == 40 and all(os.path.isabs(path) for path in opened)

@@ -1,0 +1,322 @@
+"""Pushing with the real client of huggingface_hub to a local server that speaks the endpoints it uses."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import transformers
+import yaml
+from datasets import Dataset
+from datasets import Image as DatasetImage
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from puma_trl import run
+from puma_trl.pairs.__main__ import main as pairs_main
+from puma_trl.record import hub
+from puma_trl.record.hub import HubError, main, push
+from puma_trl.record.provenance import merge_recipe
+from puma_trl.train.trainer import PumaKLTrainer
+
+from ..hub_server import COMMIT, PREUPLOAD, TOKEN
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_model, processor):
+    tiny_model().save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    card = "---\nlicense: other\nlicense_name: tongyi\nbase_model: Qwen/Qwen2-VL-7B\n---\n"
+    (tmp_path / "base" / "README.md").write_text(card)
+    rows = []
+    for index in range(4):
+        Image.new("RGB", (56, 56), (60 * index, 0, 0)).save(tmp_path / f"{index}.png")
+        answer = f"It is {index}."
+        rows.append({"instruction": f"Is {index} it?", "output": answer, "instruction_2": "What?", "output_2": answer})
+        rows[-1]["image_url_2"] = f"{index}.png"
+    rows.append(rows[0] | {"output": "", "output_2": ""})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.fixture
+def train(folder):
+    """Returns a function that runs the script with `push_to_hub`."""
+
+    def train(**flags):
+        recipe = {
+            "model_name_or_path": str(folder / "base"),
+            "dataset_name": str(folder / "pairs.jsonl"),
+            "output_dir": str(folder / "stage2"),
+            "bad_rows": "drop",
+            "bf16": False,
+            "dataset_num_proc": 1,
+            "dtype": "float32",
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "max_steps": 2,
+            "push_to_hub": True,
+            "report_to": "none",
+            "save_strategy": "no",
+            "trainable_parts": "aligner",
+            "use_cpu": True,
+        }
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        argv = [str(piece) for key, value in flags.items() for piece in (f"--{key}", value)]
+        run.main([str(folder / "recipe.yaml"), *argv])
+        return folder / "stage2"
+
+    return train
+
+
+def read_files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_pushes_model_processor_card_and_curves(train, server, capfd):
+    out = train(hub_token=TOKEN, save_strategy="steps", save_steps=1, hub_strategy="end", hub_private_repo=True)
+    repository = server.repositories["me/stage2"]
+    assert repository.pop("private")
+    local = read_files(out)
+    assert any(name.startswith("checkpoint-2/") for name in local) and "dropped_rows.jsonl" in local
+    expected = {n for n in local if not n.startswith("checkpoint-") and n != "dropped_rows.jsonl"}
+    assert repository.keys() == expected
+    for name in expected - {"README.md"}:
+        assert repository[name] == local[name], name
+    for name in ("model.safetensors", "processor_config.json", "chat_template.jinja", "curves.png", "recipe.yaml"):
+        assert name in repository, name
+    # the token is in no file and no output
+    for name, content in local.items():
+        assert TOKEN.encode() not in content, name
+    captured = capfd.readouterr()
+    assert TOKEN not in captured.out + captured.err
+    assert "Pushed to" in captured.out
+
+
+def test_card(train, server, folder):
+    metrics = {"benchmark": "mathverse", "accuracy": 0.415, "correct": 83, "total": 200, "answered": 200, "items": 200}
+    metrics |= {"extraction": "final", "judge": "rule", "partial": False, "settings": {}}
+    metrics["problem_version"] = {"Text Lite": {"accuracy": 0.5, "correct": 20, "total": 40}}
+    out = train()
+    (out / "metrics.json").write_text(json.dumps(metrics))
+    main(["push", str(out), "--repo_id", "me/renamed"])
+    content = server.repositories["me/renamed"]["README.md"].decode()
+    card = ModelCard(content)
+    assert (card.data.license, card.data.license_name) == ("other", "tongyi")  # of the base model
+    assert card.data.base_model == "Qwen/Qwen2-VL-7B"  # whose card names it
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-text-to-text")
+    assert {"trl", "math-puma", "puma"} <= set(card.data.tags)
+    for text in (
+        "# renamed",
+        "| Stage | 2: alignment on pairs (PUMA) |",
+        "| Trained | aligner |",
+        "| Data: train | 4 rows of `pairs.jsonl`, 1 of 5 dropped |",
+        "| lambda_kl | 0.1 |",
+        "| global_batch_size | 8 |",
+        f"| transformers | {transformers.__version__} |",
+        "](curves.png)",
+        "| MathVerse | accuracy | 41.50% | 83/200 |",
+        "| MathVerse | Text Lite | 50.00% | 20/40 |",
+        'pipeline("image-text-to-text", model="me/renamed"',
+        "zhuang2024mathpuma",
+        "vonwerra2020trl",
+    ):
+        assert text in content, text
+    assert str(folder) not in content and "None" not in content
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_quick_start_of_the_card_runs(train, server, folder, capsys, adapters, monkeypatch):
+    out = train(max_steps=1, **({"use_peft": True, "lora_r": 2} if adapters else {}))
+    card = server.repositories["me/stage2"]["README.md"].decode()
+    assert ("These are adapters" in card) == adapters
+    code = re.search(r"## Quick start\n\n```python\n(.*?)```", card, re.DOTALL)[1]
+    code = code.replace("me/stage2", str(out)).replace("problem.png", str(folder / "0.png"))
+    code = code.replace("max_new_tokens=512", "max_new_tokens=4").replace(', device_map="auto"', "")
+    capsys.readouterr()
+    exec(code, {})
+    assert "\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("failure", ["down", PREUPLOAD, "/lfs/", pytest.param(COMMIT, marks=pytest.mark.slow)])
+def test_a_push_that_fails_at_the_end(train, server, folder, capsys, monkeypatch, failure):
+    whole_train = PumaKLTrainer.train
+
+    def train_and_fail(self, *args, **kwargs):
+        result = whole_train(self, *args, **kwargs)
+        if failure == "down":
+            monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+        else:
+            server.failures[failure] = 500
+        return result
+
+    monkeypatch.setattr(PumaKLTrainer, "train", train_and_fail)
+    with pytest.raises(SystemExit) as error:
+        train(max_steps=1)
+    out = folder / "stage2"
+    for name in ("model.safetensors", "processor_config.json", "README.md", "curves.png", "recipe.yaml"):
+        assert (out / name).is_file(), name
+    assert isinstance(error.value.code, str)  # printed, and the exit code is 1
+    command = f"python -m puma_trl.hub push {out}"
+    assert error.value.code.splitlines()[-1] == command
+    assert TOKEN not in error.value.code
+    server.failures.clear()
+    if failure == PREUPLOAD:
+        main(shlex.split(command)[3:])
+        assert server.repositories["me/stage2"]["model.safetensors"] == (out / "model.safetensors").read_bytes()
+    if failure == COMMIT:  # that very command, in a process of its own
+        environment = os.environ | {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+        argv = [sys.executable, *shlex.split(command)[1:]]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert server.repositories["me/stage2"]["model.safetensors"] == (out / "model.safetensors").read_bytes()
+        assert TOKEN not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("failures", "token", "message"),
+    [
+        ({}, "hf_wrong", "does not accept the token \\(401\\)"),
+        ({}, "", "nobody is logged in"),
+        ({"/api/repos/create": 403}, TOKEN, "may not write .*\\(403\\)"),
+        ({"/api/whoami-v2": 500}, TOKEN, "cannot be used"),
+    ],
+    ids=["401", "no-token", "403", "500"],
+)
+def test_told_before_training_starts(train, server, folder, monkeypatch, failures, token, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    server.failures.update(failures)
+    with pytest.raises(HubError, match=message) as error:
+        train()
+    assert f"python -m puma_trl.hub push {folder / 'stage2'}" in str(error.value)
+    assert not (folder / "stage2").exists()
+
+
+def test_repository_of_the_recipe(server, folder):
+    out = folder / "model"
+    out.mkdir()
+    (out / "config.json").write_text("{}")
+    (out / "recipe.yaml").write_text("hub_model_id: team/puma\nhub_private_repo: true\n")
+    (out / "checkpoint-1").mkdir()
+    (out / "checkpoint-1" / "model.safetensors").write_bytes(b"1")
+    assert push(out).endswith("/team/puma")
+    assert server.repositories["team/puma"].keys() == {"private", "config.json", "recipe.yaml"}
+    assert server.repositories["team/puma"]["private"]
+
+
+def test_branch_of_the_recipe(train, server):
+    """`hub_revision` names a branch, which need not be there yet: neither before the training nor at the end."""
+    train(hub_revision="trial")
+    made = [request for request in server.requests if "/branch/" in request]
+    assert made == ["POST /api/models/me/stage2/branch/trial"] * 2
+    commits = [request for request in server.requests if "/commit/" in request]
+    assert commits and all(request.endswith("/commit/trial") for request in commits)
+
+
+def test_folder_without_a_model(server, tmp_path):
+    with pytest.raises(SystemExit, match="holds no model"):
+        main(["push", str(tmp_path)])
+
+
+def test_saved_recipe_and_provenance(train, server, folder):
+    out = train(learning_rate="2e-5", save_strategy="steps", save_steps=1, max_steps=1, hub_strategy="end")
+    for place in (out, out / "checkpoint-1"):
+        recipe = yaml.safe_load((place / "recipe.yaml").read_text())
+        assert (recipe["learning_rate"], recipe["save_strategy"]) == ("2e-5", "steps")
+        provenance = json.loads((place / "provenance.json").read_text())
+        assert provenance["training"]["learning_rate"] == 2e-5
+        assert provenance["data"]["train"]["rows_kept"] == 4 and len(provenance["data"]["train"]["fingerprint"]) == 64
+        assert provenance["packages"]["transformers"] == transformers.__version__
+        assert re.fullmatch("[0-9a-f]{40}", provenance["git"]["commit"])
+    # the saved recipe alone gives the same model
+    (out / "recipe.yaml").rename(folder / "again.yaml")
+    run.main([str(folder / "again.yaml"), "--output_dir", str(folder / "again"), "--push_to_hub", "false"])
+    assert (folder / "again" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    again = json.loads((folder / "again" / "provenance.json").read_text())
+    assert again["data"]["train"]["fingerprint"] == provenance["data"]["train"]["fingerprint"]
+
+
+def test_merged_recipe_leaves_secrets_out(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"hub_token: {TOKEN}\nlearning_rate: 1e-5\nuse_kl: true\nenv:\n  HF_TOKEN: {TOKEN}\n  WANDB_MODE: offline\n"
+    )
+    argv = [str(recipe), "--hub_token", TOKEN, "--save_strategy", "no", "--alpha_kl=0.25", "--no_use_kl"]
+    argv += ["--trainable_parts", "aligner", "language_model", "--seed", "1", "--resume_from_checkpoint", "true"]
+    assert merge_recipe(argv, str(recipe)) == {
+        "learning_rate": "1e-5",
+        "env": {"WANDB_MODE": "offline"},
+        "save_strategy": "no",
+        "alpha_kl": 0.25,
+        "use_kl": False,
+        "trainable_parts": ["aligner", "language_model"],
+        "seed": 1,
+    }
+
+
+def test_template_is_part_of_the_package():
+    assert hub.TEMPLATE.is_file() and hub.TEMPLATE.suffix == ".md"
+
+
+def test_built_pairs_are_pushed_as_a_data_set(server, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in.jsonl").write_text(json.dumps({"question": "What is 1 + 2?", "answer": "3"}) + "\n")
+    argv = ["pairs", "build", "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out")]
+    argv += ["--format", "parquet", "--push_to_hub", "me/pairs"]
+    server.repositories["me/pairs"] = {"private": None, "data/train-00001.parquet": b"of a larger build before"}
+    monkeypatch.setattr("sys.argv", argv)
+    pairs_main()
+    files = server.repositories["me/pairs"]
+    assert files.keys() == {"private", "data/train-00000.parquet"}  # no paths of this machine
+    (tmp_path / "pushed.parquet").write_bytes(files["data/train-00000.parquet"])
+    row = Dataset.from_parquet(str(tmp_path / "pushed.parquet"))[0]
+    assert row["instruction"] == "What is 1 + 2?" and row["image_url_2"].width >= 512
+    assert "Pushed to me/pairs." in capsys.readouterr().out
+
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    argv[argv.index(str(tmp_path / "out"))] = str(tmp_path / "other")
+    with pytest.raises(SystemExit, match="Invalid user token"):
+        pairs_main()
+    assert not (tmp_path / "other").exists()  # told before anything is built
+
+
+@pytest.mark.slow
+def test_pairs_built_from_the_hub_train_from_the_hub(server, folder, tmp_path):
+    """Each command in a process of its own, as a user runs it: problems on the Hub → pairs on the Hub → stage 2."""
+    problems = {
+        "image": [{"bytes": (tmp_path / f"{index}.png").read_bytes(), "path": None} for index in range(4)],
+        "question": [f"The square has a side of {index} cm. What is its perimeter?" for index in range(4)],
+        "answer": [f"{4 * index} cm" for index in range(4)],
+    }
+    Dataset.from_dict(problems).cast_column("image", DatasetImage()).to_parquet(tmp_path / "problems.parquet")
+    content = (tmp_path / "problems.parquet").read_bytes()
+    server.repositories["me/problems"] = {"private": None, "data/train-00000.parquet": content}
+    server.repositories["me/base"] = {"private": None} | read_files(folder / "base")
+    environment = os.environ | {
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_DISABLE_XET": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+
+    def command(*argv):
+        argv = [sys.executable, "-m", *map(str, argv)]
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    built = tmp_path / "built"
+    options = ("--image_column", "image", "--format", "parquet", "--push_to_hub", "me/pairs")
+    out = command("puma_trl.pairs", "build", "--input", "me/problems", "--output", built, *options)
+    assert "4 pairs from 4 rows, 4 with a diagram" in out and "Pushed to me/pairs." in out
+
+    flags = ("--dataset_name", "me/pairs", "--bf16", False, "--use_cpu", True, "--dtype", "float32", "--max_steps", 1)
+    flags += ("--trainable_parts", "aligner", "--report_to", "none", "--output_dir", tmp_path / "trained")
+    command("puma_trl.run", "--model_name_or_path", "me/base", *flags)
+    provenance = json.loads((tmp_path / "trained" / "provenance.json").read_text())
+    assert provenance["data"]["train"]["sources"] == ["me/pairs"] and provenance["data"]["train"]["rows_kept"] == 4
+    log = json.loads((tmp_path / "trained" / "trainer_state.json").read_text())["log_history"]
+    assert log[0]["kl"] > 0
