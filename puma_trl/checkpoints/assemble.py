@@ -34,9 +34,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from ..errors import CheckpointError
 from ..models.families import math_puma_qwen2
 from ..models.families.math_puma_qwen2 import MathPumaQwen2Config, MathPumaQwen2ForConditionalGeneration
-from .files import CheckpointError, new_folder, require_new
+from .files import new_folder, require_new
 
 
 MODELS = {

@@ -34,10 +34,11 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from ..errors import CheckpointError
 from ..models.families import deepseek_vl_hybrid, math_puma_qwen2
 from ..models.families.math_puma_qwen2 import MathPumaQwen2Config
 from ..record.hub import push_or_exit
-from .files import CheckpointError, CheckpointFiles, new_folder, read_json, require_new, write_shards
+from .files import CheckpointFiles, new_folder, read_json, require_new, write_shards
 from .tokenizer import check_prompt, load_tokenizer, make_generation_config
 
 

@@ -12,12 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..errors import CheckpointError
+
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file or tensor."""
 
 
 def read_json(path: Path) -> dict:

@@ -33,6 +33,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+from ..errors import MergeError
 from ..models import families  # noqa: F401, registers Math-PUMA's own model
 from ..record.hub import CURVES, push_or_exit, write_card
 from ..record.provenance import RECIPE, read_provenance, save_provenance
@@ -40,10 +41,6 @@ from .files import new_folder, require_new
 
 
 SHARD_SIZE = "5GB"
-
-
-class MergeError(ValueError):
-    """Adapters that cannot be merged; the message says why and what to do."""
 
 
 def merge_adapter(

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
 
-from .files import CheckpointError, read_json
+from ..errors import CheckpointError
+from .files import read_json
 
 
 def load_tokenizer(

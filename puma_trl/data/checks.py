@@ -9,9 +9,10 @@ from datasets import Features, Image, List, Value
 from PIL import Image as PILImage
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from ..errors import DataError
 from ..models.families import Family
 from .files import COLUMNS, BrokenRow, Source, read_chunk
-from .images import DataError, image_size, image_stamp
+from .images import image_size, image_stamp
 from .rows import read_row, shorten
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset, load_dataset
 
-from .images import DataError
+from ..errors import DataError
 
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")

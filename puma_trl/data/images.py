@@ -7,9 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-
-class DataError(ValueError):
-    """Data that cannot be trained on. The message gives the value, the reason and the remedy."""
+from ..errors import DataError
 
 
 # Pillow's own limit, above which it suspects a decompression bomb: about 89 million pixels.

@@ -22,13 +22,14 @@ from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..config import PumaKLConfig, PumaScriptArguments
+from ..errors import DataError
 from ..models.families import Family
 from . import checks as data_checks
 from . import files as data_files
 from . import images
 from .checks import FEATURES, SIDE_NAMES, RowChecker, render_answer, render_prompt
 from .files import DROPPED, PAIR_COLUMNS, SIDE_COLUMNS, Source, find_chunks, find_sources
-from .images import DataError, image_stamp, open_image
+from .images import image_stamp, open_image
 
 
 __all__ = ["DataError", "DataReport", "load_data", "open_image", "render_answer", "render_prompt"]

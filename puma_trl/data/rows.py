@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
+from ..errors import DataError
 from .files import COLUMNS, PAIR_COLUMNS, SIDE_COLUMNS
-from .images import DataError
 
 
 def read_row(raw: Any, root: str | None) -> dict[str, Any]:

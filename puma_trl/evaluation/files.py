@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .errors import EvaluationError
+from ..errors import EvaluationError
 
 
-# Beyond the control characters, which json always escapes.
 LINE_BREAKS = "\x85\u2028\u2029"
 
 

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..data.collator import DataCollatorForPumaPairs
 from ..data.load import load_data
+from ..errors import EvaluationError
 from ..models.families import Family, get_family
 from ..step.losses import puma_loss
-from .errors import EvaluationError
 from .extraction import final_answer
 from .files import write_json, write_jsonl
 from .gap_report import draw_gap, print_gap

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..data.images import open_image
-from .errors import EvaluationError
+from ..errors import EvaluationError
 from .files import read_jsonl
 from .items import BENCHMARKS, item_id, load_items
 from .pictures import find_pictures

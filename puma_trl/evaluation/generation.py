@@ -10,10 +10,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 from ..data.images import image_size
 from ..data.load import open_image, render_prompt
-from .errors import EvaluationError
+from ..errors import EvaluationError
 
 
-# For sorting only: about one token per 28 x 28 pixels, and no more than for a megapixel.
 PIXELS_PER_TOKEN = 28 * 28
 MAX_PIXELS = 10**6
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..errors import EvaluationError
 from .benchmarks import mathverse, mathvista, wemath
-from .errors import EvaluationError
 from .files import read_json, read_jsonl
 
 

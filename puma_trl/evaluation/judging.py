@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .errors import EvaluationError
+from ..errors import EvaluationError
 from .extraction import LETTER
 from .files import read_jsonl
 from .items import item_id

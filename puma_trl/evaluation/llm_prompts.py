@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import Any
 
-from .errors import EvaluationError
+from ..errors import EvaluationError
 
 
 EXTRACT = (

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from ..data.images import DataError, image_size
-from .errors import EvaluationError
+from ..data.images import image_size
+from ..errors import DataError, EvaluationError
 from .items import SUFFIXES, item_id, load_hub
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .errors import EvaluationError
+from ..errors import EvaluationError
 from .files import read_json, write_text
 from .items import BENCHMARKS
 

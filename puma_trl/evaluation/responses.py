@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from .errors import EvaluationError
+from ..errors import EvaluationError
 from .files import json_line, read_json, read_jsonl, write_json, write_jsonl
 from .items import item_id
 

@@ -25,6 +25,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..config import PumaKLConfig
 from ..data.files import DROPPED
+from ..errors import HubError
 from .provenance import RECIPE, describe_software, read_provenance
 
 
@@ -53,10 +54,6 @@ SFT = (
     "answers alone."
 )
 BENCHMARKS = {"mathverse": "MathVerse", "mathvista": "MathVista", "wemath": "We-Math"}
-
-
-class HubError(RuntimeError):
-    """What the Hub refused, and what to do about it."""
 
 
 def push_command(folder: str | Path) -> str:

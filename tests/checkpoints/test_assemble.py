@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from puma_trl.checkpoints.assemble import assemble, main
-from puma_trl.checkpoints.files import CheckpointError
 from puma_trl.config import PumaKLConfig
+from puma_trl.errors import CheckpointError
 from puma_trl.mini import build_tokenizer
 from puma_trl.models.families import get_family
 from puma_trl.models.families.math_puma_qwen2 import CHAT_TEMPLATE, MathPumaQwen2ForConditionalGeneration

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from puma_trl.checkpoints import convert
 from puma_trl.checkpoints.convert import TOWER_SIZES, convert_checkpoint, convert_state_dict
-from puma_trl.checkpoints.files import CheckpointError
+from puma_trl.errors import CheckpointError
 from puma_trl.record.hub import push
 
 from .original_models import (

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from puma_trl import run
-from puma_trl.checkpoints.merge import MergeError, main, merge_adapter
+from puma_trl.checkpoints.merge import main, merge_adapter
+from puma_trl.errors import MergeError
 from puma_trl.mini import build_model
 
 

@@ -20,8 +20,8 @@ from transformers import (
 
 from puma_trl.data.checks import PromptRenderer, RowChecker, TokenCounter, render_answer, render_prompt
 from puma_trl.data.files import find_chunks, find_sources
-from puma_trl.data.images import DataError
 from puma_trl.data.rows import read_row
+from puma_trl.errors import DataError
 from puma_trl.mini import build_processor, build_tokenizer
 from puma_trl.models.families.family import Family
 from puma_trl.models.families.qwen import QWEN_VL

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 
 from puma_trl.data import files as data_files
 from puma_trl.data.files import BrokenRow, find_chunks, find_sources, read_chunk
-from puma_trl.data.images import DataError
+from puma_trl.errors import DataError
 
 
 ROWS = [

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from puma_trl.data.images import DataError, image_size, image_stamp, open_image
+from puma_trl.data.images import image_size, image_stamp, open_image
+from puma_trl.errors import DataError
 
 
 def encode(image, image_format, **options):

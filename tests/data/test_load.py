@@ -12,11 +12,12 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from puma_trl.config import PumaKLConfig, PumaScriptArguments
-from puma_trl.data import files as data_files
-from puma_trl.data import load as data
+from puma_trl.data.load import files as data_files
+from puma_trl.data.load import load as data
 from puma_trl.data.checks import RowChecker
 from puma_trl.data.collator import DataCollatorForPumaPairs
-from puma_trl.data.load import DataError, DataReport, load_data
+from puma_trl.data.load import DataReport, load_data
+from puma_trl.errors import DataError
 from puma_trl.mini import build_processor
 from puma_trl.models.families.qwen import QWEN_VL
 
@@ -292,8 +293,8 @@ class TestCache:
         program = f"""
 import datasets
 from puma_trl.config import PumaKLConfig, PumaScriptArguments
-from puma_trl.data import load_data
-from puma_trl.families.qwen import QWEN_VL
+from puma_trl.data.load import load_data
+from puma_trl.models.families.qwen import QWEN_VL
 from puma_trl.mini import build_processor
 datasets.config.HF_DATASETS_CACHE = {str(folder / "cache")!r}
 args = PumaKLConfig(output_dir="out", use_cpu=True, bf16=False, max_length=None)
@@ -341,10 +342,11 @@ LAUNCHED = """
 import json, sys
 import datasets
 from puma_trl.config import PumaKLConfig, PumaScriptArguments
-from puma_trl.data import DataError, load_data
-from puma_trl.data_checks import RowChecker
-from puma_trl.families.qwen import QWEN_VL
+from puma_trl.data.load import load_data
+from puma_trl.data.checks import RowChecker
+from puma_trl.models.families.qwen import QWEN_VL
 from puma_trl.mini import build_processor
+from puma_trl.errors import DataError
 
 folder, bad_rows = sys.argv[1:]
 datasets.config.HF_DATASETS_CACHE = f"{folder}/cache"

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from puma_trl.data.load import open_image, render_answer, render_prompt
+from puma_trl.errors import EvaluationError
 from puma_trl.evaluation import gap
 from puma_trl.evaluation.__main__ import main
-from puma_trl.evaluation.errors import EvaluationError
 from puma_trl.evaluation.gap import (
     answer_pairs,
     load_pairs,

@@ -10,9 +10,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from puma_trl.data.images import open_image
+from puma_trl.errors import EvaluationError
 from puma_trl.evaluation import pictures
 from puma_trl.evaluation.benchmarks import mathverse, mathvista, wemath
-from puma_trl.evaluation.errors import EvaluationError
 from puma_trl.evaluation.items import load_items
 
 from .helpers import make_items, verse_item, vista_item, wemath_group, write_data

@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.__main__ import main
-from puma_trl.evaluation.errors import EvaluationError
 from puma_trl.evaluation.generation import Generator, Prompt, load_for_generation
 
 from .helpers import make_items, read_rows, verse_item, write_data

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from puma_trl.errors import EvaluationError
 from puma_trl.evaluation import server as server_module
 from puma_trl.evaluation.__main__ import main
-from puma_trl.evaluation.errors import EvaluationError
 from puma_trl.evaluation.server import Server
 
 from .helpers import make_items, read_rows, verse_item, vista_item, write_data, write_rows

@@ -2,8 +2,8 @@
 
 import pytest
 
+from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.benchmarks import wemath
-from puma_trl.evaluation.errors import EvaluationError
 
 from .helpers import wemath_group
 

@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from PIL import Image
 
 from puma_trl import run
-from puma_trl.data.images import DataError
+from puma_trl.errors import DataError
 from puma_trl.mini import build_model, build_processor
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.build import command as build

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from puma_trl.data.images import DataError
+from puma_trl.errors import DataError
 from puma_trl.pairs.build import compose, fonts, latex
 from puma_trl.pairs.build.typeset import DoesNotFit, Typesetter, clean, wrap
 

@@ -18,9 +18,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from puma_trl import run
+from puma_trl.errors import HubError
 from puma_trl.pairs.__main__ import main as pairs_main
 from puma_trl.record import hub
-from puma_trl.record.hub import HubError, main, push
+from puma_trl.record.hub import main, push
 from puma_trl.record.provenance import merge_recipe
 from puma_trl.train.trainer import PumaKLTrainer
 

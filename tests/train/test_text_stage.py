@@ -5,13 +5,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ..checkpoints.test_assemble import write_language_model, write_tower
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from puma_trl import run
 from puma_trl.checkpoints.assemble import assemble
 from puma_trl.mini import write_data
 from puma_trl.train.trainer import PumaKLTrainer
+
+from ..checkpoints.test_assemble import write_language_model, write_tower
 
 
 FLAGS = [

@@ -6,7 +6,7 @@ official repository, ZrrSkywalker/MathVerse.
 from collections import defaultdict
 from typing import Any
 
-from ..errors import EvaluationError
+from ...errors import EvaluationError
 from ..extraction import final_answer, puma_mathverse
 from ..rates import group_rates, rate
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ..errors import EvaluationError
+from ...errors import EvaluationError
 from ..extraction import final_answer
 from ..rates import rate
 

@@ -39,7 +39,8 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from tqdm import tqdm
 
 from ...data.files import DROPPED, BrokenRow, Source, find_chunks, find_sources, read_chunk
-from ...data.images import DataError, open_image
+from ...data.images import open_image
+from ...errors import DataError
 from .compose import compose, draw_style
 from .files import Part, write_whole
 from .fonts import FontBook

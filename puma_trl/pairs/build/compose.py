@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ...data.images import DataError
+from ...errors import DataError
 from . import fonts
 from .fonts import FontBook
 from .typeset import DoesNotFit, Line, Typesetter, clean, wrap

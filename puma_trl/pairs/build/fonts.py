@@ -9,7 +9,7 @@ from matplotlib import font_manager, get_data_path
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
-from ...data.images import DataError
+from ...errors import DataError
 
 
 SHIPPED = Path(get_data_path()) / "fonts" / "ttf"

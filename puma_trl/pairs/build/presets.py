@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.images import DataError
 from ...data.rows import check_text, read_images
+from ...errors import DataError
 from .latex import replace_math
 
 

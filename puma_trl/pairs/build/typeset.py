@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from PIL import Image
 
-from ...data.images import DataError
+from ...errors import DataError
 from . import fonts, latex
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from ...data.files import Source, find_chunks, find_sources, read_chunk
-from ...data.images import DataError
 from ...data.load import MAX_PROCESSES, MISMATCH, REMEDIES
+from ...errors import DataError
 from . import leakage, overlap
 from .overlap import Reference
 from .report import ERROR, NOTE, WARNING, Finding, Report, print_report, write_report

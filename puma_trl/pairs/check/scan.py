@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoProcessor
 
 from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker
 from ...data.files import BrokenRow, Source, read_chunk
-from ...data.images import DataError, open_image
+from ...data.images import open_image
 from ...data.rows import read_row
+from ...errors import DataError
 from ...models.families import get_family
 from .content import Picture, Side, describe_picture, describe_side, digest, short_answer
 from .leakage import find_leaks

@@ -21,9 +21,8 @@ from datasets import Dataset, Features
 
 from ...data.checks import FEATURES, SIDE_NAMES, RowChecker
 from ...data.files import COLUMNS, Source, find_chunks, find_sources, read_chunk
-from ...data.images import DataError
 from ...data.rows import shorten
-from ...evaluation.errors import EvaluationError
+from ...errors import DataError, EvaluationError
 from ...evaluation.progress import Progress
 from ..check.scan import make_checker
 from .page import PageWriter, describe_size

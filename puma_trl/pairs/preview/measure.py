@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 
 from ...data.checks import render_answer
 from ...data.collator import DataCollatorForPumaPairs
-from ...evaluation.errors import EvaluationError
+from ...errors import EvaluationError
 from ...evaluation.gap import SIDES, answer_logits, answer_pairs, divergence_per_pair, split_sides
 from ...evaluation.generation import Generator, load_for_generation
 from ...evaluation.progress import Progress

@@ -10,7 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ...data.images import DataError, open_image
+from ...data.images import open_image
+from ...errors import DataError
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "preview.html"
