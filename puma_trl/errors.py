@@ -1,0 +1,25 @@
+"""Errors of the user's, not of the program: each message gives the value, the reason and the remedy."""
+
+
+class PumaError(ValueError):
+    """Input that cannot be used as it is given."""
+
+
+class DataError(PumaError):
+    """Data that cannot be trained on."""
+
+
+class CheckpointError(PumaError):
+    """A checkpoint that cannot be read or converted."""
+
+
+class MergeError(PumaError):
+    """Adapters that cannot be merged into their base model."""
+
+
+class HubError(PumaError):
+    """A push to the Hub that cannot be done."""
+
+
+class EvaluationError(PumaError):
+    """Input of the evaluation that cannot be used."""
