@@ -11,6 +11,7 @@ from trl import ModelConfig, SFTConfig, TrlParser
 # What other trainers call a field
 SHORT_NAMES = {"batch_size": "per_device_train_batch_size", "epochs": "num_train_epochs", "lr": "learning_rate"}
 TEACHERS = ("live", "frozen", "ema")
+SPECIAL_TOKENS = ("error", "escape")
 
 
 def as_list(value: str | list[str] | None) -> list[str]:
@@ -60,12 +61,26 @@ class PumaKLConfig(SFTConfig):
             or `all`, as a list or separated by commas. An entry that ends with a dot is a prefix of parameter names.
         part_learning_rates (`dict[str, float]`, *optional*):
             Learning rates of single parts, such as `{aligner: 1e-4}`; the other parts use `learning_rate`.
+        columns (`dict[str, str]`, *optional*):
+            Where the data calls its columns otherwise: our column → theirs, such as `{image_url_2: picture}`, with dots
+            into nested ones (`{output: answer.text}`).
+        special_tokens (`str`, *optional*, defaults to `"error"`):
+            What happens to special tokens of the model in a text of the data: `"error"`, the row cannot be used (see
+            `bad_rows`), or `"escape"`, they are encoded as plain text.
+        min_pixels (`int`, *optional*), max_pixels (`int`, *optional*):
+            Pictures with fewer or more pixels are enlarged or reduced to that by the processor, with which both are
+            saved. Refused for families whose processor cannot.
+        decode_images (`bool`, *optional*, defaults to `False`):
+            Whether the check before training decodes every picture, which finds all that is broken, rather than reading
+            headers, ends and checksums.
+        allow_text_only (`bool`, *optional*, defaults to `False`):
+            Whether the aligner and vision towers may train in stage 3 on data without any picture.
 
     Raises:
         ValueError: if a value is out of its range.
     """
 
-    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["part_learning_rates"]
+    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["part_learning_rates", "columns"]
 
     use_kl: bool = field(
         default=True,
@@ -121,6 +136,29 @@ class PumaKLConfig(SFTConfig):
         default=None,
         metadata={"help": "Learning rates of single parts; the other parts use `learning_rate`."},
     )
+    columns: dict | str | None = field(
+        default=None,
+        metadata={"help": "Our column → the column of the data that holds it, with dots into nested ones."},
+    )
+    special_tokens: str = field(
+        default="error",
+        metadata={
+            "help": "What happens to the model's special tokens in a text: the row is bad, or they are read as plain text.",
+            "choices": ["error", "escape"],
+        },
+    )
+    min_pixels: int | None = field(
+        default=None, metadata={"help": "Pictures with fewer pixels are enlarged, where the family can."}
+    )
+    max_pixels: int | None = field(
+        default=None, metadata={"help": "Pictures with more pixels are reduced, where the family can."}
+    )
+    decode_images: bool = field(
+        default=False, metadata={"help": "Decode every picture once before training, not only its header."}
+    )
+    allow_text_only: bool = field(
+        default=False, metadata={"help": "Allow more than the language model to train on rows without any picture."}
+    )
 
     def __post_init__(self):
         self.trainable_parts = as_list(self.trainable_parts)
@@ -154,6 +192,30 @@ class PumaKLConfig(SFTConfig):
             )
         if self.part_learning_rates is not None:
             self.part_learning_rates = _read_rates(self.part_learning_rates)
+        self._check_data_settings()
+
+    def _check_data_settings(self) -> None:
+        if self.special_tokens not in SPECIAL_TOKENS:
+            raise ValueError(
+                f"`special_tokens` is '{self.special_tokens}'. Choose one of {', '.join(SPECIAL_TOKENS)}."
+            )
+        for name in ("min_pixels", "max_pixels"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}, but it is a number of pixels. Set it to at least 1.")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"`min_pixels: {self.min_pixels}` is more than `max_pixels: {self.max_pixels}`. Set it to less."
+            )
+        columns = self.columns
+        if columns is not None and not (
+            isinstance(columns, dict)
+            and all(isinstance(each, str) and each for pair in columns.items() for each in pair)
+        ):
+            raise ValueError(
+                f"`columns` is {columns!r}, but it must map our columns to those of the data: `{{image_url_2: picture}}` in "
+                """a recipe, '{"image_url_2": "picture"}' on the command line."""
+            )
 
 
 def _read_rates(rates: Any) -> dict[str, float]:
@@ -191,6 +253,9 @@ class PumaScriptArguments:
         answer_mismatch (`str`, *optional*, defaults to `"error"`):
             What happens to pairs whose two answers differ: `"error"`, `"drop"`, or `"student"`, which gives the
             teacher the student's answer.
+        dry_run (`bool`, *optional*, defaults to `False`):
+            Whether to stop before training: recipe, data and model are checked, and the first row is shown as the model
+            gets it.
 
     Raises:
         ValueError: if a value is out of its range, or both kinds of evaluation data are given.
@@ -220,6 +285,10 @@ class PumaScriptArguments:
             "help": "What happens to pairs whose two answers differ.",
             "choices": ["error", "drop", "student"],
         },
+    )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Check everything, show the first row as the model gets it, and train nothing."},
     )
 
     def __post_init__(self):
