@@ -215,10 +215,8 @@ class RowChecker:
     Args:
         sources (`list[Source]`):
             Where chunks come from.
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-        family ([`Family`]):
-            The model family.
+        counter ([`TokenCounter`], *optional*):
+            Counts tokens with the processor of a model. Without it, neither lengths nor special tokens are looked at.
         use_kl (`bool`):
             Whether both sides of a pair are trained on. Otherwise only the vision-rich one is checked.
         max_length (`int`, *optional*):
@@ -228,20 +226,21 @@ class RowChecker:
     """
 
     sources: list[Source]
-    processor: ProcessorMixin | PreTrainedTokenizerBase
-    family: Family
+    counter: TokenCounter | None
     use_kl: bool
     max_length: int | None
     student_answers: bool
 
     def __post_init__(self):
-        self.counter = TokenCounter(self.processor, self.family)
-        self.render_prompts = PromptRenderer(self.processor)
-        self.takes_images = isinstance(self.processor, ProcessorMixin)
         self.seen_images = {}
-        # the processor would take these for images, and the model this for the end of the answer
-        self.image_tokens = self.processor.all_special_multimodal_tokens if self.takes_images else []
-        self.end_token = render_answer(self.processor, self.family, "")
+        self.takes_images, self.image_tokens, self.end_token = True, [], None
+        if self.counter is not None:
+            processor = self.counter.processor
+            self.render_prompts = PromptRenderer(processor)
+            self.takes_images = isinstance(processor, ProcessorMixin)
+            # the processor would take these for images, and the model this for the end of the answer
+            self.image_tokens = processor.all_special_multimodal_tokens if self.takes_images else []
+            self.end_token = render_answer(processor, self.counter.family, "")
 
     def __call__(self, chunk: dict[str, list[int]]) -> dict[str, list]:
         rows = []
@@ -253,7 +252,8 @@ class RowChecker:
         for row in rows:
             if row["problem"] is None:
                 row["problem"] = self._check_content(row) or self._check_images(row)
-        self._measure([row for row in rows if row["problem"] is None])
+        if self.counter is not None:
+            self._measure([row for row in rows if row["problem"] is None])
         return {name: [row[name] for row in rows] for name in FEATURES}
 
     def _read_row(self, position: int, index: int, raw: Any) -> dict[str, Any]:
@@ -284,7 +284,7 @@ class RowChecker:
                 if not row[name].strip():
                     return f"empty text: `{name}` is empty"
                 for token in [*self.image_tokens, *([self.end_token] if name.startswith("output") else [])]:
-                    if token in row[name]:
+                    if token is not None and token in row[name]:
                         return f"special token in text: `{name}` contains '{token}', which has a meaning to the model"
         if len(sides) == 2 and row["output"] != row["output_2"]:
             return f"answers differ: `output` is {_quote(row['output'])}, `output_2` is {_quote(row['output_2'])}"
@@ -310,7 +310,8 @@ class RowChecker:
         if path in self.seen_images:
             return self.seen_images[path]
         try:
-            result = self.counter.count_image(image_size(image))
+            size = image_size(image)
+            result = 0 if self.counter is None else self.counter.count_image(size)
         except DataError as error:
             result = str(error)
         except ValueError as error:  # processors refuse some sizes, such as very long and thin ones
@@ -326,10 +327,7 @@ class RowChecker:
         prompts = self.render_prompts(
             [(row[f"instruction{side}"], len(row[f"image_url{side}"])) for row, side in sides]
         )
-        answers = [
-            render_answer(self.processor, self.family, row["output_2"] if "_2" in self._sides(row) else row["output"])
-            for row in rows
-        ]
+        answers = [(row["output_2"] if "_2" in self._sides(row) else row["output"]) + self.end_token for row in rows]
         for row, count in zip(rows, self.counter.count_texts(answers), strict=True):
             row["num_answer_tokens"], row["length"] = count, 0
         for (row, side), count in zip(sides, self.counter.count_texts(prompts), strict=True):

@@ -27,7 +27,7 @@ from ..models.families import Family
 from . import checks as data_checks
 from . import files as data_files
 from . import images
-from .checks import FEATURES, SIDE_NAMES, RowChecker, render_answer, render_prompt
+from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter, render_answer, render_prompt
 from .files import DROPPED, PAIR_COLUMNS, SIDE_COLUMNS, Source, find_chunks, find_sources
 from .images import image_stamp, open_image
 
@@ -129,8 +129,7 @@ def _check_split(
     sources = find_sources(names, script_args.image_root, script_args.dataset_config, script_args.dataset_train_split)
     checker = RowChecker(
         sources=sources,
-        processor=processor,
-        family=family,
+        counter=TokenCounter(processor, family),
         use_kl=training_args.use_kl,
         max_length=training_args.max_length,
         student_answers=script_args.answer_mismatch == "student",

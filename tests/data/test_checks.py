@@ -187,7 +187,7 @@ def check(tmp_path, processor):
     def check(rows, processor=processor, use_kl=True, max_length=None, student_answers=False):
         (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sources = find_sources([str(tmp_path / "pairs.jsonl")], None, None, "train")
-        checker = RowChecker(sources, processor, QWEN_VL, use_kl, max_length, student_answers)
+        checker = RowChecker(sources, TokenCounter(processor, QWEN_VL), use_kl, max_length, student_answers)
         (chunk,) = find_chunks(sources)
         checked = checker({name: [value] for name, value in chunk.items()})
         return checked["problem"], checked["length"], checked["num_answer_tokens"]

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoConfig, AutoProcessor
 
-from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker
+from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, TokenCounter
 from ...data.files import BrokenRow, Source, read_chunk
 from ...data.images import open_image
 from ...data.rows import read_row
@@ -26,35 +26,8 @@ from .leakage import find_leaks
 from .overlap import Reference
 
 
-NOWHERE = "\0"  # stands in no text, because texts with it are refused
 NO_PICTURE = "no picture"
 BLANK_PICTURE = "blank picture"
-
-
-class PlainRowChecker(RowChecker):
-    """
-    Checks rows without a model: everything but special tokens and the length.
-
-    Args:
-        sources (`list[Source]`):
-            Where chunks come from.
-    """
-
-    def __init__(self, sources: list[Source]):
-        super().__init__(sources, None, None, use_kl=True, max_length=None, student_answers=False)
-
-    def __post_init__(self):
-        self.counter = self
-        self.takes_images = True
-        self.seen_images = {}
-        self.image_tokens, self.end_token = [], NOWHERE
-
-    def count_image(self, size: tuple[int, int]) -> int:
-        """Returns 0, because nothing is known of tokens."""
-        return 0
-
-    def _measure(self, rows: list[dict[str, Any]]) -> None:
-        pass
 
 
 def make_checker(sources: list[Source], model: str | None, max_length: int | None) -> RowChecker:
@@ -77,7 +50,7 @@ def make_checker(sources: list[Source], model: str | None, max_length: int | Non
             raise DataError(
                 f"`--max_length {max_length}` counts tokens. Name the model that reads them with `--model`."
             )
-        return PlainRowChecker(sources)
+        return RowChecker(sources, None, use_kl=True, max_length=None, student_answers=False)
     try:
         processor, config = AutoProcessor.from_pretrained(model), AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -87,7 +60,8 @@ def make_checker(sources: list[Source], model: str | None, max_length: int | Non
         ) from error
     if processor.chat_template is None:
         raise DataError(f"'{model}' has no chat template, so its prompts are unknown. Add chat_template.jinja to it.")
-    return RowChecker(sources, processor, get_family(config), True, max_length, student_answers=False)
+    counter = TokenCounter(processor, get_family(config))
+    return RowChecker(sources, counter, use_kl=True, max_length=max_length, student_answers=False)
 
 
 class PictureReader:
@@ -232,7 +206,7 @@ class Scanner:
 
     def _measure(self, kept: list[tuple[dict[str, Any], dict[str, Side]]], part: Part) -> None:
         """Adds the lengths of both sides: tokens with a model, characters without."""
-        if isinstance(self.checker, PlainRowChecker):
+        if self.checker.counter is None:
             for row, sides in kept:
                 lengths = [len(row[f"instruction{name}"]) + len(row[f"output{name}"]) for name in sides]
                 part.lengths.extend(lengths if len(sides) == 2 else (*lengths, -1))
