@@ -23,18 +23,15 @@ from peft.utils import load_peft_weights
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from ..errors import MergeError
-from ..models import families  # noqa: F401, registers Math-PUMA's own model
+from ..models.families import get_auto_class
 from ..record.hub import CURVES, push_or_exit, write_card
 from ..record.provenance import RECIPE, read_provenance, save_provenance
 from .files import new_folder, require_new
@@ -128,10 +125,8 @@ def _load_processor(adapter: str, peft_config: PeftConfig, options: dict) -> Pro
 
 
 def _load_base(adapter: str, config: PreTrainedConfig, peft_config: PeftConfig, options: dict) -> PreTrainedModel:
-    is_multimodal = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    auto_class = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
     with _explain_base(adapter, peft_config):
-        return auto_class.from_pretrained(
+        return get_auto_class(config).from_pretrained(
             peft_config.base_model_name_or_path, dtype="auto", revision=peft_config.revision or "main", **options
         )
 

@@ -8,8 +8,6 @@ from bitsandbytes.nn import Linear4bit
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
     PreTrainedConfig,
@@ -18,12 +16,11 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import ModelConfig, get_quantization_config
 
 from ..config import PumaKLConfig
-from .families import Family
+from .families import Family, get_auto_class
 from .parts import part_of
 
 
@@ -122,9 +119,7 @@ def load_model(
         ValueError: if the folder holds no weights, or weights that do not fit the configuration, or quantisation is asked
             for without adapters or of a model whose language model is not known.
     """
-    auto_class = (
-        AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
-    )
+    auto_class = get_auto_class(config)
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
     quantization_config = _build_quantization_config(model_args, config, family, auto_class)
     try:

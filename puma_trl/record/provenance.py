@@ -26,11 +26,11 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..config import PumaKLConfig
 from ..data.load import DataReport
+from ..models.families import is_multimodal
 
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
@@ -141,7 +141,7 @@ def describe_run(
         "training": {key: _plain(getattr(args, key)) for key in TRAINING} | {"global_batch_size": batch},
         "model": {
             "class": type(model).__name__,
-            "is_multimodal": type(model.config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+            "is_multimodal": is_multimodal(model.config),
             "name_or_path": name,
             **describe_base(name),
         },

@@ -4,7 +4,7 @@ What differs between model families: one small file each, found by `config.model
 Importing this package registers Math-PUMA's own model with the Auto classes.
 """
 
-from transformers import PretrainedConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from .deepseek_vl_hybrid import DEEPSEEK_VL_HYBRID
@@ -16,7 +16,7 @@ from .math_puma_qwen2 import MATH_PUMA_QWEN2
 from .qwen import QWEN_VL
 
 
-__all__ = ["FAMILIES", "Family", "get_family"]
+__all__ = ["FAMILIES", "Family", "get_auto_class", "get_family", "is_multimodal"]
 
 
 FAMILIES = (QWEN_VL, LLAVA, MATH_PUMA_QWEN2, DEEPSEEK_VL_HYBRID, IDEFICS3, GEMMA3)
@@ -36,7 +36,15 @@ def get_family(config: PretrainedConfig) -> Family:
     for family in FAMILIES:
         if config.model_type in family.model_types:
             return family
-    is_text_model = (
-        type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    )
+    is_text_model = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not is_multimodal(config)
     return Family(model_types=(config.model_type,), parts={"language_model": ("",)} if is_text_model else {})
+
+
+def is_multimodal(config: PretrainedConfig) -> bool:
+    """Returns whether a model is a vision-language model, by its configuration."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def get_auto_class(config: PretrainedConfig) -> type:
+    """Returns the Auto class that loads a model: image-text-to-text where there is one, else a causal language model."""
+    return AutoModelForImageTextToText if is_multimodal(config) else AutoModelForCausalLM
