@@ -17,7 +17,9 @@ from PIL import Image
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.generation import Generator, Prompt, load_for_generation
+from puma_trl.mini import build_model
 
+from ..conftest import TINY
 from .helpers import make_items, read_rows, verse_item, write_data
 
 
@@ -27,10 +29,6 @@ BENCHMARKS = ("mathverse", "mathvista", "wemath")
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory, processor):
     """A tiny model whose greedy replies differ from prompt to prompt."""
-    from conftest import TINY
-
-    from puma_trl.mini import build_model
-
     folder = tmp_path_factory.mktemp("model")
     model = build_model("qwen2_vl", processor, seed=3, **TINY)
     with torch.no_grad():  # no special tokens in the replies: a server reads those as the parts of a message
