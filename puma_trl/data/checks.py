@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import DataError
 from ..models.families import Family
-from .files import COLUMNS, BrokenRow, Source, read_chunk
+from .files import COLUMNS, BrokenRow, Chunk, Source, read_chunk
 from .images import image_size, image_stamp
 from .rows import read_row, shorten
 
@@ -208,7 +208,7 @@ class TokenCounter:
 @dataclass
 class RowChecker:
     """
-    Reads chunks and checks their rows. Called by [`~datasets.Dataset.map`] with one chunk, in several processes.
+    Reads chunks and checks their rows. Called by [`~datasets.Dataset.map`] with a batch of them, in several processes.
 
     A row that cannot be used keeps what could be read of it, with the reason in `problem` as `"kind: details"`.
 
@@ -242,19 +242,21 @@ class RowChecker:
             self.image_tokens = processor.all_special_multimodal_tokens if self.takes_images else []
             self.end_token = render_answer(processor, self.counter.family, "")
 
-    def __call__(self, chunk: dict[str, list[int]]) -> dict[str, list]:
+    def __call__(self, chunks: dict[str, list[int]]) -> dict[str, list]:
         rows = []
-        for position, start, end, first in zip(
-            *(chunk[key] for key in ("source", "start", "end", "first")), strict=True
-        ):
-            source = self.sources[position]
-            rows += [self._read_row(position, *row) for row in read_chunk(source, start, end, first)]
+        for values in zip(*(chunks[name] for name in Chunk._fields), strict=True):
+            rows += self.check(Chunk(*values))
+        return {name: [row[name] for row in rows] for name in FEATURES}
+
+    def check(self, chunk: Chunk) -> list[dict[str, Any]]:
+        """Reads a chunk and returns its rows, with the keys of [`FEATURES`] and more."""
+        rows = [self._read_row(chunk.source, *row) for row in read_chunk(self.sources[chunk.source], chunk)]
         for row in rows:
             if row["problem"] is None:
                 row["problem"] = self._check_content(row) or self._check_images(row)
         if self.counter is not None:
             self._measure([row for row in rows if row["problem"] is None])
-        return {name: [row[name] for row in rows] for name in FEATURES}
+        return rows
 
     def _read_row(self, position: int, index: int, raw: Any) -> dict[str, Any]:
         source = self.sources[position]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from json.decoder import WHITESPACE
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset, load_dataset
 
@@ -59,6 +59,25 @@ class Source:
     version: str
     path: str | None = None
     table: Dataset | None = None
+
+
+class Chunk(NamedTuple):
+    """
+    Rows of a source that are read at a time.
+
+    Args:
+        source (`int`):
+            Position of the source.
+        start, end (`int`):
+            Bytes of a file, or rows of a table.
+        first (`int`):
+            Index of the first row.
+    """
+
+    source: int
+    start: int
+    end: int
+    first: int
 
 
 @dataclass(frozen=True)
@@ -164,7 +183,7 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
     return Source(kind="table", name=name, root=image_root, version=table._fingerprint, table=table)
 
 
-def find_chunks(sources: list[Source], required: Sequence[str] = REQUIRED) -> Iterator[dict[str, int]]:
+def find_chunks(sources: list[Source], required: Sequence[str] = REQUIRED) -> Iterator[Chunk]:
     """
     Divides sources into chunks that can be read independently; an empty source is one empty chunk.
 
@@ -175,8 +194,7 @@ def find_chunks(sources: list[Source], required: Sequence[str] = REQUIRED) -> It
             Columns that a csv file or a table must have. Defaults to those of training data.
 
     Yields:
-        `dict` of `source` (its position), `start` and `end` (bytes, or rows of a table), `first` (index of the first
-        row).
+        `Chunk`: where its rows stand.
 
     Raises:
         DataError: if the structure of a file is broken, or a file has duplicate columns or lacks a required one.
@@ -187,9 +205,9 @@ def find_chunks(sources: list[Source], required: Sequence[str] = REQUIRED) -> It
         if source.kind in ("csv", "table"):
             _check_columns(_columns(source), source, required)
         for start, end, first in finders[source.kind](source):
-            yield {"source": position, "start": start, "end": end, "first": first}
+            yield Chunk(position, start, end, first)
         if start is None:
-            yield {"source": position, "start": 0, "end": 0, "first": 0}
+            yield Chunk(position, 0, 0, 0)
 
 
 def _line_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
@@ -336,13 +354,14 @@ def _table_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
 
 
 def read_chunk(
-    source: Source, start: int, end: int, first: int, columns: Sequence[str] = COLUMNS
+    source: Source, chunk: Chunk, columns: Sequence[str] = COLUMNS
 ) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
     """
     Reads a chunk of [`find_chunks`]: pairs of a row's index (0-based) and the row, as it stands in the file.
 
     Of a table only `columns` are read, by default those of training data.
     """
+    _, start, end, first = chunk
     if source.kind == "table":
         columns = [name for name in columns if name in source.table.column_names]
         rows = source.table.select_columns(columns).with_format("arrow")[start:end].to_pylist()

@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,13 @@ from . import checks as data_checks
 from . import files as data_files
 from . import images
 from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter, render_answer, render_prompt
-from .files import DROPPED, PAIR_COLUMNS, SIDE_COLUMNS, Source, find_chunks, find_sources
+from .files import DROPPED, PAIR_COLUMNS, SIDE_COLUMNS, Chunk, Source, find_chunks, find_sources
 from .images import image_stamp, open_image
 
 
 __all__ = ["DataError", "DataReport", "load_data", "open_image", "render_answer", "render_prompt"]
 
-CHUNK_FEATURES = Features({name: Value("int64") for name in ("source", "start", "end", "first")})
+CHUNK_FEATURES = Features({name: Value("int64") for name in Chunk._fields})
 
 # By default, cores up to this number check the data.
 MAX_PROCESSES = 16
@@ -159,7 +160,7 @@ def _divide(sources: list[Source], fingerprint: str) -> Dataset:
     """Returns the chunks of all sources, from the cache if the files are the same."""
     try:
         return Dataset.from_generator(
-            find_chunks,
+            _chunk_rows,
             features=CHUNK_FEATURES,
             gen_kwargs={"sources": tuple(sources)},  # a list would be taken for shards
             fingerprint=fingerprint,
@@ -168,6 +169,11 @@ def _divide(sources: list[Source], fingerprint: str) -> Dataset:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from None
         raise
+
+
+def _chunk_rows(sources: tuple[Source, ...]) -> Iterator[dict[str, int]]:
+    for chunk in find_chunks(sources):
+        yield chunk._asdict()
 
 
 def _require_rows(sources: list[Source], rows: Dataset, split: str) -> None:

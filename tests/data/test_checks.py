@@ -189,7 +189,7 @@ def check(tmp_path, processor):
         sources = find_sources([str(tmp_path / "pairs.jsonl")], None, None, "train")
         checker = RowChecker(sources, TokenCounter(processor, QWEN_VL), use_kl, max_length, student_answers)
         (chunk,) = find_chunks(sources)
-        checked = checker({name: [value] for name, value in chunk.items()})
+        checked = checker({name: [value] for name, value in chunk._asdict().items()})
         return checked["problem"], checked["length"], checked["num_answer_tokens"]
 
     return check

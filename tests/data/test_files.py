@@ -60,11 +60,7 @@ def cache(tmp_path, monkeypatch):
 
 def read(name):
     (source,) = find_sources([str(name)], None, None, "train")
-    return [
-        (source, index, row)
-        for chunk in find_chunks([source])
-        for index, row in read_chunk(source, chunk["start"], chunk["end"], chunk["first"])
-    ]
+    return [(source, index, row) for chunk in find_chunks([source]) for index, row in read_chunk(source, chunk)]
 
 
 @pytest.mark.parametrize("chunk", [1, 40, 300, 1 << 20])
@@ -236,7 +232,7 @@ def test_hub_data_sets_go_through_load_dataset(monkeypatch):
     assert asked == [(("owner/pairs", "hard"), {"split": "test"})]
     assert (source.name, source.root) == ("owner/pairs", None)
     (chunk,) = find_chunks([source])
-    rows = [row for _, row in read_chunk(source, chunk["start"], chunk["end"], chunk["first"])]
+    rows = [row for _, row in read_chunk(source, chunk)]
     assert [row["output"] for row in rows] == [row["output"] for row in ROWS]
 
 

@@ -12,8 +12,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from puma_trl.config import PumaKLConfig, PumaScriptArguments
-from puma_trl.data.load import files as data_files
-from puma_trl.data.load import load as data
+from puma_trl.data import files as data_files
+from puma_trl.data import load as data
 from puma_trl.data.checks import RowChecker
 from puma_trl.data.collator import DataCollatorForPumaPairs
 from puma_trl.data.load import DataReport, load_data

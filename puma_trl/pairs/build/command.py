@@ -107,11 +107,11 @@ class Builder:
         marker = self.output / "parts" / MARKER.format(f"{number:05d}")
         if marker.exists():
             return json.loads(marker.read_text())
-        source = self.sources[chunk["source"]]
+        source = self.sources[chunk.source]
         dropped, counts, skipped = [], Counter(dict.fromkeys(COUNTS, 0)), Counter()
         part = Part(self.output, number, embedded=self.settings.format == "parquet")
         columns = [*dict.fromkeys([*self.settings.columns.names, IMAGE])]
-        for index, raw in read_chunk(source, chunk["start"], chunk["end"], chunk["first"], columns):
+        for index, raw in read_chunk(source, chunk, columns):
             row_id = f"{source.name}:{index}"
             counts["read"] += 1
             try:
@@ -416,8 +416,8 @@ def check_columns(sources: list[Source], columns: Columns, named: set[str]) -> N
     missing, seen = set(named), set()
     chunks = find_chunks(sources, columns.names)
     while missing and (chunk := next(chunks, None)):
-        source = sources[chunk["source"]]
-        for _, row in read_chunk(source, chunk["start"], chunk["end"], chunk["first"], columns.names):
+        source = sources[chunk.source]
+        for _, row in read_chunk(source, chunk, columns.names):
             if isinstance(row, dict):
                 missing -= row.keys()
                 seen |= row.keys()

@@ -211,7 +211,7 @@ def _column_names(source: Source) -> dict[str, None]:
         return dict.fromkeys(source.table.column_names)
     names = {}
     for chunk in find_chunks([source], ()):
-        for _, row in read_chunk(source, chunk["start"], chunk["end"], chunk["first"]):
+        for _, row in read_chunk(source, chunk):
             if isinstance(row, dict):
                 names |= dict.fromkeys(row)
     return names

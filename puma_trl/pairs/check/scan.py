@@ -16,7 +16,7 @@ from rich.progress import track
 from transformers import AutoConfig, AutoProcessor
 
 from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, TokenCounter
-from ...data.files import BrokenRow, Source, read_chunk
+from ...data.files import COLUMNS, BrokenRow, Chunk, Source, read_chunk
 from ...data.images import open_image
 from ...data.rows import read_row
 from ...errors import DataError
@@ -156,12 +156,11 @@ class Scanner:
         self.references = references
         self.read_pictures = PictureReader()
 
-    def __call__(self, chunk: dict[str, int]) -> Part:
-        columns = self.checker({name: [value] for name, value in chunk.items()})
-        part = Part(chunk["source"], len(columns["row_id"]))
+    def __call__(self, chunk: Chunk) -> Part:
+        rows = self.checker.check(chunk)
+        part = Part(chunk.source, len(rows))
         kept = []
-        for values in zip(*columns.values(), strict=True):
-            row = dict(zip(columns, values, strict=True))
+        for row in rows:
             index = int(row["row_id"].rpartition(":")[2])
             if row["problem"] is None:
                 try:
@@ -239,13 +238,10 @@ class ReferenceReader:
         self.columns = columns
         self.read_pictures = PictureReader()
 
-    def __call__(self, chunk: dict[str, int]) -> tuple[list[tuple[str, Side]], list[str]]:
-        source = self.sources[chunk["source"]]
-        span = (chunk["start"], chunk["end"], chunk["first"])
-        names = None if self.columns is None else self.columns[chunk["source"]]
-        rows = (
-            read_chunk(source, *span) if names is None else read_chunk(source, *span, [name for name in names if name])
-        )
+    def __call__(self, chunk: Chunk) -> tuple[list[tuple[str, Side]], list[str]]:
+        source = self.sources[chunk.source]
+        names = None if self.columns is None else self.columns[chunk.source]
+        rows = read_chunk(source, chunk, COLUMNS if names is None else [name for name in names if name])
         sides, problems = [], []
         for index, raw in rows:
             name = f"{source.name}:{index}"
@@ -283,16 +279,14 @@ class ReferenceReader:
                 yield describe_side(question, answer, pictures)
 
 
-def map_chunks(
-    worker: Callable[[dict[str, int]], Any], chunks: list[dict[str, int]], num_proc: int, title: str
-) -> Iterator[Any]:
+def map_chunks(worker: Callable[[Chunk], Any], chunks: list[Chunk], num_proc: int, title: str) -> Iterator[Any]:
     """
     Yields what a worker makes of each chunk, in order, with a progress bar where there is a terminal.
 
     Args:
-        worker (`Callable[[dict[str, int]], Any]`):
+        worker (`Callable[[Chunk], Any]`):
             Is copied into each process once.
-        chunks (`list[dict[str, int]]`):
+        chunks (`list[Chunk]`):
             Chunks of [`find_chunks`].
         num_proc (`int`):
             Processes; with 1 the work is done in this one.
@@ -311,13 +305,13 @@ def map_chunks(
         yield from track(pool.imap(_work, chunks), **shown)
 
 
-_worker: Callable[[dict[str, int]], Any]
+_worker: Callable[[Chunk], Any]
 
 
-def _keep_worker(worker: Callable[[dict[str, int]], Any]) -> None:
+def _keep_worker(worker: Callable[[Chunk], Any]) -> None:
     global _worker
     _worker = worker
 
 
-def _work(chunk: dict[str, int]) -> Any:
+def _work(chunk: Chunk) -> Any:
     return _worker(chunk)

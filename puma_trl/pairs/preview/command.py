@@ -20,7 +20,7 @@ from typing import Any
 from datasets import Dataset, Features
 
 from ...data.checks import FEATURES, SIDE_NAMES, RowChecker
-from ...data.files import COLUMNS, Source, find_chunks, find_sources, read_chunk
+from ...data.files import COLUMNS, Chunk, Source, find_chunks, find_sources, read_chunk
 from ...data.rows import shorten
 from ...errors import DataError, EvaluationError
 from ...evaluation.progress import Progress
@@ -131,31 +131,29 @@ def _check_options(output: Path, model: str | None, measured: bool, thumbnail_si
         raise DataError(f"`--max_pairs` is {max_pairs}, but must be at least 1.")
 
 
-def _count_rows(sources: list[Source], chunks: list[dict[str, int]]) -> int:
+def _count_rows(sources: list[Source], chunks: list[Chunk]) -> int:
     """Counts the rows of all sources, blank lines included, from the last chunk of each."""
     ends = {}
     for chunk in chunks:
-        ends[chunk["source"]] = chunk
+        ends[chunk.source] = chunk
     total = 0
     for position, chunk in ends.items():
-        indices = [index for index, _ in read_chunk(sources[position], chunk["start"], chunk["end"], chunk["first"])]
-        total += indices[-1] + 1 if indices else chunk["first"]
+        indices = [index for index, _ in read_chunk(sources[position], chunk)]
+        total += indices[-1] + 1 if indices else chunk.first
     return total
 
 
 def _read_chunk(
-    sources: list[Source], chunk: dict[str, int], checker: RowChecker
+    sources: list[Source], chunk: Chunk, checker: RowChecker
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Returns the rows of a chunk in the form of [`FEATURES`], and the values of their other columns."""
-    source = sources[chunk["source"]]
-    columns = checker({name: [value] for name, value in chunk.items()})
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    source = sources[chunk.source]
+    rows = checker.check(chunk)
     if source.kind == "table":
         names = [name for name in source.table.column_names if name not in COLUMNS]
-        others = source.table.select_columns(names).with_format("arrow")[chunk["start"] : chunk["end"]].to_pylist()
+        others = source.table.select_columns(names).with_format("arrow")[chunk.start : chunk.end].to_pylist()
     else:
-        raws = read_chunk(source, chunk["start"], chunk["end"], chunk["first"])
-        others = [raw if isinstance(raw, dict) else {} for _, raw in raws]
+        others = [raw if isinstance(raw, dict) else {} for _, raw in read_chunk(source, chunk)]
     return list(zip(rows, others, strict=True))
 
 
