@@ -20,22 +20,13 @@ from transformers.utils import ModelOutput
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from ..config import PumaKLConfig
+from .loss_chunk import METRICS
 from .losses import fused_puma_loss
 from .tower_memo import TowerMemo
 
 
-# Sums over answer tokens that the pair step returns, in the order of `PairOutput.sums`.
-SUMS = (
-    "kl",
-    "forward_kl",
-    "reverse_kl",
-    "ce",
-    "teacher_ce",
-    "entropy",
-    "correct",
-    "teacher_correct",
-    "num_tokens",
-)
+# Sums over answer tokens that the pair step returns, in the order of `PairOutput.sums`; the loss goes its own way.
+SUMS = (*(name for name in METRICS if name != "loss"), "num_tokens")
 
 Head = tuple[torch.Tensor, torch.Tensor | None]
 

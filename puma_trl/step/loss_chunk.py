@@ -1,6 +1,7 @@
 """The arithmetic of the fused PUMA loss on the logits of one chunk of tokens, compiled where a compiler is there."""
 
 import warnings
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,42 @@ def mix(weight: float, first: torch.Tensor, second: torch.Tensor) -> torch.Tenso
     if weight == 1:
         return first
     return weight * first + (1 - weight) * second
+
+
+@dataclass
+class FusedPumaLoss:
+    """
+    The PUMA loss of a micro-batch and the sums over its N answer tokens that metrics need, all of shape `()`.
+
+    Args:
+        loss (`torch.Tensor`):
+            Sum of `lambda_kl * KL + (1 - lambda_kl) * CE` divided by `num_items`; the only differentiable field.
+        kl, forward_kl, reverse_kl, ce (`torch.Tensor`):
+            Sums as in [`~puma_trl.step.losses.PumaLoss`].
+        teacher_ce (`torch.Tensor`):
+            Sum of the teacher's cross-entropy at temperature 1.
+        entropy (`torch.Tensor`):
+            Sum of the entropy of the student's distribution at temperature 1, in nats.
+        correct, teacher_correct (`torch.Tensor`):
+            Number of tokens that the student, or the teacher, ranks first.
+        num_tokens (`torch.Tensor`):
+            N.
+    """
+
+    loss: torch.Tensor
+    kl: torch.Tensor
+    forward_kl: torch.Tensor
+    reverse_kl: torch.Tensor
+    ce: torch.Tensor
+    teacher_ce: torch.Tensor
+    entropy: torch.Tensor
+    correct: torch.Tensor
+    teacher_correct: torch.Tensor
+    num_tokens: torch.Tensor
+
+
+# What is computed for each answer token, in the order of all buffers and sums: every field but N
+METRICS = tuple(field.name for field in fields(FusedPumaLoss) if field.name != "num_tokens")
 
 
 class Settings(NamedTuple):
@@ -95,8 +132,8 @@ def chunk_arithmetic(
             Whether to compute the gradient.
 
     Returns:
-        Loss and metrics of each token in the order of [`FusedPumaLoss`], shape (9, n), and the gradient of the summed
-        loss with respect to `student_logits`, shape (n, V), or `None`.
+        Loss and metrics of each token in the order of `METRICS`, shape (M, n), and the gradient of the summed loss with
+        respect to `student_logits`, shape (n, V), or `None`.
     """
     s, t = _transform(student_logits, settings), _transform(teacher_logits, settings)
     a, log_sum, ce, correct = _token_statistics(s, labels)
@@ -112,7 +149,9 @@ def chunk_arithmetic(
     reverse_kl = log_ratio - (u.exp() * gap).sum(-1, keepdim=True) / sum_u
     kl = settings.temp_kl**2 * mix(settings.alpha_kl, forward_kl, reverse_kl)
     loss = mix(settings.lambda_kl, kl, ce)
-    rows = torch.cat((loss, kl, forward_kl, reverse_kl, ce, teacher_ce, entropy, correct, teacher_correct), dim=-1).t()
+    values = {"loss": loss, "kl": kl, "forward_kl": forward_kl, "reverse_kl": reverse_kl, "ce": ce, "entropy": entropy}
+    values |= {"teacher_ce": teacher_ce, "correct": correct, "teacher_correct": teacher_correct}
+    rows = torch.cat([values[name] for name in METRICS], dim=-1).t()
     if not with_grad:
         return rows, None
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from .loss_chunk import STD_EPS, Settings, mix, run_chunk_step
+from .loss_chunk import METRICS, STD_EPS, FusedPumaLoss, Settings, mix, run_chunk_step
 
 
 # Both logits buffers of a chunk together, in bytes
@@ -131,38 +131,6 @@ def puma_loss(
     return PumaLoss(loss, kl, forward_kl, reverse_kl, ce, labels.shape[0])
 
 
-@dataclass
-class FusedPumaLoss:
-    """
-    The PUMA loss of a micro-batch and the sums over its N answer tokens that metrics need, all of shape `()`.
-
-    Args:
-        loss (`torch.Tensor`):
-            Sum of `lambda_kl * KL + (1 - lambda_kl) * CE` divided by `num_items`; the only differentiable field.
-        kl, forward_kl, reverse_kl, ce (`torch.Tensor`):
-            Sums as in [`PumaLoss`].
-        teacher_ce (`torch.Tensor`):
-            Sum of the teacher's cross-entropy at temperature 1.
-        entropy (`torch.Tensor`):
-            Sum of the entropy of the student's distribution at temperature 1, in nats.
-        correct, teacher_correct (`torch.Tensor`):
-            Number of tokens that the student, or the teacher, ranks first.
-        num_tokens (`torch.Tensor`):
-            N.
-    """
-
-    loss: torch.Tensor
-    kl: torch.Tensor
-    forward_kl: torch.Tensor
-    reverse_kl: torch.Tensor
-    ce: torch.Tensor
-    teacher_ce: torch.Tensor
-    entropy: torch.Tensor
-    correct: torch.Tensor
-    teacher_correct: torch.Tensor
-    num_tokens: torch.Tensor
-
-
 def _add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, beta: int = 1) -> None:
     """`out = beta * out + a @ b`, rounded to the dtype of `out` only."""
     if a.dtype == out.dtype:
@@ -264,7 +232,7 @@ class _FusedPumaLoss(torch.autograd.Function):
         rows = _rows_per_chunk(num_tokens, chunk_size, vocab_size * wide.itemsize)
         zeros = partial(torch.zeros, device=student_hidden.device, dtype=wide)
         logits = torch.empty((2 * rows, vocab_size), device=student_hidden.device, dtype=wide)
-        per_token = zeros((9, num_tokens))
+        per_token = zeros((len(METRICS), num_tokens))
         grad_hidden = torch.empty_like(student_hidden) if needs_hidden else None
         grad_weight = zeros(weight.shape) if needs_weight else None
         grad_bias = zeros(bias.shape) if needs_bias else None
@@ -406,4 +374,5 @@ def fused_puma_loss(
         chunk_size,
         torch.is_grad_enabled(),
     )
-    return FusedPumaLoss(loss, *sums[1:].unbind(), num_tokens=sums.new_full((), labels.shape[0]))
+    values = dict(zip(METRICS, sums.unbind(), strict=True)) | {"loss": loss}
+    return FusedPumaLoss(**values, num_tokens=sums.new_full((), labels.shape[0]))

@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from puma_trl.step import loss_chunk
-from puma_trl.step.losses import FusedPumaLoss, fused_puma_loss, puma_loss
+from puma_trl.step.loss_chunk import FusedPumaLoss
+from puma_trl.step.losses import fused_puma_loss, puma_loss
 
 
 VOCAB = 37
