@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from puma_trl.evaluation.generation import Generator, Prompt
+from puma_trl.evaluation.local_model import Generator, Prompt
 from puma_trl.mini import build_model, build_processor
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
-from .extraction import RULES
+from .answers import RULES
 
 
 BENCHMARK_NAMES = ("mathverse", "mathvista", "wemath")

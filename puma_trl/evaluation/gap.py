@@ -23,10 +23,10 @@ from ..data.load import load_data
 from ..errors import EvaluationError
 from ..models.families import Family, get_family
 from ..step.losses import puma_loss
-from .extraction import final_answer
+from .answers import final_answer
 from .files import write_json, write_jsonl
 from .gap_report import draw_gap, print_gap
-from .generation import Generator, Prompt, load_for_generation
+from .local_model import Generator, Prompt, load_for_generation
 from .progress import Progress
 
 

@@ -141,7 +141,7 @@ def _ask_model(
         return
     from transformers import set_seed
 
-    from .generation import Generator, Prompt, load_for_generation
+    from .local_model import Generator, Prompt, load_for_generation
 
     model, processor = load_for_generation(args.model, args.dtype)
     generator = Generator(model, processor, args.batch_size, args.max_new_tokens, args.temperature, args.top_p)

@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import EvaluationError
-from .extraction import LETTER
+from .answers import LETTER
 from .files import read_jsonl
 from .items import item_id
 from .llm_prompts import judge_messages

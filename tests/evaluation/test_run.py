@@ -16,7 +16,7 @@ from PIL import Image
 
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.__main__ import main
-from puma_trl.evaluation.generation import Generator, Prompt, load_for_generation
+from puma_trl.evaluation.local_model import Generator, Prompt, load_for_generation
 from puma_trl.mini import build_model
 
 from ..conftest import TINY
@@ -212,7 +212,7 @@ def test_sampling_follows_the_seed(model_folder, tmp_path):
 SCRIPT = """
 import os, sys, time
 from puma_trl.evaluation.__main__ import main
-from puma_trl.evaluation.generation import Generator
+from puma_trl.evaluation.local_model import Generator
 
 answer = Generator.answer
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from ...errors import EvaluationError
-from ..extraction import final_answer, puma_mathverse
+from ..answers import final_answer, puma_mathverse
 from ..rates import group_rates, rate
 
 

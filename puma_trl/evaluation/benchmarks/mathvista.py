@@ -10,7 +10,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from ...errors import EvaluationError
-from ..extraction import final_answer
+from ..answers import final_answer
 from ..rates import group_rates, rate
 
 

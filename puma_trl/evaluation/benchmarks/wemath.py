@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import EvaluationError
-from ..extraction import final_answer
+from ..answers import final_answer
 from ..rates import rate
 
 

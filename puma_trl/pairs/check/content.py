@@ -15,7 +15,7 @@ from hashlib import blake2b
 import numpy as np
 from PIL import Image
 
-from ...evaluation.extraction import ANSWER_PHRASE, final_answer
+from ...evaluation.answers import ANSWER_PHRASE, final_answer
 
 
 CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"  # scripts without spaces: each character is a word

@@ -14,7 +14,7 @@ from ...data.checks import render_answer
 from ...data.collator import DataCollatorForPumaPairs
 from ...errors import EvaluationError
 from ...evaluation.gap import SIDES, answer_logits, answer_pairs, divergence_per_pair, split_sides
-from ...evaluation.generation import Generator, load_for_generation
+from ...evaluation.local_model import Generator, load_for_generation
 from ...evaluation.progress import Progress
 from ...models.families import Family, get_family
 

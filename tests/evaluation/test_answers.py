@@ -2,7 +2,7 @@
 
 import pytest
 
-from puma_trl.evaluation.extraction import final_answer, puma_mathverse
+from puma_trl.evaluation.answers import final_answer, puma_mathverse
 
 
 @pytest.mark.parametrize(
