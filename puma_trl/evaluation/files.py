@@ -1,11 +1,11 @@
-"""Reading and writing json, jsonl and parquet with errors that name file and line."""
+"""Reading and writing json and jsonl with errors that name file and line."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
+from ..files import whole_file
 
 
 LINE_BREAKS = "\x85\u2028\u2029"
@@ -78,14 +78,9 @@ def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: to a neighbour first, which then takes its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
+    """Writes a UTF-8 text file whole or not at all."""
+    with whole_file(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def write_json(path: Path, value: Any) -> None:

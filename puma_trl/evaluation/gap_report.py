@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ..record.charts import chart
+
 
 COLUMNS = (
     ("text-\nrich", "text_rich_accuracy", "{:.1%}"),
@@ -39,34 +41,24 @@ def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
         path (`Path`):
             The PNG.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     panels = (
         ("Accuracy", COLUMNS[:2], (0, 1)),
         ("KL per answer token, nats", COLUMNS[3:], None),
     )
-    figure, axes = plt.subplots(1, 2, figsize=(max(9, 3 * len(summaries)), 3.8))
     places = range(len(summaries))
-    for axis, (title, columns, limits) in zip(axes, panels, strict=True):
-        width = 0.8 / len(columns)
-        for index, (name, key, _) in enumerate(columns):
-            offsets = [place + (index - (len(columns) - 1) / 2) * width for place in places]
-            axis.bar(
-                offsets,
-                [summary[key] for summary in summaries],
-                width,
-                label=name.replace("-\n", "-").replace("\n", " "),
-            )
-        axis.set_xticks(list(places), [summary["label"] for summary in summaries])
-        axis.set_title(title, fontsize=10)
-        axis.grid(axis="y", alpha=0.3)
-        axis.legend(fontsize=8)
-        if limits:
-            axis.set_ylim(*limits)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with chart(path, columns=len(panels), figsize=(max(9, 3 * len(summaries)), 3.8)) as axes:
+        for axis, (title, columns, limits) in zip(axes, panels, strict=True):
+            width = 0.8 / len(columns)
+            for index, (name, key, _) in enumerate(columns):
+                axis.bar(
+                    [place + (index - (len(columns) - 1) / 2) * width for place in places],
+                    [summary[key] for summary in summaries],
+                    width,
+                    label=name.replace("-\n", "-").replace("\n", " "),
+                )
+            axis.set_xticks(list(places), [summary["label"] for summary in summaries])
+            axis.set_title(title, fontsize=10)
+            axis.grid(axis="y", alpha=0.3)
+            axis.legend(fontsize=8)
+            if limits:
+                axis.set_ylim(*limits)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
+from ..record.charts import chart
 from .files import read_json, write_text
 from .items import BENCHMARKS
 
@@ -46,9 +47,9 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None) ->
         raise EvaluationError(f"{metrics_path} lacks {', '.join(missing)}. Write it with `score` again.")
     reference = read_reference(reference_path)
     values = flatten(metrics)
-    chart = output.with_suffix(".png")
-    write_text(output, "\n".join(_report_lines(metrics, values, reference, chart.name)) + "\n")
-    draw_chart(BENCHMARKS[metrics["benchmark"]].TITLE, values, reference, chart)
+    picture = output.with_suffix(".png")
+    write_text(output, "\n".join(_report_lines(metrics, values, reference, picture.name)) + "\n")
+    draw_chart(BENCHMARKS[metrics["benchmark"]].TITLE, values, reference, picture)
     return output
 
 
@@ -98,14 +99,14 @@ def _report_lines(
     metrics: dict[str, Any],
     values: dict[str, tuple[float | None, str]],
     reference: dict[str, dict[str, float]],
-    chart: str,
+    picture: str,
 ) -> list[str]:
     settings = metrics["settings"]
     lines = [f"# {BENCHMARKS[metrics['benchmark']].TITLE}", "", *_protocol_lines(metrics), ""]
     if settings:
         lines += ["| setting | value |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in settings.items()] + [""]
-    lines += [f"![rates]({chart})", ""]
+    lines += [f"![rates]({picture})", ""]
     lines.append(" | ".join(["| metric", "this run", "count", *reference]) + " |")
     lines.append("|---" * (3 + len(reference)) + "|")
     for name, (rate, count) in values.items():
@@ -161,25 +162,17 @@ def draw_chart(
         path (`Path`):
             The PNG.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     names = [name for name, (rate, _) in values.items() if rate is not None]
     series = {"this run": {name: values[name][0] for name in names}} | reference
     height = 0.8 / len(series)
-    figure, axis = plt.subplots(figsize=(9, 1.5 + 0.22 * max(len(names), 1) * len(series)))
-    for index, (label, figures) in enumerate(series.items()):
-        places = [place + index * height for place, name in enumerate(names) if name in figures]
-        axis.barh(places, [figures[name] for name in names if name in figures], height, label=label)
-    axis.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names, fontsize=7)
-    axis.invert_yaxis()
-    axis.set_xlim(0, 1)
-    axis.set_title(title)
-    axis.grid(axis="x", alpha=0.3)
-    if reference:
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with chart(path, figsize=(9, 1.5 + 0.22 * max(len(names), 1) * len(series))) as (axis,):
+        for index, (label, figures) in enumerate(series.items()):
+            places = [place + index * height for place, name in enumerate(names) if name in figures]
+            axis.barh(places, [figures[name] for name in names if name in figures], height, label=label)
+        axis.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names, fontsize=7)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1)
+        axis.set_title(title)
+        axis.grid(axis="x", alpha=0.3)
+        if reference:
+            axis.legend(fontsize=8)
