@@ -8,8 +8,8 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from ..data.images import image_size
-from ..data.load import open_image, render_prompt
+from ..data.checks import render_prompt
+from ..data.images import image_size, open_image
 from ..errors import EvaluationError
 
 

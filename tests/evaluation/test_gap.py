@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from puma_trl.data.load import open_image, render_answer, render_prompt
+from puma_trl.data.checks import render_answer, render_prompt
+from puma_trl.data.images import open_image
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation import gap
 from puma_trl.evaluation.__main__ import main
