@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedConfig
 
 from puma_trl.checkpoints import convert
-from puma_trl.checkpoints.convert import TOWER_SIZES, convert_checkpoint, convert_state_dict
+from puma_trl.checkpoints.convert import convert_checkpoint, convert_state_dict
+from puma_trl.checkpoints.originals import TOWER_SIZES, find_original
 from puma_trl.errors import CheckpointError
 from puma_trl.record.hub import push
 
@@ -133,7 +134,7 @@ def test_sizes_of_the_released_deepseek():
         "num_hidden_layers": 30,
         "vocab_size": 102400,
     }
-    native = convert.find_original(config).native_config(config)
+    native = find_original(config).native_config(config)
     with torch.device("meta"):
         state_dict = AutoModelForImageTextToText.from_config(native).state_dict()
     assert len(state_dict) == 854
@@ -455,7 +456,8 @@ def test_peak_memory(tmp_path):
     sizes = [file.stat().st_size for file in source.glob("*.safetensors")]
     # not `ru_maxrss`, which a process inherits from the one that started it
     code = (
-        "import pathlib, sys; from puma_trl.checkpoints.convert import main; status = pathlib.Path('/proc/self/status');"
+        "import pathlib, sys; from puma_trl.checkpoints.convert import main; "
+        "status = pathlib.Path('/proc/self/status'); "
         "print(status.read_text()); main(sys.argv[1:]); print(status.read_text())"
     )
     command = [sys.executable, "-c", code, str(source), str(tmp_path / "native"), "--weights_only"]
