@@ -5,6 +5,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from ..files import whole_file
+from ..record.charts import chart
+
 
 TARGET = 0.8  # of held-out answers on the vision-rich side
 BASELINE = "cross-entropy only"
@@ -17,7 +20,7 @@ def final(seeds: Seeds, name: str) -> list[float]:
 
 
 def steps_to_target(steps: list[dict[str, Any]]) -> float:
-    """Returns the step at which the vision-rich accuracy reaches `TARGET`, between checkpoints linearly, or infinity."""
+    """Returns the step at which the vision-rich accuracy reaches `TARGET`, linear between checkpoints, or infinity."""
     before = {"step": 0, "vision_rich_accuracy": 0.0}
     for after in steps:
         reached, past = after["vision_rich_accuracy"], before["vision_rich_accuracy"]
@@ -62,10 +65,9 @@ def _steps(values: list[float]) -> str:
 
 def make_table(variants: dict[str, Seeds], initial: dict[str, Any]) -> list[str]:
     """Returns the lines of one regime's table."""
-    lines = [
-        f"| run | text-rich % | vision-rich % | gap | steps to {TARGET:.0%} | KL closed % | vision-rich against {BASELINE} |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    names = ["run", "text-rich %", "vision-rich %", "gap", f"steps to {TARGET:.0%}", "KL closed %"]
+    names += [f"vision-rich against {BASELINE}"]
+    lines = [f"| {' | '.join(names)} |", "|" + len(names) * "---|"]
     baseline = final(variants[BASELINE], "vision_rich_accuracy")
     for variant, seeds in variants.items():
         accuracy = final(seeds, "vision_rich_accuracy")
@@ -84,28 +86,19 @@ def make_table(variants: dict[str, Seeds], initial: dict[str, Any]) -> list[str]
 
 def draw_curves(results: dict[str, dict[str, Seeds]], path: Path) -> None:
     """Draws the vision-rich accuracy over the steps: the mean of the seeds, and from the least to the largest."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(results), figsize=(4.6 * len(results), 4.6), sharey=True, squeeze=False)
-    for axis, (regime, variants) in zip(axes[0], results.items(), strict=True):
-        for variant, seeds in variants.items():
-            steps = [row["step"] for row in seeds[0]]
-            values = [[row["vision_rich_accuracy"] for row in column] for column in zip(*seeds, strict=True)]
-            (line,) = axis.plot(steps, [statistics.mean(value) for value in values], marker="o", ms=3, label=variant)
-            axis.fill_between(
-                steps, list(map(min, values)), list(map(max, values)), color=line.get_color(), alpha=0.12
-            )
-        axis.set_title(regime, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
-    axes[0][0].set_ylabel("held-out vision-rich accuracy")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    with chart(path, len(results), dpi=110, figsize=(4.6 * len(results), 4.6), sharey=True) as axes:
+        for axis, (regime, variants) in zip(axes, results.items(), strict=True):
+            for variant, seeds in variants.items():
+                steps = [row["step"] for row in seeds[0]]
+                values = [[row["vision_rich_accuracy"] for row in column] for column in zip(*seeds, strict=True)]
+                (line,) = axis.plot(steps, list(map(statistics.mean, values)), marker="o", ms=3, label=variant)
+                lows, highs = list(map(min, values)), list(map(max, values))
+                axis.fill_between(steps, lows, highs, color=line.get_color(), alpha=0.12)
+            axis.set_title(regime, fontsize=10)
+            axis.set_xlabel("step")
+            axis.grid(alpha=0.3)
+            axis.legend(fontsize=7)
+        axes[0].set_ylabel("held-out vision-rich accuracy")
 
 
 def write_report(results: dict[str, dict[str, Seeds]], initial: dict[str, Any], path: Path, setting: str) -> None:
@@ -122,32 +115,33 @@ def write_report(results: dict[str, dict[str, Seeds]], initial: dict[str, Any], 
         setting (`str`):
             What all runs share, in Markdown.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    chart = path.with_suffix(".png")
-    draw_curves(results, chart)
+    curves = path.with_suffix(".png")
+    draw_curves(results, curves)
     seeds = len(next(iter(next(iter(results.values())).values())))
     lines = [
         "# The mini study",
         "",
-        "What does the KL term change, all else equal? Every line below is one change to the same recipe, from the same",
-        "model, with the same number of steps. This file and its chart are written by `make study`, words included;",
-        f"a run is measured on {initial['pairs']} held-out problems by the answers it writes, and ± is the standard",
-        f"deviation over {seeds} seeds.",
+        "What does the KL term change, all else equal? Every line below is one change to the same recipe, from the",
+        "same model, with the same number of steps. This file and its chart are written by `make study`, words",
+        f"included; a run is measured on {initial['pairs']} held-out problems by the answers it writes, and ± is the",
+        f"standard deviation over {seeds} seeds.",
         "",
         setting,
         "",
-        f"Before the runs: text-rich {initial['text_rich_accuracy']:.1%}, vision-rich {initial['vision_rich_accuracy']:.1%},",
+        f"Before the runs: text-rich {initial['text_rich_accuracy']:.1%},",
+        f"vision-rich {initial['vision_rich_accuracy']:.1%},",
         f"forward KL {initial['forward_kl']:.2f} and reverse KL {initial['reverse_kl']:.2f} nats per answer token.",
         "",
-        f"![held-out vision-rich accuracy over the steps]({chart.name})",
+        f"![held-out vision-rich accuracy over the steps]({curves.name})",
     ]
     for regime, variants in results.items():
         lines += ["", f"## {regime[0].upper()}{regime[1:]}", "", *make_table(variants, initial)]
     lines += [
         "",
-        "*KL closed*: which share of the mean of forward and reverse KL between both sides is gone at the end. *Steps to",
-        f"{TARGET:.0%}*: of the vision-rich accuracy, between measurements linearly. The last column: difference of the means",
-        "± its standard error; a difference counts when it is larger than twice that.",
+        "*KL closed*: which share of the mean of forward and reverse KL between both sides is gone at the end.",
+        f"*Steps to {TARGET:.0%}*: of the vision-rich accuracy, between measurements linearly. The last column:",
+        "difference of the means ± its standard error; a difference counts when it is larger than twice that.",
         "",
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    with whole_file(path) as file:
+        file.write("\n".join(lines))

@@ -6,10 +6,10 @@ python -m puma_trl.study --recipes recipes/mini/study --model outputs/mini/stage
     --report docs/mini_study.md
 ```
 
-writes the data, trains a vision tower that can read digits (`stage2_tower.yaml`), starts one run of `puma_trl/run.py` for
-every variant and seed, measures every checkpoint with `python -m puma_trl.evaluation gap` on held-out problems, and writes
-the report from what these left. A study that was stopped goes on where it was: runs with a measurement are not repeated.
-The folders' names change with the settings, so that results of others never stand in the report.
+writes the data, trains a vision tower that can read digits (`stage2_tower.yaml`), starts one run of `puma_trl/run.py`
+for every variant and seed, measures every checkpoint with `python -m puma_trl.evaluation gap` on held-out problems,
+and writes the report from what these left. A study that was stopped goes on where it was: runs with a measurement are
+not repeated. The folders' names change with the settings, so that results of others never stand in the report.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def tower_folder(recipes: Path, model: Path, data: Path, output: Path) -> Path:
 
 
 def write_data(folder: Path) -> None:
-    """Writes `tower`, `clean`, `shuffled`, `noisy`, `few` and `heldout.jsonl`, with pictures, unless they are there."""
+    """Writes `tower`, `clean`, `shuffled`, `noisy`, `few` and `heldout.jsonl` with pictures, unless they are there."""
     done = folder / "done"
     if done.exists():
         return
@@ -171,10 +171,11 @@ def describe(recipes: Path) -> str:
     recipe = yaml.safe_load((recipes / "stage2.yaml").read_text())
     return (
         f"All runs: {recipe['max_steps']} steps of {recipe['per_device_train_batch_size']} pairs out of {NUM_ROWS:,}, "
-        f"kinds {', '.join(f'`{kind}`' for kind in KINDS)}; [stage2.yaml](../{recipes}/stage2.yaml) is what they share, "
-        f"[variants.yaml](../{recipes}/variants.yaml) what they change.\nThe language model (stage 1) reads the problems in "
-        "words almost without error, and the vision tower has learned to read digits from drawings of other kinds "
-        f"({', '.join(f'`{kind}`' for kind in TOWER_KINDS)}) by cross-entropy, as real towers come pretrained."
+        f"kinds {', '.join(f'`{kind}`' for kind in KINDS)}; [stage2.yaml](../{recipes}/stage2.yaml) is what they "
+        f"share, [variants.yaml](../{recipes}/variants.yaml) what they change.\nThe language model (stage 1) reads "
+        "the problems in words almost without error, and the vision tower has learned to read digits from drawings of "
+        f"other kinds ({', '.join(f'`{kind}`' for kind in TOWER_KINDS)}) by cross-entropy, as real towers come "
+        "pretrained."
     )
 
 
