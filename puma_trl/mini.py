@@ -6,8 +6,8 @@ that they learn from in minutes on a CPU.
 python -m puma_trl.mini --output_dir outputs/mini
 ```
 
-writes the model to `outputs/mini/model` and the data of the three stages and the held-out pairs to `outputs/mini/data`.
-Everything that a full-size model goes through (chat template, image processor, `AutoProcessor`,
+writes the model to `outputs/mini/model` and the data of the three stages and the held-out pairs to
+`outputs/mini/data`. Everything that a full-size model goes through (chat template, image processor, `AutoProcessor`,
 `AutoModelForImageTextToText`, `generate`) works on these models, without the Hub.
 """
 
@@ -72,8 +72,8 @@ SPECIAL_TOKENS = {
     },
 }
 
-# Words and operators take the spaces around them, which keeps prompts short; every digit is a token of its own, so that
-# numbers of any length are read and written digit by digit.
+# Words and operators take the spaces around them, which keeps prompts short; every digit is a token of its own, so
+# that numbers of any length are read and written digit by digit.
 PIECES = r" ?\p{L}+ ?|\p{N}| ?[^\s\p{L}\p{N}]+ ?|\s+"
 
 # The kinds that the mini model can learn: small numbers, and drawings that stay legible at this size.
@@ -353,8 +353,8 @@ def write_data(folder: Path, num_rows: int, num_heldout: int, seed: int, num_pro
     Args:
         folder (`Path`):
             Where `stage1.jsonl` (text alone), `stage2.jsonl` (pairs), `stage3.jsonl` (drawings, and one text in five
-            rows so that reading text is not forgotten), `heldout.jsonl` (pairs of problems in none of the others) and the
-            pictures go.
+            rows so that reading text is not forgotten), `heldout.jsonl` (pairs of problems in none of the others) and
+            the pictures go.
         num_rows (`int`):
             Number of rows of each stage.
         num_heldout (`int`):

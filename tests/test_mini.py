@@ -1,4 +1,4 @@
-"""The mini models: real processors and models, saved and loaded by the automatic classes, and the data they learn from."""
+"""The mini models: real processors and models, saved and loaded by the automatic classes, and their data."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The Slurm script, with stand-ins for Slurm's commands and the launcher: who gets the signal, and when it requeues."""
+"""The Slurm script, with stand-ins for Slurm's commands and the launcher: who gets the signal, when it requeues."""
 
 import os
 import signal

@@ -99,8 +99,8 @@ class CheckpointFiles:
 
 def _unreadable(path: Path, error: Exception) -> str:
     return (
-        f"{path} cannot be read: {error}. It holds {path.stat().st_size:,} bytes and is truncated or damaged. Download "
-        "the file again."
+        f"{path} cannot be read: {error}. It holds {path.stat().st_size:,} bytes and is truncated or damaged. "
+        "Download the file again."
     )
 
 
@@ -112,9 +112,9 @@ def _find_files(folder: Path, allow_pickle: bool) -> tuple[list[Path], dict[str,
             continue
         if name == PICKLE and not allow_pickle:
             raise CheckpointError(
-                f"{folder} has only pickled weights ({name}). Unpickling a file can run code that it hides. Use a copy "
-                "with safetensors, or give `--allow_pickle` if you trust its source; PyTorch's restricted unpickler is "
-                "used then."
+                f"{folder} has only pickled weights ({name}). Unpickling a file can run code that it hides. Use a "
+                "copy with safetensors, or give `--allow_pickle` if you trust its source; PyTorch's restricted "
+                "unpickler is used then."
             )
         if not index.exists():
             return [folder / name], {}

@@ -6,8 +6,8 @@ python -m puma_trl.merge outputs/lora/stage2 outputs/lora/stage2-merged
 python -m puma_trl.merge outputs/lora/stage3 outputs/lora/stage3-merged --push_to_hub --hub_model_id me/math-puma
 ```
 
-The base is read in its own dtype, without quantisation for QLoRA adapters too, and merged layer by layer in place, so the
-model is in memory once. Nothing is written unless every tensor of the adapters has found its place.
+The base is read in its own dtype, without quantisation for QLoRA adapters too, and merged layer by layer in place, so
+the model is in memory once. Nothing is written unless every tensor of the adapters has found its place.
 """
 
 import argparse
@@ -137,16 +137,16 @@ def _merge(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PreT
         model = PeftModel.from_pretrained(base, adapter, config=peft_config)
     except (RuntimeError, ValueError, OSError, SafetensorError) as error:
         raise MergeError(
-            f"The adapters in {adapter} do not fit the base model `{peft_config.base_model_name_or_path}`, or their file "
-            f"is damaged: {error}"
+            f"The adapters in {adapter} do not fit the base model `{peft_config.base_model_name_or_path}`, or their "
+            f"file is damaged: {error}"
         ) from error
     expected = get_peft_model_state_dict(model).keys()
     wrong = sorted(expected ^ saved.keys())
     if wrong:
         raise MergeError(
-            f"The adapters in {adapter} and the base model `{peft_config.base_model_name_or_path}` do not have the same "
-            f"{len(wrong)} tensors, the first being {wrong[:3]}. Name the base model that they were trained on as "
-            "`base_model_name_or_path` in adapter_config.json."
+            f"The adapters in {adapter} and the base model `{peft_config.base_model_name_or_path}` do not have the "
+            f"same {len(wrong)} tensors, the first being {wrong[:3]}. Name the base model that they were trained on "
+            "as `base_model_name_or_path` in adapter_config.json."
         )
     infinite = [name for name, tensor in saved.items() if not torch.isfinite(tensor).all()]
     if infinite:

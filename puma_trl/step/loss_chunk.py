@@ -132,8 +132,8 @@ def chunk_arithmetic(
             Whether to compute the gradient.
 
     Returns:
-        Loss and metrics of each token in the order of `METRICS`, shape (M, n), and the gradient of the summed loss with
-        respect to `student_logits`, shape (n, V), or `None`.
+        Loss and metrics of each token in the order of `METRICS`, shape (M, n), and the gradient of the summed loss
+        with respect to `student_logits`, shape (n, V), or `None`.
     """
     s, t = _transform(student_logits, settings), _transform(teacher_logits, settings)
     a, log_sum, ce, correct = _token_statistics(s, labels)

@@ -23,9 +23,10 @@ class AdapterEMACallback(TrainerCallback):
     """
     Moves the teacher's adapter towards the student's: `teacher = (1 - rate) * teacher + rate * student`.
 
-    Where the adapters are in half precision, the average is kept in fp32 beside them: rounded at each step, it would not
-    move. Checkpoints of one process and of DDP hold the teacher's adapter as one of the model's; those of DeepSpeed and
-    FSDP leave out what does not train, so the trainer saves and restores the average there (`state`, `restore`).
+    Where the adapters are in half precision, the average is kept in fp32 beside them: rounded at each step, it would
+    not move. Checkpoints of one process and of DDP hold the teacher's adapter as one of the model's; those of
+    DeepSpeed and FSDP leave out what does not train, so the trainer saves and restores the average there (`state`,
+    `restore`).
 
     Args:
         model ([`~peft.PeftModel`]):
@@ -118,16 +119,16 @@ def make_teacher(trainer: SFTTrainer) -> SelfTeacher | SeparateTeacher:
         return _make_adapter_teacher(trainer)
     if args.teacher == "ema" and (is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled):
         raise ValueError(
-            "`teacher: ema` without adapters keeps a second full model, whose shards checkpoints under ZeRO-3 and FSDP do "
-            "not hold, so a resumed run would not continue it. Use `teacher: live` or `frozen`, adapters (`use_peft: "
-            "true`), or DDP or ZeRO-2."
+            "`teacher: ema` without adapters keeps a second full model, whose shards checkpoints under ZeRO-3 and "
+            "FSDP do not hold, so a resumed run would not continue it. Use `teacher: live` or `frozen`, adapters "
+            "(`use_peft: true`), or DDP or ZeRO-2."
         )
     half = trainer.is_deepspeed_enabled and (args.bf16 or args.fp16) or trainer.model.dtype != torch.float32
     if args.teacher == "ema" and half:
         raise ValueError(
             "`teacher: ema` without adapters averages the weights in their own dtype, and in half precision its steps "
-            "would be rounded away, so that it never moved. Set `dtype: float32` (beside `bf16: true`) under DDP, or use "
-            "adapters (`use_peft: true`), or `teacher: live` or `frozen`."
+            "would be rounded away, so that it never moved. Set `dtype: float32` (beside `bf16: true`) under DDP, or "
+            "use adapters (`use_peft: true`), or `teacher: live` or `frozen`."
         )
     model = _copy_model(trainer.model)
     teacher = SeparateTeacher(model)

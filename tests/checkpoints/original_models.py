@@ -17,7 +17,8 @@ LOW = "vision_model.vision_tower_low.vision_tower."
 HIDDEN, VOCAB, TEXT_LAYERS, HEADS, KV_HEADS = 64, 320, 2, 4, 2
 QWEN_IMAGE, DEEPSEEK_IMAGE = 300, 301
 
-# `TOWER_SIZES` for the tiny towers. Both must end in 24 x 24 positions: the original resizes to 96 x 96 and halves twice.
+# `TOWER_SIZES` for the tiny towers. Both must end in 24 x 24 positions: the original resizes to 96 x 96 and halves
+# twice.
 TINY_TOWERS = {
     "sam_b_downsample": {
         "hidden_size": 16,
