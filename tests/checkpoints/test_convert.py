@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedConfig
 
-from puma_trl.checkpoints import convert
+from puma_trl.checkpoints import convert, originals
 from puma_trl.checkpoints.convert import convert_checkpoint, convert_state_dict
-from puma_trl.checkpoints.originals import TOWER_SIZES, find_original
+from puma_trl.checkpoints.originals import find_original
 from puma_trl.errors import CheckpointError
 from puma_trl.record.hub import push
 
@@ -42,7 +42,7 @@ SYSTEM = (
 
 @pytest.fixture
 def tiny_towers(monkeypatch):
-    monkeypatch.setattr(convert, "TOWER_SIZES", TINY_TOWERS)
+    monkeypatch.setattr(originals, "TOWER_SIZES", TINY_TOWERS)
 
 
 @pytest.fixture
@@ -468,6 +468,6 @@ def test_peak_memory(tmp_path):
 
 
 def test_tower_sizes_name_both_towers():
-    assert TOWER_SIZES.keys() == TINY_TOWERS.keys()
-    for name, sizes in TOWER_SIZES.items():
+    assert originals.TOWER_SIZES.keys() == TINY_TOWERS.keys()
+    for name, sizes in originals.TOWER_SIZES.items():
         assert sizes.keys() == TINY_TOWERS[name].keys()
