@@ -5,8 +5,16 @@ class PumaError(ValueError):
     """Input that cannot be used as it is given."""
 
 
+class ConfigError(PumaError):
+    """A recipe or command line that cannot be read."""
+
+
 class DataError(PumaError):
     """Data that cannot be trained on."""
+
+
+class ModelError(PumaError):
+    """A model that cannot be trained as it is given, or a setting that does not fit it."""
 
 
 class CheckpointError(PumaError):

@@ -8,8 +8,9 @@ from transformers import PreTrainedModel
 from trl import ModelConfig, get_peft_config
 
 from ..config import as_list
+from ..errors import ModelError
 from .families import Family
-from .parts import module_tree, select_parts
+from .parts import ALIASES, module_tree, resolve_part, select_parts
 
 
 def build_peft_config(
@@ -33,7 +34,7 @@ def build_peft_config(
             The model family.
 
     Raises:
-        ValueError: if `lm_head` is a target, nothing is left to adapt, or a part cannot be trained whole.
+        ModelError: if `lm_head` is a target, nothing is left to adapt, or a part cannot be trained whole.
     """
     peft_config = get_peft_config(model_args)
     if peft_config is None:
@@ -41,7 +42,8 @@ def build_peft_config(
     if model_args.model_revision != "main":
         peft_config.revision = model_args.model_revision
     saved = as_list(model_args.lora_modules_to_save)
-    peft_config.modules_to_save = [path for name in saved for path in _whole_modules(model, name, family)] or None
+    whole = [path for name in saved for path in _whole_modules(model, name, family)]
+    peft_config.modules_to_save = list(dict.fromkeys(whole)) or None
     targets = peft_config.target_modules
     if targets is None or targets == "all-linear" or set(targets) == {"all-linear"}:
         peft_config.target_modules = r".*"  # of the layers below
@@ -58,7 +60,7 @@ def build_peft_config(
         and check_target_module_exists(peft_config, name)
     ]
     if not peft_config.target_modules:
-        raise ValueError(
+        raise ModelError(
             f"`use_peft: true` finds no linear layer to adapt: `lora_target_modules` is {targets}, `trainable_parts` is "
             f"{parts} and `lora_modules_to_save` is {saved or None}. Name layers of the trainable parts, or set "
             "`use_peft: false` to train the parts themselves."
@@ -73,7 +75,7 @@ def _refuse_adapter_on_head(model: PreTrainedModel, peft_config: PeftConfig) -> 
     if check_target_module_exists(peft_config, name) or any(
         target.endswith(f"{name}.weight") for target in parameters
     ):
-        raise ValueError(
+        raise ModelError(
             f"`lora_target_modules` matches `{name}`. The loss reads the head's weight directly and never builds the "
             "logits, so an adapter on it would never train. Leave it out, or train it whole with "
             f"`lora_modules_to_save: [{name}]`."
@@ -82,34 +84,37 @@ def _refuse_adapter_on_head(model: PreTrainedModel, peft_config: PeftConfig) -> 
 
 def _whole_modules(model: PreTrainedModel, name: str, family: Family) -> list[str]:
     """Resolves an entry of `lora_modules_to_save`: the name of a part, or of modules as PEFT matches them."""
-    if name not in family.parts:
+    is_part = name in family.parts or (name in ALIASES and "vision_tower_low" in family.parts)
+    if is_part:
+        parts = resolve_part(name, family, "lora_modules_to_save")
+        members = {member for names in select_parts(model, parts, family).values() for member in names}
+    else:
         if not any(path.endswith(name) for path, _ in model.named_modules()):
-            raise ValueError(
-                f"`lora_modules_to_save` names '{name}', which is neither a part ({', '.join(family.parts) or 'none'}) nor "
-                "a module of the model:\n" + module_tree(model)
-            )
-        quantised = [
-            path
-            for path, parameter in model.named_parameters()
-            if not parameter.is_floating_point() and f".{name}." in f".{path}"
-        ]
-        if quantised:
-            raise ValueError(
-                f"`lora_modules_to_save` names '{name}', but {quantised[0]} is quantised and cannot be trained whole. Give "
-                "it adapters with `lora_target_modules`, or load the model without quantisation."
-            )
-        return [name]
-    (members,) = (set(names) for names in select_parts(model, [name], family).values())
-    paths: list[str] = []
+            try:
+                resolve_part(name, family, "lora_modules_to_save")
+            except ModelError as error:
+                raise ModelError(f"{error} The modules, to two levels:\n{module_tree(model)}") from None
+        members = {path for path, _ in model.named_parameters() if f".{name}." in f".{path}"}
+    quantised = [path for path in sorted(members) if not model.get_parameter(path).is_floating_point()]
+    if quantised:
+        raise ModelError(
+            f"`lora_modules_to_save` names '{name}', but {quantised[0]} is quantised and cannot be trained whole. Give "
+            "it adapters with `lora_target_modules`, or load the model without quantisation."
+        )
+    return _largest_modules(model, name, members) if is_part else [name]
+
+
+def _largest_modules(model: PreTrainedModel, part: str, members: set[str]) -> list[str]:
+    """Returns the largest modules that lie in a part of these parameters; PEFT cannot wrap a list of modules."""
+    members, paths = set(members), []
     for path, module in model.named_modules():
         parameters = {f"{path}.{parameter}" for parameter, _ in module.named_parameters()}
-        # the largest modules that lie in the part; PEFT cannot wrap a list of modules
         if parameters and parameters <= members and not isinstance(module, torch.nn.ModuleList):
             paths.append(path)
             members -= parameters
     if members:
-        raise ValueError(
-            f"`lora_modules_to_save` names the part '{name}', but {sorted(members)} belong to no module of it alone, and "
+        raise ModelError(
+            f"`lora_modules_to_save` names the part '{part}', but {sorted(members)} belong to no module of it alone, and "
             f"PEFT trains whole modules. Name the modules instead: {', '.join(paths)}."
         )
     return paths

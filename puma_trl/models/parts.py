@@ -1,14 +1,87 @@
-"""The parts of a model: which parameters belong to each, which of them train, and at what learning rate."""
+"""The parts of a model: their names, which parameters belong to each, which of them train, and at what learning rate."""
 
+import difflib
 from collections.abc import Iterable
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel
 
+from ..config import PumaKLConfig
+from ..errors import ModelError
 from .families import Family
 
 
 PARTS = ("language_model", "aligner", "vision_tower_low", "vision_tower_high")
+# Other names in a recipe → the parts that they stand for
+ALIASES = {"vision_tower": ("vision_tower_low", "vision_tower_high")}
+# Setting → what else it takes, and the names of that
+ALSO = {
+    "trainable_parts": ("`all`, or a prefix of parameter names that ends with a dot", ("all",)),
+    "part_learning_rates": ("a prefix of parameter names that ends with a dot", ()),
+    "lora_modules_to_save": ("the name of a module", ()),
+}
+
+
+def resolve_part(name: str, family: Family, setting: str) -> list[str]:
+    """
+    Returns the parts that a name in a recipe stands for: the one vocabulary of `trainable_parts`, `part_learning_rates`
+    and `lora_modules_to_save`.
+
+    Names are those of `PARTS`, and `vision_tower` for both towers. In a family with one vision tower all three tower names
+    mean that one, `vision_tower_low`.
+
+    Args:
+        name (`str`):
+            The name.
+        family ([`Family`]):
+            The model family.
+        setting (`str`):
+            Where the name stands, for the message.
+
+    Raises:
+        ModelError: if the family has no such part; the message gives the nearest one, and all.
+    """
+    low, high = (family.parts.get(tower) for tower in ALIASES["vision_tower"])
+    names = ALIASES.get(name, (name,))
+    parts = ["vision_tower_low" if part == "vision_tower_high" and high == low else part for part in names]
+    if any(part not in family.parts for part in parts):
+        raise ModelError(
+            f"`{setting}` names '{name}', which is no part of this model.{_advice(name, family, setting)}"
+        )
+    return list(dict.fromkeys(parts))
+
+
+def _advice(name: str, family: Family, setting: str) -> str:
+    """Returns the nearest name, if there is one, and all names."""
+    aliases = [*ALIASES] if "vision_tower_low" in family.parts else []
+    also, names = ALSO[setting]
+    nearest = difflib.get_close_matches(name, [*family.parts, *aliases, *names], n=1, cutoff=0.5)
+    hint = f" Did you mean `{nearest[0]}`?" if nearest else ""
+    return f"{hint} Its parts are: {', '.join([*family.parts, *aliases]) or 'none that are known'}, or {also}."
+
+
+def check_parts(args: PumaKLConfig, family: Family) -> None:
+    """
+    Makes sure, before data and model are loaded, that the parts of `trainable_parts` and `part_learning_rates` are known.
+
+    Prefixes of parameter names, and any name for a family without named parts, are looked up in the model later.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+        family ([`Family`]):
+            The model family.
+
+    Raises:
+        ModelError: if a name is not known, or two names give one part two learning rates.
+    """
+    if not family.parts:
+        return
+    for name in args.trainable_parts:
+        if name != "all" and not name.endswith("."):
+            resolve_part(name, family, "trainable_parts")
+    _resolve_rates(args.part_learning_rates or {}, family)
 
 
 def part_of(name: str, family: Family, prefixes: Iterable[str] = ()) -> str | None:
@@ -41,35 +114,40 @@ def select_parts(model: PreTrainedModel, parts: list[str], family: Family) -> di
         model ([`~transformers.PreTrainedModel`]):
             The unwrapped model.
         parts (`list[str]`):
-            Parts of the family, `all`, or prefixes of parameter names that end with a dot.
+            Parts of the family (see [`resolve_part`]), `all`, or prefixes of parameter names that end with a dot.
         family ([`Family`]):
             The model family.
 
     Returns:
-        Part → names of its parameters, every parameter under one part. In a family with one vision tower both tower
-        names mean that tower, which stands under `vision_tower_low`.
+        Part → names of its parameters, every parameter under one part.
 
     Raises:
-        ValueError: if a part matches no parameter; the message lists the parts there are.
+        ModelError: if a part matches no parameter; the message lists the parts there are.
     """
     prefixes = [part for part in parts if part.endswith(".")]
     members: dict[str, list[str]] = {}
     for name, _ in model.named_parameters():
         members.setdefault(part_of(name, family, prefixes) or "other", []).append(name)
+    if "all" in parts:
+        return members
     chosen: dict[str, list[str]] = {}
-    for part in parts:
-        if part == "all":
-            return members
-        # in a family with one tower, the high tower has the prefixes of the low one
-        if part == "vision_tower_high" and family.parts.get(part) == family.parts.get("vision_tower_low"):
-            part = "vision_tower_low"
-        if part not in members or part == "other":
-            raise ValueError(
-                f"`trainable_parts` names '{part}', which matches no parameter of {type(model).__name__}. Its parts "
-                f"are: {', '.join(sorted(set(members) - {'other', *prefixes})) or 'none that are known'}, or all, or "
-                "a prefix of parameter names ending with a dot. The modules, to two levels:\n" + module_tree(model)
-            )
-        chosen[part] = members[part]
+    for name in parts:
+        try:
+            resolved = [name] if name in prefixes else resolve_part(name, family, "trainable_parts")
+        except ModelError as error:
+            if any(member.startswith(f"{name}.") for names in members.values() for member in names):
+                raise ModelError(
+                    f"`trainable_parts` names '{name}', which is no part but a beginning of parameter names. End it with a "
+                    f"dot: `{name}.`"
+                ) from None
+            raise ModelError(f"{error} The modules, to two levels:\n{module_tree(model)}") from None
+        for part in resolved:
+            if part not in members:
+                raise ModelError(
+                    f"`trainable_parts` names '{name}', which matches no parameter of {type(model).__name__}."
+                    f"{_advice(name, family, 'trainable_parts')} The modules, to two levels:\n{module_tree(model)}"
+                )
+            chosen[part] = members[part]
     return chosen
 
 
@@ -81,7 +159,7 @@ def set_trainable_parts(model: PreTrainedModel, parts: list[str], family: Family
         Part → number of its parameters that train.
 
     Raises:
-        ValueError: if a part matches no parameter.
+        ModelError: if a part matches no parameter.
     """
     chosen = select_parts(model, parts, family)
     names = {name for part in chosen.values() for name in part}
@@ -92,16 +170,34 @@ def set_trainable_parts(model: PreTrainedModel, parts: list[str], family: Family
 
 
 def _num_elements(parameter: torch.nn.Parameter) -> int:
+    # weights in 4 bits are packed, two to a byte or more to a wider number
+    if getattr(parameter, "quant_state", None) is not None:
+        return parameter.quant_state.shape.numel()
     # DeepSpeed ZeRO-3 empties a sharded parameter and keeps its size beside it
     return parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel()
 
 
-def count_parameters(model: PreTrainedModel, family: Family) -> dict[str, tuple[int, int]]:
-    """Returns part → (trainable, all) numbers of parameters, adapters counted with the part that they adapt."""
+def count_parameters(model: PreTrainedModel | PeftModel, family: Family) -> dict[str, tuple[int, int]]:
+    """
+    Returns part → (trainable, all) numbers of parameters.
+
+    Quantised weights count as many as they stand for, the student's adapters with the part that they adapt. What
+    `lora_modules_to_save` trains whole counts once, without its frozen original, and a teacher's adapters do not count.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model.
+        family ([`Family`]):
+            The model family.
+    """
+    copies = ["original_module"]
+    if isinstance(model, PeftModel):
+        copies += model.peft_config.keys() - {model.active_adapter}
     counts: dict[str, tuple[int, int]] = {}
     for name, parameter in model.named_parameters():
-        name = name.replace("base_model.model.", "", 1) if name.startswith("base_model.model.") else name
-        part = part_of(name, family) or "other"
+        if any(f".{copy}." in name for copy in copies):
+            continue
+        part = part_of(name.removeprefix("base_model.model."), family) or "other"
         trainable, total = counts.get(part, (0, 0))
         size = _num_elements(parameter)
         counts[part] = (trainable + size * parameter.requires_grad, total + size)
@@ -131,25 +227,18 @@ def split_groups(
         family ([`Family`]):
             The model family.
         part_learning_rates (`dict[str, float]`):
-            Part → learning rate; `vision_tower` stands for both towers. Other parts keep the rate of their group.
+            Part (see [`resolve_part`]), or prefix of parameter names that ends with a dot → learning rate. A tower's own
+            name wins over `vision_tower`. What is not named keeps the rate of its group.
 
     Raises:
-        ValueError: if a part is named that the model does not have.
+        ModelError: if the model has no such part, none of it trains, or two names give it two rates.
     """
-    rates = dict(part_learning_rates)
-    if "vision_tower" in rates:
-        rate = rates.pop("vision_tower")
-        rates = {"vision_tower_low": rate, "vision_tower_high": rate} | rates
+    rates = _resolve_rates(part_learning_rates, family)
+    prefixes = [name for name in rates if name.endswith(".")]
     part_by_id = {
-        id(parameter): part_of(name.removeprefix("module.").removeprefix("base_model.model."), family)
+        id(parameter): part_of(name.removeprefix("module.").removeprefix("base_model.model."), family, prefixes)
         for name, parameter in named_parameters
     }
-    parts = {part for part in part_by_id.values() if part is not None}
-    unknown = set(part_learning_rates) - parts - {"vision_tower", "vision_tower_high"}
-    if unknown:
-        raise ValueError(
-            f"`part_learning_rates` names {sorted(unknown)}, but the parts of this model are {sorted(parts)}."
-        )
     groups = []
     for group in optimizer.param_groups:
         members: dict[str, list[torch.nn.Parameter]] = {}
@@ -157,4 +246,26 @@ def split_groups(
             members.setdefault(part_by_id[id(parameter)], []).append(parameter)
         for part, parameters in members.items():
             groups.append({**group, "params": parameters, "lr": rates.get(part, group["lr"]), "part": part})
+    trained = {group["part"] for group in groups}
+    if idle := sorted(rates.keys() - trained):
+        raise ModelError(
+            f"`part_learning_rates` names {', '.join(idle)}, of which no parameter trains; what trains is of: "
+            f"{', '.join(sorted(filter(None, trained)))}. Leave it out, or add it to `trainable_parts`."
+        )
     optimizer.param_groups[:] = groups
+
+
+def _resolve_rates(part_learning_rates: dict[str, float], family: Family) -> dict[str, float]:
+    """Returns part or prefix → learning rate."""
+    names: dict[str, str] = {}  # part → its name in the recipe; what stands for several is read first
+    for name in sorted(part_learning_rates, key=lambda name: name not in ALIASES):
+        resolved = [name] if name.endswith(".") else resolve_part(name, family, "part_learning_rates")
+        for part in resolved:
+            other = names.get(part, name)
+            if other not in ALIASES and part_learning_rates[other] != part_learning_rates[name]:
+                raise ModelError(
+                    f"`part_learning_rates` gives {other} {part_learning_rates[other]} and {name} "
+                    f"{part_learning_rates[name]}, but this model has one vision tower. Keep one of them."
+                )
+            names[part] = name
+    return {part: part_learning_rates[name] for part, name in names.items()}

@@ -13,7 +13,7 @@ from puma_trl.config import PumaKLConfig
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import Family, get_family
 from puma_trl.models.load import load_config, load_model
-from puma_trl.models.parts import part_of
+from puma_trl.models.parts import count_parameters, part_of
 from puma_trl.step.forward import SelfTeacher
 from puma_trl.step.teacher import pair_adapters
 from puma_trl.train.trainer import PumaKLTrainer
@@ -117,6 +117,21 @@ def test_nf4_with_double_quantisation(make):
     assert all(p.quant_state.dtype == torch.float32 for p in weights)  # back to the recipe's dtype
 
 
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+@pytest.mark.parametrize("teacher", ["live", "ema"])
+def test_counts_are_those_of_the_whole_model(make, tiny_model, bits, teacher):
+    """Neither packed weights nor copies, of modules trained whole and of the teacher's adapters, change them."""
+    model = make({bits: True, "lora_modules_to_save": ["aligner"]}, teacher=teacher).model
+    family = get_family(model.config)
+    counts, plain = count_parameters(model, family), count_parameters(tiny_model(), family)
+    adapters = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name and ".default." in name)
+    assert counts == {
+        "language_model": (0, plain["language_model"][1]),
+        "aligner": plain["aligner"],
+        "vision_tower_low": (adapters, plain["vision_tower_low"][1] + adapters),
+    }
+
+
 def test_the_teachers_pass_does_not_repack_nf4_weights(make, monkeypatch):
     """Bitsandbytes does that on CPUs with AVX512-BF16, and no gradient would reach the vision tower."""
     monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
@@ -137,6 +152,7 @@ def test_the_teachers_pass_does_not_repack_nf4_weights(make, monkeypatch):
         ({"lora_target_modules": ["q_proj", "v_proj"]}, "no linear layer to adapt"),  # not of stage 2's parts
         ({"lora_modules_to_save": ["mergre"]}, "'mergre'.*aligner"),
         (NF4 | {"lora_modules_to_save": ["q_proj"]}, "'q_proj'.*is quantised"),
+        (NF4 | {"lora_modules_to_save": ["language_model"]}, "'language_model'.*is quantised"),
     ],
     ids=lambda value: str(value)[:50],
 )
