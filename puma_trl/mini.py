@@ -37,7 +37,8 @@ from transformers import (
 )
 
 from .models.families import deepseek_vl_hybrid, math_puma_qwen2
-from .pairs.generate.command import generate_pairs, write_pairs
+from .pairs.generate.files import write_pairs
+from .pairs.generate.pairs import generate_pairs
 
 
 MODEL_CLASSES = {
@@ -46,7 +47,6 @@ MODEL_CLASSES = {
     "math_puma_qwen2": math_puma_qwen2.MathPumaQwen2ForConditionalGeneration,
     "deepseek_vl_hybrid": DeepseekVLHybridForConditionalGeneration,
 }
-FAMILIES = tuple(MODEL_CLASSES)
 INITIALIZER_RANGE = 0.06
 PATCH_SIZE = 14
 MERGE_SIZE = 2
@@ -117,7 +117,7 @@ def build_tokenizer(family_name: str = "qwen2_vl") -> PreTrainedTokenizerFast:
 
     Args:
         family_name (`str`, *optional*, defaults to `"qwen2_vl"`):
-            One of `FAMILIES`; its special tokens are those of the full-size model.
+            One of `MODEL_CLASSES`; its special tokens are those of the full-size model.
     """
     special_tokens = SPECIAL_TOKENS[family_name]
     tokenizer = Tokenizer(models.BPE())
@@ -153,7 +153,7 @@ def build_processor(family_name: str = "qwen2_vl") -> ProcessorMixin:
 
     Args:
         family_name (`str`, *optional*, defaults to `"qwen2_vl"`):
-            One of `FAMILIES`. With Qwen2-VL and Qwen2.5-VL one picture of `height x width` pixels takes about
+            One of `MODEL_CLASSES`. With Qwen2-VL and Qwen2.5-VL one picture of `height x width` pixels takes about
             `height * width / 784` tokens; the others resize every picture to 84x84 pixels.
 
     Raises:
@@ -196,7 +196,7 @@ def build_model(
 
     Args:
         family_name (`str`):
-            One of `FAMILIES`.
+            One of `MODEL_CLASSES`.
         processor ([`~transformers.ProcessorMixin`]):
             The processor that [`build_processor`] made for this family; it gives the vocabulary and the token ids.
         seed (`int`, *optional*, defaults to `0`):
@@ -264,8 +264,9 @@ def build_model(
 
 
 def _check_family(family_name: str) -> None:
-    if family_name not in FAMILIES:
-        raise ValueError(f"There is no mini model of the family '{family_name}'. Choose one of {', '.join(FAMILIES)}.")
+    if family_name not in MODEL_CLASSES:
+        known = ", ".join(MODEL_CLASSES)
+        raise ValueError(f"There is no mini model of the family '{family_name}'. Choose one of {known}.")
 
 
 def _qwen_vl_config(family_name: str, text_config: dict, width: int, depth: int, heads: int) -> PreTrainedConfig:
@@ -382,7 +383,7 @@ def main() -> None:
     """Writes the model and the data."""
     parser = argparse.ArgumentParser(prog="python -m puma_trl.mini", description="Writes the mini model and its data.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/mini"), help="folder to write to")
-    parser.add_argument("--family", choices=FAMILIES, default="qwen2_vl", help="model family")
+    parser.add_argument("--family", choices=MODEL_CLASSES, default="qwen2_vl", help="model family")
     parser.add_argument("--n", type=int, default=12_000, help="rows of each stage")
     parser.add_argument("--heldout", type=int, default=300, help="held-out pairs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, problems and drawings")

@@ -9,7 +9,15 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from puma_trl.mini import FAMILIES, KINDS, SPECIAL_TOKENS, build_model, build_processor, build_tokenizer, write_data
+from puma_trl.mini import (
+    KINDS,
+    MODEL_CLASSES,
+    SPECIAL_TOKENS,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    write_data,
+)
 from puma_trl.models.families import get_family
 
 
@@ -41,7 +49,7 @@ def test_every_digit_is_a_token_and_words_are_whole():
     assert pieces == ["the ", "triangle ", "is ", "1", "8", "0", " - ", "4", "7", " = ", "1", "3", "3", "."]
 
 
-@pytest.mark.parametrize("family_name", FAMILIES)
+@pytest.mark.parametrize("family_name", MODEL_CLASSES)
 def test_save_and_load(family_name, tmp_path):
     processor = build_processor(family_name)
     model = build_model(family_name, processor, **SIZES)
@@ -85,13 +93,13 @@ def test_seed_decides_the_weights_and_nothing_else():
     assert not torch.equal(first["lm_head.weight"], other["lm_head.weight"])
 
 
-@pytest.mark.parametrize("family_name", FAMILIES)
+@pytest.mark.parametrize("family_name", MODEL_CLASSES)
 def test_tied_embeddings(family_name):
     model = build_model(family_name, build_processor(family_name), tie_word_embeddings=True, **SIZES)
     assert model.lm_head.weight is model.model.language_model.embed_tokens.weight
 
 
-@pytest.mark.parametrize("family_name", FAMILIES)
+@pytest.mark.parametrize("family_name", MODEL_CLASSES)
 def test_every_part_has_parameters(family_name):
     model = build_model(family_name, build_processor(family_name), **SIZES)
     parts = get_family(model.config).parts

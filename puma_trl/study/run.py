@@ -31,7 +31,8 @@ from typing import Any
 import yaml
 
 from ..mini import DRAWINGS, IMAGE_SIZE, LABEL_GRID
-from ..pairs.generate.command import generate_pairs, write_pairs
+from ..pairs.generate.files import write_pairs
+from ..pairs.generate.pairs import generate_pairs
 from .report import write_report
 
 

@@ -19,7 +19,8 @@ from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.check import scan
 from puma_trl.pairs.check.command import check_pairs
 from puma_trl.pairs.check.report import NOTE, bin_edges
-from puma_trl.pairs.generate.command import generate_pairs, write_pairs
+from puma_trl.pairs.generate.files import write_pairs
+from puma_trl.pairs.generate.pairs import generate_pairs
 
 
 PLACE = 5  # the row that gets the defect

@@ -5,7 +5,8 @@ import pytest
 
 from puma_trl.data.images import open_image
 from puma_trl.pairs.check.content import bits_apart, gram_digests, perceptual_hash, short_answer, split_words
-from puma_trl.pairs.generate.command import generate_pairs, write_pairs
+from puma_trl.pairs.generate.files import write_pairs
+from puma_trl.pairs.generate.pairs import generate_pairs
 
 
 @pytest.mark.parametrize(

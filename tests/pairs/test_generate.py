@@ -17,9 +17,10 @@ from puma_trl.evaluation.gap import same_answer
 from puma_trl.mini import IMAGE_SIZE
 from puma_trl.mini import KINDS as MINI_KINDS
 from puma_trl.pairs.__main__ import main
-from puma_trl.pairs.generate import command as generate
-from puma_trl.pairs.generate.command import KINDS, _make_problem, _pair, _sample_tasks, _Task, generate_pairs, split_of
-from puma_trl.pairs.generate.drawing import Canvas, DoesNotFit
+from puma_trl.pairs.generate import pairs as generator
+from puma_trl.pairs.generate.drawing import Canvas, NoRoom
+from puma_trl.pairs.generate.files import write_pairs
+from puma_trl.pairs.generate.pairs import KINDS, _make_problem, _pair, _sample_tasks, _Task, generate_pairs, split_of
 
 from .problem_solvers import SOLVERS, X, is_equal, parse
 
@@ -93,7 +94,7 @@ def test_labels_overlap_nothing(kind, size, monkeypatch):
             super().__init__(*args, **kwargs)
             canvases.append(self)
 
-    monkeypatch.setattr(generate, "Canvas", Recorder)
+    monkeypatch.setattr(generator, "Canvas", Recorder)
     for level in LEVELS:
         for seed in range(3):
             _pair(_Task(kind, level, f"{seed}/{kind}", size, 1))
@@ -166,7 +167,7 @@ def test_drawings_that_do_not_fit_are_freed_at_once(monkeypatch):
             super().__init__(*args, **kwargs)
             canvases.append(weakref.ref(self))
 
-    monkeypatch.setattr(generate, "Canvas", Recorder)
+    monkeypatch.setattr(generator, "Canvas", Recorder)
     gc.disable()
     try:
         for seed in range(20):
@@ -200,7 +201,7 @@ def test_labels_keep_clear_of_lines_and_labels():
     for index, box in enumerate(boxes):
         for other in boxes[:index]:
             assert box[0] >= other[2] or other[0] >= box[2] or box[1] >= other[3] or other[1] >= box[3]
-    with pytest.raises(DoesNotFit, match="'12345678901234567890'"):
+    with pytest.raises(NoRoom, match="'12345678901234567890'"):
         canvas.label("12345678901234567890", (50, 50), [(0, 1)])
 
 
@@ -302,10 +303,10 @@ def test_an_interrupted_file_has_another_name(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        generate.write_pairs(rows(), tmp_path / "train.jsonl", "images")
+        write_pairs(rows(), tmp_path / "train.jsonl", "images")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_starting_takes_no_torch():
-    code = "import sys; from puma_trl.pairs import __main__, generate; sys.exit('torch' in sys.modules)"
+    code = "import sys, puma_trl.pairs.__main__, puma_trl.pairs.generate.command; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

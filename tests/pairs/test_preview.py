@@ -14,7 +14,8 @@ from PIL import Image
 from puma_trl.data.load import open_image, render_answer, render_prompt
 from puma_trl.models.families import get_family
 from puma_trl.pairs.__main__ import main
-from puma_trl.pairs.generate.command import generate_pairs, write_pairs
+from puma_trl.pairs.generate.files import write_pairs
+from puma_trl.pairs.generate.pairs import generate_pairs
 from puma_trl.pairs.preview.command import preview_pairs
 from puma_trl.pairs.preview.measure import split_answer
 from puma_trl.pairs.preview.page import IMAGES_PER_BLOCK, describe_size

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from puma_trl.pairs.generate.command import generate_pairs, write_pairs
+from puma_trl.pairs.generate.files import write_pairs
+from puma_trl.pairs.generate.pairs import generate_pairs
 from puma_trl.pairs.preview import measure
 from puma_trl.pairs.preview.command import preview_pairs
 

@@ -99,7 +99,8 @@ def similar_triangles(rng: random.Random, level: int) -> Problem:
     ratio = Fraction(high, low)
     return Problem(
         facts=f"AB is {ab} cm, BC is {bc} cm and DE is {de} cm long.",
-        question="The triangles ABC and DEF are similar, with their corners in this order. Find the length of EF in cm.",
+        question="The triangles ABC and DEF are similar, with their corners in this order. Find the length of EF in "
+        "cm.",
         steps=f"The factor is DE / AB = {de} / {ab} = {ratio}. EF = {bc} * {ratio} = {ef}.",
         answer=str(ef),
         key=(level, ab, bc, de),

@@ -21,7 +21,7 @@ COLOURS = [(150, 180, 215), (225, 180, 130), (165, 205, 155), (205, 165, 200), (
 LABEL_STEPS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # distances from a point that are tried, in heights of a label
 
 
-class DoesNotFit(ValueError):
+class NoRoom(ValueError):
     """A label found no free place; the figure is to be drawn again with other random choices."""
 
 
@@ -241,11 +241,11 @@ class Canvas:
 
         Args:
             marks (`tuple[tuple, tuple, tuple, str]`):
-                Vertex, a point on each arm, and the text. The angle below 180 degrees is meant. All lines of the figure
-                come before.
+                Vertex, a point on each arm, and the text. The angle below 180 degrees is meant. All lines of the
+                figure come before.
 
         Raises:
-            DoesNotFit: if a text has no room between the arms.
+            NoRoom: if a text has no room between the arms.
         """
         places = []
         for vertex, first, second, text in marks:
@@ -259,7 +259,7 @@ class Canvas:
             steps = range(round(max(0.0, longest - radius) / (0.2 * self.font_size)))
             spots = ((radius + 0.2 * step * self.font_size, turn) for step in steps for turn in turns)
             if not any(self._write(text, *polar(-math.degrees(turn), reach, vertex)) for reach, turn in spots):
-                raise DoesNotFit(f"The angle '{text}' has no room in a picture of {self.width}x{self.height} pixels.")
+                raise NoRoom(f"The angle '{text}' has no room in a picture of {self.width}x{self.height} pixels.")
 
     def side(self, text: str, start: Point, end: Point, inside: Point) -> None:
         """Writes a label beside a side, near its middle, on the other side of it than the point `inside`."""
@@ -283,7 +283,7 @@ class Canvas:
                     x, y = between(start, end, share)
                     if self._write(text, x + away * across[0], y + away * across[1]):
                         return
-        raise DoesNotFit(f"The label '{text}' has no room in a picture of {self.width}x{self.height} pixels.")
+        raise NoRoom(f"The label '{text}' has no room in a picture of {self.width}x{self.height} pixels.")
 
     def corner(self, name: str, point: Point, inside: Point) -> None:
         """Writes the name of a corner, away from the point `inside`."""
@@ -314,7 +314,7 @@ class Canvas:
                 How far the place may be, in heights of a label.
 
         Raises:
-            DoesNotFit: if no place is free.
+            NoRoom: if no place is free.
         """
         box = self._box(text)
         half = (max(-box[0], box[2]), max(-box[1], box[3]))
@@ -331,7 +331,7 @@ class Canvas:
                 y = self._snap(point[1] + dy * away, self.label_grid / 2 - 1)
                 if self._write(text, x, y, fill):
                     return
-        raise DoesNotFit(f"The label '{text}' found no free place in a picture of {self.width}x{self.height} pixels.")
+        raise NoRoom(f"The label '{text}' found no free place in a picture of {self.width}x{self.height} pixels.")
 
     def width_of(self, text: str) -> float:
         """Returns the width of a label in pixels."""

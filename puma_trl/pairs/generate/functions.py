@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from .axes import Axes
-from .drawing import INK, Canvas, Colour, DoesNotFit, Point
+from .drawing import INK, Canvas, Colour, NoRoom, Point
 from .problems import Problem, root_parts, root_text, sum_text
 
 
@@ -23,9 +23,9 @@ def _name_curve(canvas: Canvas, text: str, points: Sequence[Point], fill: Colour
     for point in points:
         try:
             return canvas.label(text, point, [(1, 0), (-1, 0), (1, -0.6), (-1, -0.6), (1, 0.6), (-1, 0.6)], fill, 0.5)
-        except DoesNotFit:
+        except NoRoom:
             continue
-    raise DoesNotFit(f"The formula '{text}' has no room in a picture of {canvas.width}x{canvas.height} pixels.")
+    raise NoRoom(f"The formula '{text}' has no room in a picture of {canvas.width}x{canvas.height} pixels.")
 
 
 def line_slope(rng: random.Random, level: int) -> Problem:

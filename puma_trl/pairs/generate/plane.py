@@ -68,8 +68,8 @@ def _equation_at_parallels(rng: random.Random, relation: str, angle: int) -> Pro
         steps = f"At parallel lines {relation} angles are equal: {texts[0]} = {texts[1]}. "
         total, value = abs(factors[0] - factors[1]), abs(rests[0] - rests[1])
     return Problem(
-        facts=f"Two parallel lines are cut by a third line. Two {relation} angles are {texts[0]} degrees and {texts[1]} "
-        "degrees.",
+        facts=f"Two parallel lines are cut by a third line. Two {relation} angles are {texts[0]} degrees and "
+        f"{texts[1]} degrees.",
         question="Find x at the parallel lines.",
         steps=f"{steps}{total}x = {value}. x = {value} / {total} = {x}.",
         answer=str(x),
@@ -95,8 +95,8 @@ def _bend_between_parallels(rng: random.Random) -> Problem:
         canvas.corner("P", bend, middle(a, b))
 
     return Problem(
-        facts=f"P lies between the rays AC and BD, which point the same way. Angle CAP is {first} degrees and angle DBP "
-        f"is {second} degrees; both open towards P.",
+        facts=f"P lies between the rays AC and BD, which point the same way. Angle CAP is {first} degrees and angle "
+        f"DBP is {second} degrees; both open towards P.",
         question="The rays AC and BD are parallel. Find angle APB.",
         steps=f"A parallel to the rays through P divides angle APB into {first} and {second} degrees. "
         f"{first} + {second} = {first + second}.",

@@ -186,7 +186,8 @@ def pyramid(rng: random.Random, level: int) -> Problem:
     known = f"its height is {height} cm" if by_height else f"the height of each side face is {slant} cm"
     return Problem(
         facts=f"The base edges of a pyramid are {base} cm long and {known}.",
-        question=f"The pyramid is upright and its base is a square. Find the exact {find} of the pyramid in {UNITS[find]}.",
+        question=f"The pyramid is upright and its base is a square. Find the exact {find} of the pyramid in "
+        f"{UNITS[find]}.",
         steps=other + steps if level == 3 else steps,
         answer=str(answer),
         key=(level, base, height, find),

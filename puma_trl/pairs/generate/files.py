@@ -1,0 +1,69 @@
+"""Rows of pairs → a jsonl file with its pictures."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from ...files import whole_file
+
+
+FILES_PER_FOLDER = 10_000
+
+
+def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
+    """
+    Writes rows to a jsonl file and their pictures beside it, at most 10,000 files in a folder.
+
+    The file gets its name when it is complete. Pictures of a run that failed stay, for the next one to write again.
+
+    Args:
+        rows (`Iterator[dict]`):
+            Rows of [`generate_pairs`], or of one side of them; at most one picture in a row.
+        path (`Path`):
+            The jsonl file.
+        image_folder (`str`):
+            Folder of the pictures, relative to that of the file.
+
+    Returns:
+        Number of rows written.
+
+    Raises:
+        FileExistsError: if the file exists.
+    """
+    refuse_existing(path)
+    count = 0
+    with whole_file(path) as file:
+        for row in rows:
+            row = _store_picture(row, path.parent, image_folder, count)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def refuse_existing(path: Path) -> None:
+    """
+    Makes sure that nothing is overwritten.
+
+    Raises:
+        FileExistsError: if the file exists.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists and would be overwritten. Choose another output folder.")
+
+
+def _store_picture(row: dict, folder: Path, image_folder: str, number: int) -> dict:
+    """Writes the picture of a row, if it has one, and puts its path in the picture's place."""
+    for column in ("image_url", "image_url_2"):
+        picture = row.get(column)
+        if isinstance(picture, (Image.Image, bytes)):
+            name = f"{image_folder}/{number // FILES_PER_FOLDER:03d}/{number:07d}.png"
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(picture, bytes):
+                target.write_bytes(picture)
+            else:
+                picture.save(target)
+            return row | {column: name}
+    return row
