@@ -8,27 +8,23 @@ python benchmarks/memory_check.py --runs "LoRA, DDP"  # one of them
 
 Each run is measured twice, with a model of some hundred megabytes and with a tiny one, and what both take (libraries,
 buffers of the launcher) falls out of the difference. Memory is the largest resident set of a rank from the start of
-training on; loading is not in it, as it is not on the GPU. Freed tensors go back to the system at once, so that gaps of
-the allocator do not count.
+training on; loading is not in it, as it is not on the GPU. Freed tensors go back to the system at once, so that gaps
+of the allocator do not count.
 """
 
 import argparse
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from common import launch, table_head, table_row
 from memory_plan import REDUCE_BUCKET, Setting, count, plan
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from puma_trl.config import parse_recipe
 from puma_trl.mini import build_model, build_processor, write_data
+from puma_trl.recipe import parse_recipe
 
 
-ROOT = Path(__file__).parents[1]
 SIZES = {
     "tiny": {"hidden_size": 32, "num_hidden_layers": 1, "vision_embed_dim": 32, "vision_depth": 1},
     "large": {
@@ -56,40 +52,23 @@ RUNS = {
     ),
 }
 GOAL = 0.15
+# what is freed goes back to the system at once
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
 
 
-def launch(engine: str, folder: Path, options: dict) -> list[dict]:
+def measure(engine: str, folder: Path, options: dict) -> list[dict]:
     """Runs two optimizer steps of two micro-batches in two processes; returns the facts of both ranks."""
     facts = folder / f"facts-{len(list(folder.iterdir()))}"
     arguments = {
         "model_name_or_path": folder / "model",
         "dataset_name": folder.parent / "stage2.jsonl",
         "output_dir": facts.with_suffix(".out"),
-        "bf16": False,
-        "dtype": "float32",
         "gradient_accumulation_steps": 2,
-        "lambda_kl": 0.5,
         "max_steps": 2,
         "optim": "adamw_torch_fused",
         "per_device_train_batch_size": BATCH_SIZE,
-        "report_to": "none",
-        "save_strategy": "no",
-        "use_cpu": True,
-    } | options
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / "accelerate_configs" / f"{engine}.yaml"), "--num_processes", "2"]
-    command += [str(ROOT / "tests" / "distributed" / "probe.py"), str(facts), "--memory_without_loading"]
-    command += [str(piece) for key, value in arguments.items() for piece in (f"--{key}", value)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    environment |= {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_ARENA_MAX": "1"}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(f"{engine} {options} failed:\n{result.stderr[-3000:]}")
-    ranks = [json.loads(path.read_text()) for path in folder.glob(f"{facts.name}.[01]")]
-    if [rank["world_size"] for rank in ranks] != [2, 2]:
-        raise RuntimeError(f"{engine} {options} did not run in two processes.")
-    return ranks
+    }
+    return launch(engine, facts, arguments | options, ["--memory_without_loading"], ALLOCATOR)
 
 
 def predict(folder: Path, engine: str, options: dict, shape: dict[str, int]):
@@ -132,20 +111,20 @@ def main() -> None:
             model.save_pretrained(folder / name / "model")
             processor.save_pretrained(folder / name / "model")
             print(f"{name}: {model.num_parameters() / 1e6:.1f}M parameters")
-        print("\n| run | predicted (MB) | measured (MB) | predicted / measured | |\n|---|---|---|---|---|")
+        print("\n" + table_head("run", "predicted (MB)", "measured (MB)", "predicted / measured", ""))
         for name in args.runs:
             engine, options = RUNS[name]
             predicted, measured = {}, {}
             for size in SIZES:
-                ranks = launch(engine, folder / size, options)
+                ranks = measure(engine, folder / size, options)
                 measured[size] = 1024 * max(rank["peak_memory"] for rank in ranks)
                 shape = {key: max(rank["largest"][key] for rank in ranks) for key in ranks[0]["largest"]}
                 predicted[size] = predict(folder / size, engine, options, shape)
             difference = predicted["large"].total - predicted["tiny"].total
             ratio = difference / (measured["large"] - measured["tiny"])
-            verdict = "within" if abs(ratio - 1) <= GOAL else "missed"
-            cells = [f"{difference / 1e6:,.0f}", f"{(measured['large'] - measured['tiny']) / 1e6:,.0f}"]
-            print("| " + " | ".join([name, *cells, f"{ratio:.2f}", verdict]) + " |", flush=True)
+            cells = [name, f"{difference / 1e6:,.0f}", f"{(measured['large'] - measured['tiny']) / 1e6:,.0f}"]
+            cells += [f"{ratio:.2f}", "within" if abs(ratio - 1) <= GOAL else "missed"]
+            print(table_row(cells), flush=True)
     print(f"\nThe goal is a ratio within {1 - GOAL:.2f} and {1 + GOAL:.2f}.")
 
 

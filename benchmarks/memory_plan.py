@@ -1,13 +1,14 @@
 """
-What fits where: the memory of a GPU that each recipe needs, computed from the real model configurations on the meta device.
+What fits where: the memory of a GPU that each recipe needs, from the real model configurations on the meta device.
 
 ```bash
 python benchmarks/memory_plan.py                          # every full, LoRA and QLoRA recipe, four models
 python benchmarks/memory_plan.py --models Qwen2-VL-7B     # one of benchmarks/configs
 ```
 
-`benchmarks/memory_check.py` compares the formula with runs. Nothing is loaded. A row is taken to be full: `max_length` tokens, half of them of one picture in stages 2 and 3, a
-quarter of them answer. Sizes are in GB of 10^9 bytes, as the makers of GPUs count within a few per cent.
+`benchmarks/memory_check.py` compares the formula with runs. Nothing is loaded. A row is taken to be full: `max_length`
+tokens, half of them of one picture in stages 2 and 3, a quarter of them answer. Sizes are in GB of 10^9 bytes, as the
+makers of GPUs count within a few per cent.
 """
 
 import argparse
@@ -16,23 +17,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from common import ROOT, table_head, table_row
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from puma_trl.config import parse_recipe
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import get_family
 from puma_trl.models.parts import part_of, set_trainable_parts
+from puma_trl.recipe import parse_recipe
 from puma_trl.step.losses import CHUNK_MEMORY, VOCAB_SLICE
 
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "benchmarks" / "configs").glob("*.json"))
 CARDS = {"A100 80 GB": 80, "A100 40 GB": 40, "24 GB": 24}
 IMAGE_SHARE, ANSWER_SHARE = 1 / 2, 1 / 4
-NF4 = (
-    0.5 + (1 + 4 / 256) / 64
-)  # bytes per weight: 4 bits, and an 8-bit scale per 64 with a 4-byte one per 256 of those
+# bytes per weight: 4 bits, and an 8-bit scale per 64 with a 4-byte one per 256 of those
+NF4 = 0.5 + (1 + 4 / 256) / 64
 CONTEXT = 1.5e9  # CUDA, its libraries and the gaps of the allocator
 LIVE_PARAMETERS = 1e9  # DeepSpeed's `stage3_max_live_parameters`: gathered at the same time
 REDUCE_BUCKET = 5e8  # DeepSpeed's `reduce_bucket_size`: gradients that wait for their reduction
@@ -250,20 +250,19 @@ def plan_recipe(name: str, recipe: Path) -> Plan:
 
 def print_plans(models: list[str]) -> None:
     """Prints what each recipe needs, part by part, and then in short which card has room for it."""
-    print("| recipe | GPUs | model | " + " | ".join(Plan.__annotations__) + " | **GB per GPU** |")
-    print("|---" * (len(Plan.__annotations__) + 4) + "|")
-    short = [f"| recipe | GPUs | {' | '.join(models)} |", "|---" * (len(models) + 2) + "|"]
+    print(table_head("recipe", "GPUs", "model", *Plan.__annotations__, "**GB per GPU**"))
+    short = [table_head("recipe", "GPUs", *models)]
     for folder, gpus in (("", 8), ("lora", 1), ("qlora", 1)):
         for stage in (1, 2, 3):
             recipe = ROOT / "recipes" / folder / f"stage{stage}.yaml"
-            start = f"| `{recipe.relative_to(ROOT)}` | {gpus} | "
+            start = [f"`{recipe.relative_to(ROOT)}`", str(gpus)]
             totals = []
             for name in models:
                 result = plan_recipe(name, recipe)
                 totals.append(result.total / 1e9)
-                parts = " | ".join(f"{value / 1e9:.1f}" for value in asdict(result).values())
-                print(f"{start}{name} | {parts} | **{totals[-1]:.1f}** |", flush=True)
-            short.append(start + " | ".join(f"{total:.1f} ({smallest_card(total)})" for total in totals) + " |")
+                parts = [f"{value / 1e9:.1f}" for value in asdict(result).values()]
+                print(table_row([*start, name, *parts, f"**{totals[-1]:.1f}**"]), flush=True)
+            short.append(table_row([*start, *(f"{total:.1f} ({smallest_card(total)})" for total in totals)]))
     print("\nGB per GPU, and the smallest card with room for it:\n\n" + "\n".join(short))
 
 

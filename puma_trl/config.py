@@ -1,15 +1,11 @@
-"""The typed, checked recipe: `PumaKLConfig`, `PumaScriptArguments` and the parser of a recipe YAML."""
+"""The settings of a run, typed and checked: `PumaKLConfig` and `PumaScriptArguments`."""
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import SFTConfig
 
 
-# What other trainers call a field
-SHORT_NAMES = {"batch_size": "per_device_train_batch_size", "epochs": "num_train_epochs", "lr": "learning_rate"}
 TEACHERS = ("live", "frozen", "ema")
 SPECIAL_TOKENS = ("error", "escape")
 
@@ -218,6 +214,11 @@ class PumaKLConfig(SFTConfig):
             )
 
 
+def rows_per_step(args: PumaKLConfig) -> int:
+    """Returns the number of rows of an optimizer step, over all processes."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
 def _read_rates(rates: Any) -> dict[str, float]:
     try:
         return {part: float(rate) for part, rate in rates.items()}  # YAML reads 1e-4 as text
@@ -306,55 +307,3 @@ class PumaScriptArguments:
             raise ValueError(
                 f"`eval_split_size` is {self.eval_split_size}, but it must be a share below 1 or a number of rows."
             )
-
-
-def _check_keys(keys: list[str], known: set[str], where: str) -> None:
-    for key in keys:
-        if key not in known:
-            nearest = [SHORT_NAMES[key]] if key in SHORT_NAMES else difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean `{nearest[0]}`?" if nearest else " `puma_trl/run.py --help` lists all."
-            raise ValueError(f"Unknown key `{key}` {where}.{hint}")
-
-
-def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, ModelConfig, str | None]:
-    """
-    Parses `RECIPE.yaml [--key value …]`; the recipe may also be given as `--config RECIPE.yaml`.
-
-    Args:
-        argv (`list[str]`):
-            The command line without the program's name. Its values override those of the recipe.
-
-    Returns:
-        The script arguments, the training arguments, the model arguments, and the path of the recipe (or `None`).
-
-    Raises:
-        ValueError: if the recipe is not a YAML mapping or a key is unknown (a similar one is named, if there is one).
-        FileNotFoundError: if the recipe does not exist.
-    """
-    parser = TrlParser((PumaScriptArguments, PumaKLConfig, ModelConfig), allow_abbrev=False)
-    known = {action.dest for action in parser._actions} - {"help"}
-    argv = [piece for arg in argv for piece in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    if argv and argv[0].endswith((".yaml", ".yml")):
-        argv = ["--config", *argv]
-    recipe = None
-    if "--config" in argv:
-        position = argv.index("--config") + 1
-        if position == len(argv):
-            raise ValueError("`--config` needs the path of a recipe after it.")
-        recipe = argv[position]
-        with open(recipe, encoding="utf-8") as file:
-            try:
-                values = yaml.safe_load(file)
-            except yaml.YAMLError as error:
-                raise ValueError(f"The recipe {recipe} is not valid YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"The recipe {recipe} must be a YAML mapping of keys to values.")
-        _check_keys([key for key in values if key != "env"], known, f"in the recipe {recipe}")
-    flags = [arg.split("=", 1)[0] for arg in argv if arg.startswith("--") and arg != "--config"]
-    # argparse also knows the `--no_` form of boolean fields that are true by default
-    options = {option.lstrip("-") for option in parser._option_string_actions}
-    _check_keys([flag.lstrip("-") for flag in flags], options | known, "on the command line")
-    script_args, training_args, model_args = parser.parse_args_and_config(args=argv)
-    if model_args.model_name_or_path is None:
-        raise ValueError("`model_name_or_path` is missing: name a model folder or a model of the Hub.")
-    return script_args, training_args, model_args, recipe

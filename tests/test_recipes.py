@@ -11,7 +11,7 @@ from transformers import SchedulerType
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 
-from puma_trl.config import parse_recipe
+from puma_trl.recipe import parse_recipe
 from puma_trl.models.parts import PARTS
 
 

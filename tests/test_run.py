@@ -97,7 +97,7 @@ PAIR = {"instruction": "a", "output": "b", "instruction_2": "c", "output_2": "b"
         ({"trainable_parts": "visoin"}, "'visoin'"),
         ({"output_dir": "{folder}/pairs.jsonl/out"}, "cannot be written"),
         ({"output_dir": "{folder}/model"}, "is not empty"),
-        ({"resume_from_checkpoint": "{folder}/checkpoint-9"}, "is no folder"),
+        ({"resume_from_checkpoint": "{folder}/checkpoint-9"}, "is not a folder"),
         ({"max_length": 3}, "max_length"),
         ({"attn_implementation": "flash_attention_2"}, "attn_implementation: sdpa"),
         ({"dtype": "bfloat16", "teacher": "ema"}, "rounded away"),

@@ -17,6 +17,15 @@ from .load import open_image, render_answer, render_prompt
 
 
 SIDES = ("student", "teacher")
+# What the names of the teacher's tensors start with in a batch
+TEACHER = "teacher_"
+
+
+def split_sides(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the student's part of a batch, with what belongs to no side, and the teacher's, under the same names."""
+    student = {name: value for name, value in batch.items() if not name.startswith(TEACHER)}
+    teacher = {name.removeprefix(TEACHER): value for name, value in batch.items() if name.startswith(TEACHER)}
+    return student, teacher
 
 
 def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str]) -> tuple[str, ...]:
@@ -111,7 +120,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         if self.use_kl:
             teacher = self._collate_side(rows, "", suffix, "teacher")
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
-            batch.update({f"teacher_{key}": value for key, value in teacher.items()})
+            batch.update({f"{TEACHER}{key}": value for key, value in teacher.items()})
             images = [(_as_list(row.get("image_url")), _as_list(row.get("image_url_2"))) for row in rows]
             batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
         batch["row_id"] = row_ids

@@ -28,7 +28,7 @@ from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..config import PumaKLConfig
+from ..config import PumaKLConfig, rows_per_step
 from ..data.load import DataReport
 from ..models.families import is_multimodal
 
@@ -80,44 +80,21 @@ ADAPTERS = ("peft_type", "r", "lora_alpha", "lora_dropout", "modules_to_save", "
 TEXTS = ("row_id", "instruction", "output", "instruction_2", "output_2", "prompt", "completion")
 
 
-def merge_recipe(argv: list[str], recipe: str | None) -> dict[str, Any]:
+def saved_recipe(values: dict[str, Any]) -> dict[str, Any]:
     """
-    Returns the recipe with the flags of the command line written over it, as [`parse_recipe`] reads both.
+    Returns the recipe that runs a stage again.
 
     Args:
-        argv (`list[str]`):
-            The command line without the program's name.
-        recipe (`str`, *optional*):
-            Path of the recipe.
+        values (`dict[str, Any]`):
+            The values that the run was given, as [`parse_recipe`] returns them.
 
     Returns:
         `dict[str, Any]`: Key → value; without the token, secrets of `env` and `resume_from_checkpoint`.
     """
-    values = yaml.safe_load(Path(recipe).read_text(encoding="utf-8")) if recipe else {}
-    flags: dict[str, list[str]] = {}
-    for argument in argv:
-        if argument.startswith("--"):
-            name, _, value = argument[2:].partition("=")
-            flags[name] = [value] if value else []
-        elif flags:
-            flags[next(reversed(flags))].append(argument)
-    flags.pop("config", None)
-    for name, given in flags.items():
-        if not given:  # a switch
-            values[name.removeprefix("no_")] = not name.startswith("no_")
-        else:
-            values[name] = _as_yaml(given[0]) if len(given) == 1 else given
-    for name in LEFT_OUT:
-        values.pop(name, None)
-    if "env" in values:
+    values = {name: value for name, value in values.items() if name not in LEFT_OUT}
+    if values.get("env"):
         values["env"] = {name: value for name, value in values["env"].items() if not SECRET.search(name)}
     return values
-
-
-def _as_yaml(text: str) -> Any:
-    """Returns numbers and true/false as such; everything else stays text, `no` and `on` too."""
-    value = yaml.safe_load(text) if re.fullmatch(r"[-+.\w]+", text) else text
-    return value if type(value) in (int, float) or text.lower() in ("true", "false") else text
 
 
 def describe_run(
@@ -135,10 +112,9 @@ def describe_run(
             Adapter configuration.
     """
     name = model.config._name_or_path
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     description = {
         "method": {key: getattr(args, key) for key in METHOD},
-        "training": {key: _plain(getattr(args, key)) for key in TRAINING} | {"global_batch_size": batch},
+        "training": {key: _plain(getattr(args, key)) for key in TRAINING} | {"global_batch_size": rows_per_step(args)},
         "model": {
             "class": type(model).__name__,
             "is_multimodal": is_multimodal(model.config),

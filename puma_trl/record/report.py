@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from transformers import TrainerCallback
 
-from ..config import PumaKLConfig
+from ..config import PumaKLConfig, rows_per_step
+from ..data.load import DataReport
+from .charts import chart
 from .hub import CURVES
 
 
@@ -45,7 +48,7 @@ def print_startup(
     args: PumaKLConfig,
     model_name: str,
     parts: dict[str, tuple[int, int]],
-    data_lines: Iterable[tuple[str, str]],
+    reports: dict[str, DataReport],
     num_rows: int,
 ) -> None:
     """
@@ -58,16 +61,11 @@ def print_startup(
             Class and source of the model.
         parts (`dict[str, tuple[int, int]]`):
             Part → (trainable, all) numbers of parameters.
-        data_lines (`Iterable[tuple[str, str]]`):
-            Lines about the data: what, how many.
+        reports (`dict[str, DataReport]`):
+            What [`load_data`] tells of each split.
         num_rows (`int`):
-            Number of training rows.
+            Number of training rows; with packing, of what they are packed into.
     """
-    batch, accumulation, processes = (
-        args.per_device_train_batch_size,
-        args.gradient_accumulation_steps,
-        args.world_size,
-    )
     table = Table(title="Math-PUMA", show_header=False)
     table.add_row("Model", model_name)
     if args.trust_remote_code:
@@ -79,15 +77,27 @@ def print_startup(
         table.add_row(f"Trains: {part}", f"{trainable:,} of {total:,} parameters")
     trainable, total = (sum(counts) for counts in zip(*parts.values(), strict=True))
     table.add_row("Trains in all", f"{trainable:,} of {total:,} parameters ({trainable / total:.1%})")
-    for name, value in data_lines:
-        table.add_row(name, value)
+    for split, report in reports.items():
+        for name, value in describe_report(report):
+            table.add_row(f"{name}: {split}", escape(value))
+    rows = rows_per_step(args)
     table.add_row(
         "Global batch size",
-        f"{batch * accumulation * processes} = {batch} per device × {accumulation} accumulation × {processes} processes",
+        f"{rows} = {args.per_device_train_batch_size} per device × {args.gradient_accumulation_steps} accumulation × "
+        f"{args.world_size} processes",
     )
     steps = count_steps(args, num_rows)
-    table.add_row("Steps", f"{steps:,} ({steps * batch * accumulation * processes / num_rows:.2f} epochs)")
+    table.add_row("Steps", f"{steps:,} ({steps * rows / num_rows:.2f} epochs)")
     Console().print(table)
+
+
+def describe_report(report: DataReport) -> list[tuple[str, str]]:
+    """Returns the lines of the table about a split: what, how many."""
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items()) or "none dropped"
+    return [
+        ("Rows", f"{report.rows_kept:,} of {report.rows_read:,} ({dropped})"),
+        ("Answer tokens", f"{report.answer_tokens:,}"),
+    ]
 
 
 def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
@@ -101,34 +111,30 @@ def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
         path (`str` or `Path`):
             The PNG to write.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     panels = [(title, curves) for title, names in PANELS if (curves := collect_curves(log_history, names))]
     if not panels:
         return
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.5), squeeze=False)
-    for axis, (title, curves) in zip(axes[0], panels, strict=True):
-        colors: dict[str, str] = {}
-        for name, points in curves.items():
-            style = "--" if name.startswith("eval_") else "-"
-            (line,) = axis.plot(
-                *zip(*points, strict=True),
-                style,
-                color=colors.get(name.removeprefix("eval_")),
-                label=name,
-                marker="o" if len(points) < 20 else None,
-            )
-            colors[name.removeprefix("eval_")] = line.get_color()
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    with chart(path, len(panels), figsize=(4.5 * len(panels), 3.5)) as axes:
+        for axis, (title, curves) in zip(axes, panels, strict=True):
+            _draw_panel(axis, title, curves)
+
+
+def _draw_panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) -> None:
+    colors: dict[str, str] = {}
+    for name, points in curves.items():
+        style = "--" if name.startswith("eval_") else "-"
+        (line,) = axis.plot(
+            *zip(*points, strict=True),
+            style,
+            color=colors.get(name.removeprefix("eval_")),
+            label=name,
+            marker="o" if len(points) < 20 else None,
+        )
+        colors[name.removeprefix("eval_")] = line.get_color()
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("step")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
 
 
 def collect_curves(log_history: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list[tuple[int, float]]]:

@@ -1,9 +1,14 @@
-"""Length-grouped sampling whose order depends on the seed and the epoch alone."""
+"""Which rows a rank reads, and which of them count: an order by seed and epoch alone, and no row twice in an epoch."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from ..config import PumaKLConfig
+from ..data.collator import TEACHER
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -33,3 +38,40 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
     def __iter__(self) -> Iterator[int]:
         self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return super().__iter__()
+
+
+def mask_repeated_rows(
+    batch: dict[str, Any], accelerator: Accelerator, args: PumaKLConfig, padding_free: bool
+) -> None:
+    """
+    Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
+
+    Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data. Counted
+    twice, they would make the result depend on the number of processes. In padding-free batches (packing) rows are not
+    told apart, and count.
+
+    Args:
+        batch (`dict[str, Any]`):
+            A collated batch, whose `labels` (B, L) are changed.
+        accelerator ([`~accelerate.Accelerator`]):
+            Knows the data loader and the ranks.
+        args ([`PumaKLConfig`]):
+            `dataloader_drop_last` is used.
+        padding_free (`bool`):
+            Whether the rows of a batch stand one behind the other.
+    """
+    state, num_processes = accelerator.gradient_state, accelerator.num_processes
+    if num_processes == 1 or args.dataloader_drop_last or not state.end_of_dataloader or padding_free:
+        return
+    dataset = state.active_dataloader.dataset
+    if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
+        return
+    # accelerate's own `remainder` is unknown in an epoch that is resumed
+    batch_size = batch["labels"].shape[0]
+    remainder = len(dataset) % (batch_size * num_processes)
+    if remainder == 0:
+        return
+    num_real = remainder - accelerator.process_index * batch_size
+    for name in ("labels", f"{TEACHER}labels"):
+        if name in batch:
+            batch[name][max(num_real, 0) :] = -100

@@ -1,17 +1,12 @@
 """`PumaKLTrainer`: TRL's `SFTTrainer` with the pair step of Math-PUMA."""
 
-import json
-import warnings
-from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model
+from accelerate.utils import is_peft_model, parse_flag_from_env
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig
-from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     PreTrainedModel,
@@ -21,33 +16,29 @@ from transformers import (
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from ..config import PumaKLConfig
-from ..data.collator import DataCollatorForPumaPairs
-from ..models.adapters import prepare_adapters
+from ..data.collator import DataCollatorForPumaPairs, split_sides
 from ..models.families import get_family
 from ..models.parts import split_groups
 from ..record.hub import CITATION, TAGS, write_card
 from ..record.provenance import describe_run, read_provenance
-from ..step.forward import SUMS, SelfTeacher, SeparateTeacher, add_pair_forward
-from ..step.teacher import AdapterEMACallback, make_teacher
+from ..step.forward import SelfTeacher, add_pair_forward
+from ..step.teacher import make_teacher
 from ..step.tower_memo import TowerMemo
-from .sampling import EpochLengthGroupedSampler
+from .checkpoints import ExactCheckpoints
+from .metrics import NotFiniteError, StepMetrics
+from .precision import prepare_precision
+from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
 
 
-# Written into a checkpoint when all ranks have written their parts, and before older checkpoints are deleted
-COMPLETE_MARKER = "checkpoint_complete"
-# In checkpoints, the moving average of a teacher
-ADAPTER_AVERAGE = "adapter_average.safetensors"
-AVERAGE_MODEL = "ema_teacher"
 COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
 # for length-grouped sampling, which reads the data set after the other columns are gone
 COLUMNS += ["length"]
 
 
-class PumaKLTrainer(SFTTrainer):
+class PumaKLTrainer(ExactCheckpoints, SFTTrainer):
     """
     Trainer for Math-PUMA ([Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical
     Reasoning](https://huggingface.co/papers/2408.08640)).
@@ -121,12 +112,6 @@ class PumaKLTrainer(SFTTrainer):
                 f"`use_kl: true` needs the processor of a vision-language model as `processing_class`, but it is "
                 f"{type(processing_class).__name__}. For stage 1 on a text model set `use_kl: false`."
             )
-        # Sums over answer tokens since the last log, on the device; reduced over ranks only when logged
-        self._sums: dict[str, torch.Tensor | int] = defaultdict(int)
-        # Positions of the batches since the last log: (read, all)
-        self._slots: dict[str, torch.Tensor | int] = defaultdict(int)
-        # Row ids and loss of each micro-batch since the last check that all losses are finite
-        self._unchecked: list[tuple[list[str], torch.Tensor]] = []
         self.stop_requested = False
         super().__init__(
             model=model,
@@ -143,45 +128,30 @@ class PumaKLTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = True
         # checked here instead, where the rows are known, and without a device synchronisation per micro-batch
         self.args.logging_nan_inf_filter = False
+        self._step_metrics = StepMetrics(self.args.device)
         self._is_pair_data = isinstance(processing_class, ProcessorMixin)
+        is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        prepare_precision(self.model, args, is_engine, self.is_fsdp_enabled, fresh=peft_config is not None)
+        self._add_pair_step()
+        if parse_flag_from_env("ACCELERATE_USE_FSDP") and not self.is_fsdp_enabled:
+            raise ValueError(
+                "The accelerate configuration asks for FSDP, which accelerate does not run on a CPU: it would run DDP "
+                "instead. Launch with accelerate_configs/ddp.yaml, or on GPUs."
+            )
+
+    def _add_pair_step(self) -> None:
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if is_deepspeed_zero3_enabled() and "_weight_conversions" in vars(base_model):
             # transformers 5.23 keeps all renamings that it knows here, not those that loading used, and saving would
             # put `model.model.` before the language model's names
             base_model._weight_conversions = [each for each in base_model._weight_conversions if each.was_used()]
-        self._prepare_precision(fresh=peft_config is not None)
-        self.teacher = make_teacher(self) if args.use_kl else SelfTeacher()
+        self.teacher = make_teacher(self) if self.args.use_kl else SelfTeacher()
         memo = None
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
             memo = TowerMemo(base_model, get_family(base_model.config))
-        add_pair_forward(base_model, args, self.teacher, memo)
-
-    def _prepare_precision(self, fresh: bool) -> None:
-        """Sees to it that what trains is kept in fp32, by us or by the engine."""
-        mixed, is_engine = self.args.bf16 or self.args.fp16, self.is_deepspeed_enabled or self.is_fsdp_enabled
-        if is_peft_model(self.model):
-            # in half precision DeepSpeed keeps its own fp32 copies, and accelerate makes them for FSDP, but not beside
-            # 4-bit weights; ZeRO-3 has sharded the parameters already
-            is_4bit = getattr(self.model, "is_loaded_in_4bit", False)
-            has_copies = mixed and is_engine and not (self.is_fsdp_enabled and is_4bit)
-            if not has_copies and not is_deepspeed_zero3_enabled():
-                prepare_adapters(self.model, autocast=mixed, fresh=fresh)
-        elif not is_engine and (
-            half := {p.dtype for p in self.model.parameters() if p.requires_grad} - {torch.float32}
-        ):
-            warnings.warn(
-                f"The weights train in {', '.join(map(str, half))} without fp32 copies, so that small updates are rounded "
-                "away. Set `dtype: float32` beside `bf16: true`, or use DeepSpeed, FSDP2 or adapters."
-            )
+        add_pair_forward(base_model, self.args, self.teacher, memo)
 
     # Step
-
-    def _run_epoch(self, *args, **kwargs):
-        if self.state.global_step >= self.state.max_steps:
-            # resumed from its last step: Trainer would take one more before it looks
-            self.control.should_training_stop = True
-            return
-        super()._run_epoch(*args, **kwargs)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None and self._is_pair_data:
@@ -197,57 +167,28 @@ class PumaKLTrainer(SFTTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
         if batch_samples:
-            self._mask_repeated_rows(batch_samples[-1])
+            mask_repeated_rows(batch_samples[-1], self.accelerator, self.args, self.padding_free)
         return super()._get_num_items_in_batch(batch_samples, device)
-
-    def _mask_repeated_rows(self, batch: dict[str, Any]) -> None:
-        """
-        Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
-
-        Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data.
-        Counted twice, they would make the result depend on the number of processes. In padding-free batches (packing)
-        rows are not told apart, and count.
-        """
-        state, num_processes = self.accelerator.gradient_state, self.accelerator.num_processes
-        if num_processes == 1 or self.args.dataloader_drop_last or not state.end_of_dataloader or self.padding_free:
-            return
-        dataset = state.active_dataloader.dataset
-        if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
-            return
-        # accelerate's own `remainder` is unknown in an epoch that is resumed
-        batch_size = batch["labels"].shape[0]
-        remainder = len(dataset) % (batch_size * num_processes)
-        if remainder == 0:
-            return
-        num_real = remainder - self.accelerator.process_index * batch_size
-        for name in ("labels", "teacher_labels"):
-            if name in batch:
-                batch[name][max(num_real, 0) :] = -100
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         mode = "train" if self.model.training else "eval"
         row_ids = inputs.pop("row_id", [])
-        for name in ("attention_mask", "teacher_attention_mask"):
-            if name in inputs:
-                mask = inputs[name]
-                self._slots[mode] += torch.stack((mask.sum(), mask.new_full((), mask.numel())))
+        self._step_metrics.add_positions(mode, inputs)
         if self.args.use_kl:
             result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
         else:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             loss = result[0] if return_outputs else result
         if mode == "train":
-            self._unchecked.append((row_ids, loss.detach()))
+            self._step_metrics.add_loss(row_ids, loss)
         return result
 
     def _pair_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None, mode: str
     ) -> torch.Tensor:
-        teacher_inputs = {name: inputs.pop(name) for name in list(inputs) if name.startswith("teacher_")}
-        teacher_inputs = {name.removeprefix("teacher_"): value for name, value in teacher_inputs.items()}
-        num_tokens = inputs["attention_mask"].sum().double()
-        output = model(**inputs, teacher_inputs=teacher_inputs, num_items_in_batch=num_items_in_batch)
-        self._sums[mode] += torch.cat((output.sums, num_tokens[None]))
+        student, teacher = split_sides(inputs)
+        output = model(**student, teacher_inputs=teacher, num_items_in_batch=num_items_in_batch)
+        self._step_metrics.add_sums(mode, output.sums, student["attention_mask"])
         loss = output.loss
         # `num_items_in_batch` counts the answer tokens of every rank, and the engines average gradients over ranks
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -255,131 +196,44 @@ class PumaKLTrainer(SFTTrainer):
         return loss
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        self._mask_repeated_rows(inputs)
+        mask_repeated_rows(inputs, self.accelerator, self.args, self.padding_free)
         return super().prediction_step(model, inputs, prediction_loss_only or self.args.use_kl, ignore_keys)
 
     # Metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         mode = "train" if self.model.training else "eval"
-        slots, sums = self._slots.pop(mode, 0), self._sums.pop(mode, 0)
-        counts = torch.cat([value.double() for value in (slots, sums) if torch.is_tensor(value)] or [torch.empty(0)])
-        totals = self._reduce(counts.to(self.args.device))
-        if torch.is_tensor(slots):
-            num_read, num_slots, *totals = totals
-            self._metrics[mode]["padding_share"] = [1 - num_read / num_slots]
+        means = self._measure(mode)
+        self._metrics[mode] |= {name: [value] for name, value in means.items()}
         if mode == "train" and self.args.part_learning_rates and "learning_rate" in logs:
             logs |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
-        if torch.is_tensor(sums):
-            metrics = self._pair_metrics(dict(zip((*SUMS, "input_tokens"), totals, strict=True)), mode)
-            for name, value in metrics.items():
-                self._metrics[mode][name] = [value]
-            if mode == "eval" and "eval_loss" in logs:
-                # the exact mean over tokens instead of Trainer's mean over batches
-                logs["eval_loss"] = metrics["kl"] * self.args.lambda_kl + metrics["ce"] * (1 - self.args.lambda_kl)
+        if mode == "eval" and "eval_loss" in logs and "kl" in means:
+            # the exact mean over tokens instead of Trainer's mean over batches
+            logs["eval_loss"] = means["kl"] * self.args.lambda_kl + means["ce"] * (1 - self.args.lambda_kl)
         super().log(logs, start_time)
 
-    def _pair_metrics(self, sums: dict[str, float], mode: str) -> dict[str, float]:
-        if mode == "train":
-            self._total_train_tokens += int(sums["input_tokens"])
-        count = max(sums["num_tokens"], 1.0)
-        means = {
-            name: sums[name] / count for name in ("kl", "forward_kl", "reverse_kl", "ce", "teacher_ce", "entropy")
-        }
-        return means | {
-            "mean_token_accuracy": sums["correct"] / count,
-            "teacher_mean_token_accuracy": sums["teacher_correct"] / count,
-            "num_tokens": self._total_train_tokens,
-        }
-
-    def _reduce(self, counts: torch.Tensor) -> list[float]:
+    def _measure(self, mode: str | None = None) -> dict[str, float]:
         """
-        Sums `counts` over ranks, and in the same reduction tells all ranks of what one of them has seen.
+        Returns the means since the last log, and in the same reduction tells all ranks of what one of them has seen.
 
         Stops the run, on all ranks, if a loss since the last call was NaN or infinite on one; saves and stops, on all
         ranks, if one was asked to.
         """
-        unchecked, self._unchecked = self._unchecked, []
-        losses = torch.stack([counts.new_zeros((), dtype=torch.float32), *(loss.float() for _, loss in unchecked)])
-        bad = (~losses.isfinite()).any()[None].double()
-        stop = torch.tensor([self.stop_requested], dtype=torch.double, device=bad.device)
-        any_bad, any_stop, *totals = self.accelerator.reduce(torch.cat((bad, stop, counts.double())), "sum").tolist()
-        if any_bad:
-            self._refuse_losses(unchecked)
-        if any_stop:
+        try:
+            means, stop = self._step_metrics.reduce(self.accelerator, mode, self.stop_requested)
+        except NotFiniteError as error:
+            raise FloatingPointError(
+                f"The loss is not finite by step {self.state.global_step}: {error}. The last checkpoint in "
+                f"{self.args.output_dir} was written before that and is good. Look at these rows, or lower "
+                "`learning_rate` or `max_grad_norm`, then resume."
+            ) from None
+        if stop:
             self.stop_requested = self.control.should_training_stop = self.control.should_save = True
-        return totals
-
-    def _refuse_losses(self, unchecked: list[tuple[list[str], torch.Tensor]]) -> None:
-        bad = [(rows, loss.item()) for rows, loss in unchecked if not loss.isfinite()]
-        rows = "; ".join(f"loss {loss} at rows {', '.join(rows)}" for rows, loss in bad[:3])
-        raise FloatingPointError(
-            f"The loss is not finite by step {self.state.global_step}: {rows or 'the rows are named by another rank'}. "
-            f"The last checkpoint in {self.args.output_dir} was written before that and is good. Look at these rows, "
-            "or lower `learning_rate` or `max_grad_norm`, then resume."
-        )
-
-    # Checkpoints
+        return means
 
     def _save_checkpoint(self, model, trial):
-        self._reduce(torch.empty(0, device=self.args.device))
-        if self.args.should_save:
-            # left by the run that is being repeated from an earlier checkpoint
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            (Path(self._get_output_dir(trial)) / name / COMPLETE_MARKER).unlink(missing_ok=True)
+        self._measure()  # nothing is saved after a loss that is not finite
         super()._save_checkpoint(model, trial)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        # The last that each rank writes. What follows is the main process's `trainer_state.json` and the end of older
-        # checkpoints, so this one must count before that.
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            facts = {"num_processes": self.accelerator.num_processes, "rows_per_step": rows_per_step(self.args)}
-            (Path(output_dir) / COMPLETE_MARKER).write_text(json.dumps(facts))
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        # with `save_strategy: best` its answer decides whether to save, also in a run that was asked to save and stop
-        return super()._determine_best_metric(metrics, trial) or self.stop_requested
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        if is_peft_model(self.model) or self.is_fsdp_enabled:
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        # Trainer's own way loads non-strictly under names that vision-language checkpoints do not use, and so keeps
-        # the base weights (transformers 5.23). `from_pretrained` knows the names.
-        _load_weights(self.model if model is None else model, resume_from_checkpoint)
-
-    def _adapter_average(self) -> AdapterEMACallback | None:
-        """The teacher's moving average that no one else saves: of adapters, under DeepSpeed and FSDP."""
-        is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        return self.teacher.average if is_engine and isinstance(self.teacher, SelfTeacher) else None
-
-    def _has_average_model(self) -> bool:
-        return self.args.teacher == "ema" and isinstance(self.teacher, SeparateTeacher)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if (average := self._adapter_average()) is not None:
-            state = average.state()  # on all ranks
-            if self.args.should_save:
-                save_file(state, Path(output_dir) / ADAPTER_AVERAGE)
-        if self._has_average_model() and self.args.should_save:
-            self.teacher.model.save_pretrained(Path(output_dir) / AVERAGE_MODEL)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        # here, and not with the weights, which DeepSpeed loads by itself
-        if (average := self._adapter_average()) is not None:
-            average.restore(load_file(Path(checkpoint) / ADAPTER_AVERAGE))
-        if self._has_average_model():
-            _load_weights(self.teacher.model, Path(checkpoint) / AVERAGE_MODEL)
-
-    def _load_best_model(self) -> None:
-        if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return super()._load_best_model()
-        _load_weights(self.model, self.state.best_model_checkpoint)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
@@ -420,15 +274,5 @@ class PumaKLTrainer(SFTTrainer):
         return optimizer
 
 
-def rows_per_step(args: PumaKLConfig) -> int:
-    """Returns the number of rows of an optimizer step, over all processes."""
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
 def _load_config(model: str | PreTrainedModel):
     return AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config
-
-
-def _load_weights(model: PreTrainedModel, folder: str | Path) -> None:
-    loaded = type(model).from_pretrained(folder, dtype=model.dtype)
-    model.load_state_dict(loaded.state_dict(), strict=True)

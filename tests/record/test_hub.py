@@ -20,9 +20,10 @@ from PIL import Image
 from puma_trl import run
 from puma_trl.errors import HubError
 from puma_trl.pairs.__main__ import main as pairs_main
+from puma_trl.recipe import parse_recipe
 from puma_trl.record import hub
 from puma_trl.record.hub import main, push
-from puma_trl.record.provenance import merge_recipe
+from puma_trl.record.provenance import saved_recipe
 from puma_trl.train.trainer import PumaKLTrainer
 
 from ..hub_server import COMMIT, PREUPLOAD, TOKEN
@@ -228,7 +229,7 @@ def test_saved_recipe_and_provenance(train, server, folder):
     out = train(learning_rate="2e-5", save_strategy="steps", save_steps=1, max_steps=1, hub_strategy="end")
     for place in (out, out / "checkpoint-1"):
         recipe = yaml.safe_load((place / "recipe.yaml").read_text())
-        assert (recipe["learning_rate"], recipe["save_strategy"]) == ("2e-5", "steps")
+        assert (recipe["learning_rate"], recipe["save_strategy"]) == (2e-5, "steps")
         provenance = json.loads((place / "provenance.json").read_text())
         assert provenance["training"]["learning_rate"] == 2e-5
         assert provenance["data"]["train"]["rows_kept"] == 4 and len(provenance["data"]["train"]["fingerprint"]) == 64
@@ -242,16 +243,23 @@ def test_saved_recipe_and_provenance(train, server, folder):
     assert again["data"]["train"]["fingerprint"] == provenance["data"]["train"]["fingerprint"]
 
 
-def test_merged_recipe_leaves_secrets_out(tmp_path):
+def test_saved_recipe_leaves_secrets_out(tmp_path, monkeypatch):
+    for name in ("HF_TOKEN", "WANDB_MODE"):  # which the recipe sets
+        monkeypatch.setenv(name, "")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"hub_token: {TOKEN}\nlearning_rate: 1e-5\nuse_kl: true\nenv:\n  HF_TOKEN: {TOKEN}\n  WANDB_MODE: offline\n"
+        "model_name_or_path: me/base\ndataset_name: pairs.jsonl\nuse_cpu: true\nbf16: false\n"
     )
-    argv = [str(recipe), "--hub_token", TOKEN, "--save_strategy", "no", "--alpha_kl=0.25", "--no_use_kl"]
-    argv += ["--trainable_parts", "aligner", "language_model", "--seed", "1", "--resume_from_checkpoint", "true"]
-    assert merge_recipe(argv, str(recipe)) == {
-        "learning_rate": "1e-5",
+    argv = [str(recipe), "--hub-token", TOKEN, "--save_strategy", "no", "--alpha_kl=0.25", "--no-use-kl"]
+    argv += ["--trainable_parts", "aligner", "language_model", "--seed", "1", "--resume-from-checkpoint", "true"]
+    assert saved_recipe(parse_recipe(argv)[3]) == {
+        "learning_rate": 1e-5,
         "env": {"WANDB_MODE": "offline"},
+        "model_name_or_path": "me/base",
+        "dataset_name": ["pairs.jsonl"],
+        "use_cpu": True,
+        "bf16": False,
         "save_strategy": "no",
         "alpha_kl": 0.25,
         "use_kl": False,

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from puma_trl import run
 from puma_trl.checkpoints.assemble import assemble
 from puma_trl.mini import write_data
+from puma_trl.train.sampling import mask_repeated_rows
 from puma_trl.train.trainer import PumaKLTrainer
 
 from ..checkpoints.test_assemble import write_language_model, write_tower
@@ -88,5 +89,5 @@ def test_last_batch_of_two_processes(tmp_path, monkeypatch, packing):
     state = SimpleNamespace(end_of_dataloader=True, active_dataloader=loader)
     trainer.accelerator = SimpleNamespace(gradient_state=state, num_processes=2, process_index=1)
     batch = {"labels": torch.ones((1, 10) if packing else (2, 5))}
-    trainer._mask_repeated_rows(batch)
+    mask_repeated_rows(batch, trainer.accelerator, trainer.args, trainer.padding_free)
     assert (batch["labels"] == 1).sum() == (10 if packing else 5)

@@ -1,0 +1,219 @@
+import dataclasses
+import os
+from typing import get_type_hints
+
+import pytest
+import yaml
+
+from puma_trl.errors import ConfigError
+from puma_trl.recipe import TYPES, _kinds, parse_recipe
+
+
+RECIPE = """
+model_name_or_path: some/model
+dataset_name: a.jsonl, b.jsonl
+output_dir: {output_dir}
+learning_rate: 1e-5
+trainable_parts: aligner, vision_tower_low, vision_tower_high
+bf16: false
+use_cpu: true
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(output_dir=tmp_path / "out"))
+    return path
+
+
+@pytest.mark.parametrize("form", ["positional", "flag", "flag="])
+def test_recipe_forms(recipe, form):
+    argv = {"positional": [str(recipe)], "flag": ["--config", str(recipe)], "flag=": [f"--config={recipe}"]}[form]
+    script_args, training_args, model_args, values = parse_recipe(argv)
+    assert values["output_dir"] == training_args.output_dir and values["learning_rate"] == 1e-5
+    assert model_args.model_name_or_path == "some/model"
+    assert script_args.dataset_name == ["a.jsonl", "b.jsonl"]
+    assert training_args.learning_rate == 1e-5  # YAML reads 1e-5 as a string
+    assert training_args.trainable_parts == ["aligner", "vision_tower_low", "vision_tower_high"]
+    assert (training_args.use_kl, training_args.alpha_kl, training_args.lambda_kl, training_args.temp_kl) == (
+        True,
+        0.5,
+        0.1,
+        1.0,
+    )
+
+
+def test_command_line_overrides_recipe(recipe):
+    argv = [str(recipe), "--alpha_kl", "0.25", "--use_kl", "false", "--trainable_parts", "aligner,language_model"]
+    _, training_args, _, _ = parse_recipe(argv)
+    assert training_args.alpha_kl == 0.25
+    assert training_args.use_kl is False
+    assert training_args.trainable_parts == ["aligner", "language_model"]
+
+
+def test_unknown_key_in_recipe(recipe):
+    recipe.write_text(recipe.read_text() + "alpha_lk: 0.3\n")
+    with pytest.raises(ValueError, match=r"Unknown key `alpha_lk` in the recipe .*Did you mean `alpha_kl`"):
+        parse_recipe([str(recipe)])
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [("--tempkl", "temp_kl"), ("--learning_rat=1", "learning_rate"), ("--lr=1", "learning_rate")],
+)
+def test_unknown_flag(recipe, flag, nearest):
+    with pytest.raises(ValueError, match=rf"on the command line. Did you mean `{nearest}`"):
+        parse_recipe([str(recipe), *flag.split("=")])
+
+
+def test_unknown_key_like_no_other(recipe):
+    with pytest.raises(ValueError, match=r"Unknown key `zzz` on the command line. `puma_trl/run.py --help` lists all"):
+        parse_recipe([str(recipe), "--zzz", "1"])
+
+
+def test_part_learning_rates(recipe):
+    recipe.write_text(recipe.read_text() + "part_learning_rates: {aligner: 1e-4}\n")  # text in YAML
+    assert parse_recipe([str(recipe)])[1].part_learning_rates == {"aligner": 1e-4}
+    argv = [str(recipe), "--part_learning_rates", '{"vision_tower": 0.0}']
+    assert parse_recipe(argv)[1].part_learning_rates == {"vision_tower": 0.0}
+
+
+def test_broken_yaml(tmp_path):
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [1, 2")
+    with pytest.raises(ValueError, match="broken.yaml is not valid YAML"):
+        parse_recipe([str(path)])
+
+
+@pytest.mark.parametrize("missing", ["model_name_or_path", "dataset_name"])
+def test_missing_key(recipe, missing):
+    lines = [line for line in recipe.read_text().splitlines() if not line.startswith(missing)]
+    recipe.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=f"`{missing}` is missing"):
+        parse_recipe([str(recipe)])
+
+
+def test_both_kinds_of_eval_data(recipe):
+    with pytest.raises(ValueError, match="`eval_split_size` and `eval_dataset_name`"):
+        parse_recipe([str(recipe), "--eval_split_size", "0.1", "--eval_dataset_name", "e.jsonl"])
+
+
+def test_forms_of_flags(recipe):
+    """Dashes and underscores, `--no_x` and `--x false`, `--x=y` and repeated flags give one key."""
+    forms = (
+        ["--use_kl", "false", "--lambda_kl", "0.25", "--hub_model_id", "me/secret", "--hub_private_repo", "true"],
+        ["--no-use-kl", "--lambda-kl=0.25", "--hub-model-id", "me/secret", "--hub-private-repo", "true"],
+        [
+            "--no_use_kl",
+            "--lambda_kl",
+            "0.5",
+            "--lambda-kl",
+            "0.25",
+            "--hub-model-id=me/secret",
+            "--hub_private_repo=yes",
+        ],
+    )
+    results = [parse_recipe([str(recipe), *flags]) for flags in forms]
+    assert results[0][3] == results[1][3] == results[2][3]
+    assert results[0][3].items() >= {"use_kl": False, "lambda_kl": 0.25, "hub_private_repo": True}.items()
+    assert "hub-model-id" not in results[1][3]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("use_kl:\n", "`use_kl` has no value. Give it true or false"),
+        ("learning_rate: null\n", "`learning_rate` has no value. Give it a number"),
+        ("learning_rate: true\n", "`learning_rate` is True, but it must be a number"),
+        ("learning_rate: [1e-3]\n", r"`learning_rate` is \['1e-3'\], but it must be a number"),
+        ("learning_rate: .inf\n", "`learning_rate` is inf"),
+        ("temp_kl: .nan\n", "`temp_kl` is nan"),
+        ("seed: null\n", "`seed` has no value"),
+        ("seed: 1.5\n", "`seed` is 1.5, but it must be a whole number"),
+        ("run_name: 5\n", "`run_name` is 5, but it must be text"),
+        ("gradient_accumulation_steps: two\n", "`gradient_accumulation_steps` is 'two'"),
+        ("bf16: 0.5\n", "`bf16` is 0.5, but it must be true or false"),
+        ("train_sampling_strategy: nope\n", "`train_sampling_strategy` is 'nope', but it must be one of random"),
+        ("save_strategy: nope\n", "`save_strategy` is 'nope', but it must be one of no, "),
+        ("teacher: [live]\n", "`teacher` is"),
+        ("seed: 1\nseed: 2\n", "the key `seed` stands twice"),
+        ("env: HF_TOKEN\n", "`env` in the recipe"),
+        ("overwrite_output_dir: true\n", "A run never overwrites another"),
+        ("torch_dtype: float32\n", "Did you mean `dtype`"),
+        ("group_by_length: true\n", "Did you mean `train_sampling_strategy`"),
+        ("1: 2\n", "Unknown key `1`"),
+    ],
+)
+def test_values_of_another_type(recipe, lines, message):
+    recipe.write_text(recipe.read_text().replace("learning_rate: 1e-5\n", "").replace("bf16: false\n", "") + lines)
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe([str(recipe)])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--learning_rate", "fast"], "learning.rate"),
+        (["--seed"], "expected one argument"),
+        (["surplus"], "unrecognized arguments: surplus"),
+        (["--temp_kl", "inf"], "`temp_kl` is inf"),
+        (["--teacher", "alive"], "invalid choice: 'alive'"),
+        (["--config", "other.yaml"], "Several recipes"),
+    ],
+)
+def test_flags_that_cannot_be_read(recipe, flags, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe([str(recipe), *flags])
+
+
+def test_recipe_is_named_where_it_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match="No such recipe: .*none.yaml"):
+        parse_recipe([str(tmp_path / "none.yaml")])
+    (tmp_path / "latin.yaml").write_bytes("output_dir: caf\u00e9".encode("latin-1"))
+    with pytest.raises(ConfigError, match="latin.yaml is not UTF-8"):
+        parse_recipe([str(tmp_path / "latin.yaml")])
+    (tmp_path / "folder.yaml").mkdir()
+    with pytest.raises(ConfigError, match="folder.yaml is not a regular file"):
+        parse_recipe([str(tmp_path / "folder.yaml")])
+
+
+FIELDS = {
+    field.name: (field, get_type_hints(each)[field.name])
+    for each in TYPES
+    for field in dataclasses.fields(each)
+    if field.init
+}
+
+
+def other_values(field, hint):
+    """Values of a field's type that are not its default."""
+    kinds = [tuple(field.metadata["choices"])] if field.metadata.get("choices") else _kinds(hint)
+    samples = {bool: [True, False], int: [3], float: [0.25, 2], str: ["text"], list: [["a", "b"]]}
+    values = [value for kind in kinds for value in (kind if isinstance(kind, tuple) else samples.get(kind, []))]
+    return [value for value in values if value != field.default]
+
+
+def settings(argv):
+    """Returns all fields of the arguments, or the error."""
+    try:
+        *arguments, values = parse_recipe(argv)
+    except Exception as error:  # whatever transformers raises for values that do not go together
+        return str(error), None
+    fields = {field.name: repr(getattr(each, field.name)) for each in arguments for field in dataclasses.fields(each)}
+    fields.pop("logging_dir", None)
+    return fields, values
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_written_recipe_gives_the_same_arguments(name, recipe, tmp_path, monkeypatch):
+    """Whatever key is given on the command line, the values that a run writes down give the same run again."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # which transformers writes into
+    for value in other_values(*FIELDS[name]):
+        pieces = value if isinstance(value, list) else [str(value)]
+        fields, values = settings([str(recipe), f"--{name.replace('_', '-')}", *pieces])
+        if values is None:
+            continue  # such as fp16 on a CPU: refused by transformers
+        (tmp_path / "again.yaml").write_text(yaml.safe_dump(values))
+        again, values_again = settings([str(tmp_path / "again.yaml")])
+        assert again == fields and values_again == values
