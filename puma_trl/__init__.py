@@ -1,6 +1,13 @@
-"""Math-PUMA as a HuggingFace-native training recipe on TRL."""
+"""
+Math-PUMA as a HuggingFace-native training recipe on TRL.
 
+After `import puma_trl`, before transformers or after it, the Auto classes load Math-PUMA's own model.
+"""
+
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from wrapt import lazy_import, when_imported
 
 
 if TYPE_CHECKING:
@@ -15,6 +22,14 @@ _MODULES = {
     "PumaKLConfig": "config",
     "PumaKLTrainer": "train.trainer",
 }
+
+
+@when_imported("transformers.models.auto.configuration_auto")
+def _announce_family(auto: ModuleType) -> None:
+    # A stand-in for the class, whose module registers the rest: it is imported, and torch with it, when a model of that
+    # type is first loaded. Here it could not be: this runs in the middle of whatever imports the Auto classes.
+    family = f"{__name__}.models.families.math_puma_qwen2"
+    auto.CONFIG_MAPPING.register("math_puma_qwen2", lazy_import(family, "MathPumaQwen2Config"))
 
 
 def __getattr__(name: str) -> Any:
