@@ -7,8 +7,8 @@ python benchmarks/data_startup.py --rows 20000    # a quick look
 ```
 
 The pairs are generated: texts of realistic length (text-rich 40-110 words, vision-rich 10-40, answers 40-140), all
-different, one picture per row out of a pool of files of 40 sizes, and a byte-pair tokenizer trained on such texts. Every
-measurement runs in a process of its own; memory is that of the process and its workers together.
+different, one picture per row out of a pool of files of 40 sizes, and a byte-pair tokenizer trained on such texts.
+Every measurement runs in a process of its own; memory is that of the process and its workers together.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common import table_head, table_row, verdict
 
 
 GOALS = {"first": 300.0, "cached": 15.0, "memory": 2.0}
@@ -103,7 +105,7 @@ def load(folder: Path, num_proc: int | None) -> None:
 
 
 def memory_of(pid: int) -> tuple[int, int]:
-    """Returns proportional and plain resident bytes of a process and its descendants; shared pages count once in the first."""
+    """Returns proportional (shared pages count once) and plain resident bytes of a process and its descendants."""
     proportional = resident = 0
     pending = [pid]
     while pending:
@@ -159,12 +161,11 @@ def main() -> None:
         size = (folder / "pairs.jsonl").stat().st_size / 2**30
         first, cached = measure(folder, args.num_proc), measure(folder, args.num_proc)
     print(f"{first['rows']:,} pairs, {size:.2f} GiB, {first['mean_length']:.0f} tokens per pair on average")
-    print("\n| start | seconds | first / this | peak memory (GiB) | sum of RSS (GiB) |")
-    print("|" + "---|" * 5)
+    print("\n" + table_head("start", "seconds", "first / this", "peak memory (GiB)", "sum of RSS (GiB)"))
     for name, result in (("first", first), ("cached", cached)):
         cells = [name, f"{result['seconds']:.1f}", f"{first['seconds'] / result['seconds']:.1f}"]
         cells += [f"{result['proportional']:.2f}", f"{result['resident']:.2f}"]
-        print(f"| {' | '.join(cells)} |")
+        print(table_row(cells))
     memory = max(first["proportional"], cached["proportional"])
     print("\nGoals\n")
     for name, value, unit in (
@@ -172,8 +173,7 @@ def main() -> None:
         ("cached", cached["seconds"], "s"),
         ("memory", memory, "GiB"),
     ):
-        reached = "reached" if value <= GOALS[name] else "missed"
-        print(f"- {name}: {value:.1f} {unit}, goal ≤ {GOALS[name]:.0f} {unit}: {reached}")
+        print(verdict(name, value, "≤", GOALS[name], f"{{:.1f}} {unit}", f"{{:.0f}} {unit}"))
 
 
 if __name__ == "__main__":

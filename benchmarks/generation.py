@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from common import table_head, table_row, verdict
 from PIL import Image
 
 from puma_trl.evaluation.local_model import Generator, Prompt
@@ -80,24 +81,20 @@ def main() -> None:
         measure(sides["batched, by length"], prompts[: args.batch_size])  # warm-up
         results = {name: measure(generator, prompts) for name, generator in sides.items()}
     slow, expected = results["one at a time"]
-    print(
-        f"{args.items} prompts, batches of {args.batch_size}, {args.max_new_tokens} new tokens, {args.threads} threads\n"
-    )
-    print("| way | seconds | prompts per second | one at a time / this | equal answers |")
-    print("|" + "---|" * 5)
+    print(f"{args.items} prompts, batches of {args.batch_size}, {args.max_new_tokens} new tokens, ", end="")
+    print(f"{args.threads} threads\n")
+    print(table_head("way", "seconds", "prompts per second", "one at a time / this", "equal answers"))
     equal = {
         name: sum(reply == gold for reply, gold in zip(replies, expected, strict=True))
         for name, (_, replies) in results.items()
     }
     for name, (seconds, _) in results.items():
         cells = [name, f"{seconds:.2f}", f"{args.items / seconds:.2f}", f"{slow / seconds:.2f}"]
-        print(f"| {' | '.join(cells)} | {equal[name]}/{args.items} |")
+        print(table_row([*cells, f"{equal[name]}/{args.items}"]))
     ratio = slow / results["batched, by length"][0]
-    reached = ratio >= GOAL and equal["batched, by length"] == args.items
-    print(
-        f"\n- one at a time / batched by length, all answers equal: {ratio:.2f}, goal ≥ {GOAL:g}: "
-        f"{'reached' if reached else 'missed'}"
-    )
+    all_equal = equal["batched, by length"] == args.items
+    name = "one at a time / batched by length, all answers equal"
+    print("\n" + verdict(name, ratio, "≥", GOAL, "{:.2f}", "{:g}", all_equal))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ python benchmarks/loss.py --tokens 512 --hidden 1536 --head frozen --dtype float
 - `tiles`: TRL's `ChunkedDivergenceFunction`, once for each direction of the KL, and its `ChunkedLogProbFunction`.
 - `gkd`: both sides' logits, `GKDTrainer.generalized_jsd_loss` once for each direction, `cross_entropy`.
 - `floor`: only the products that no exact method avoids: both sides' logits, the gradient of the hidden states and,
-  with a trained head, that of the weight. For bfloat16 it multiplies single-precision copies, whose making is not timed,
-  since a CPU without bfloat16 units multiplies those faster.
+  with a trained head, that of the weight. For bfloat16 it multiplies single-precision copies, whose making is not
+  timed, since a CPU without bfloat16 units multiplies those faster.
 
 Every measurement runs in a process of its own, after a warm-up on a few tokens (which compiles). Memory is the peak of
 the resident set above what the inputs take, gradients included. All variants must give the same loss and gradient.
@@ -30,6 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import table_head, table_row, verdict
 from torch.nn.functional import cross_entropy
 
 
@@ -197,30 +198,27 @@ def print_row(row: tuple[int, int, str, str], results: dict[str, dict | None]) -
             cells += [f"{result['seconds'] / fused_result['seconds']:.2f}" if fused_result else ""]
             cells += [f"{result['memory'] / 1e6:.0f}"]
             cells += [f"{result['memory'] / fused_result['memory']:.2f}" if fused_result else ""]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        print(table_row(cells), flush=True)
 
 
 def print_goals(table: dict[tuple[int, int, str, str], dict[str, dict | None]]) -> None:
     """Prints the ratios that have a goal, as far as they were measured."""
 
-    def ratio(name: str, row: tuple, variant: str, other_row: tuple, other: str, goal: float, at_most: bool) -> None:
+    def ratio(name: str, row: tuple, variant: str, other_row: tuple, other: str, sign: str, goal: float) -> None:
         result, reference = table.get(row, {}).get(variant), table.get(other_row, {}).get(other)
         if result and reference:
             field = "memory" if name.startswith("memory") else "seconds"
-            value = result[field] / reference[field]
-            met = value <= goal if at_most else value >= goal
-            sign = "≤" if at_most else "≥"
-            print(f"- {name}: {value:.3g}, goal {sign} {goal:.3g}: {'reached' if met else 'missed'}")
+            print(verdict(name, result[field] / reference[field], sign, goal))
 
     print("\nGoals, frozen head, float32\n")
     for hidden_size in (896, 1536):
         row = (512, hidden_size, "frozen", "float32")
         longer = (2048, *row[1:])
-        ratio(f"time, fused / floor, N 512, H {hidden_size}", row, "fused", row, "floor", 1.25, True)
+        ratio(f"time, fused / floor, N 512, H {hidden_size}", row, "fused", row, "floor", "≤", 1.25)
         for other in ("gkd", "tiles"):
-            ratio(f"time, {other} / fused, N 512, H {hidden_size}", row, other, row, "fused", 4.0, False)
-        ratio(f"memory, fused / gkd, N 512, H {hidden_size}", row, "fused", row, "gkd", 0.125, True)
-        ratio(f"memory, fused at N 2048 / at N 512, H {hidden_size}", longer, "fused", row, "fused", 1.1, True)
+            ratio(f"time, {other} / fused, N 512, H {hidden_size}", row, other, row, "fused", "≥", 4.0)
+        ratio(f"memory, fused / gkd, N 512, H {hidden_size}", row, "fused", row, "gkd", "≤", 0.125)
+        ratio(f"memory, fused at N 2048 / at N 512, H {hidden_size}", longer, "fused", row, "fused", "≤", 1.1)
 
 
 def rows_of(args: argparse.Namespace) -> list[tuple[int, int, str, str]]:
@@ -267,8 +265,8 @@ def main() -> None:
     print(
         f"V {args.vocab:,}, {torch.get_num_threads()} threads, torch {torch.__version__}; MB: peak above the inputs\n"
     )
-    print("| N | H | head | dtype | variant | seconds | × floor | × fused | MB | × fused |")
-    print("|" + "---|" * 10)
+    names = ("N", "H", "head", "dtype", "variant", "seconds", "× floor", "× fused", "MB", "× fused")
+    print(table_head(*names))
     table = {}
     for row in rows_of(args):
         table[row] = {variant: measure_apart(args, variant, row) for variant in variants_of(args, row)}

@@ -7,7 +7,8 @@ python benchmarks/padding.py
 
 Prompts and answers have log-normal lengths (medians of 60 and 160 tokens, standard deviations 0.5 and 0.6 of the
 logarithm), as written text has, and rows above `max_length` 2048 are out. Pictures cost either 576 tokens each, as in
-the models of Math-PUMA, whose towers read one fixed size, or 64 to 512, as in models that read any size. As `load_data` does, a row is measured by both its sides together. The sampler is the trainer's own, with the
+the models of Math-PUMA, whose towers read one fixed size, or 64 to 512, as in models that read any size. As
+`load_data` does, a row is measured by both its sides together. The sampler is the trainer's own, with the
 `train_sampling_strategy` of the recipes; each side of a batch is padded to its longest row, and the share is what the
 trainer logs as `padding_share`.
 """
@@ -16,6 +17,7 @@ import argparse
 import random
 import tempfile
 
+from common import table_head, table_row, verdict
 from datasets import Dataset
 
 from puma_trl.config import PumaKLConfig
@@ -86,15 +88,13 @@ def main() -> None:
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
     args = parser.parse_args()
     print(f"{args.rows:,} pairs, batch {args.batch_size}, accumulation {args.gradient_accumulation_steps}\n")
-    print("| pictures | random | grouped | random / grouped |")
-    print("|---|---|---|---|")
+    print(table_head("pictures", "random", "grouped", "random / grouped"))
     goals = []
     for name, picture in PICTURES.items():
         rows = make_rows(args.rows, picture)
         shuffled, grouped = (measure(args, rows, strategy) for strategy in ("random", "group_by_length"))
-        print(f"| {name} | {shuffled:.1%} | {grouped:.1%} | {shuffled / grouped:.2f} |")
-        reached = "reached" if grouped <= GOAL else "missed"
-        goals.append(f"- padding share, grouped, pictures of {name}: {grouped:.1%}, goal ≤ {GOAL:.0%}: {reached}")
+        print(table_row([name, f"{shuffled:.1%}", f"{grouped:.1%}", f"{shuffled / grouped:.2f}"]))
+        goals.append(verdict(f"padding share, grouped, pictures of {name}", grouped, "≤", GOAL, "{:.1%}", "{:.0%}"))
     print("\nGoals\n\n" + "\n".join(goals))
 
 

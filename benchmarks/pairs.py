@@ -6,27 +6,25 @@ python benchmarks/pairs.py                          # 1,000 pairs for speed, 10,
 python benchmarks/pairs.py --sizes 1000 2000 4000   # a quick look
 ```
 
-Every row runs the command itself, on one core. The problems of `build` have 30 words of a vocabulary of 5,000, as often
-as in natural language (Zipf's law), and a formula; every second one has a diagram of 300 x 200 pixels. The canvas is 512
-pixels wide. The pictures of `generate` have 512 x 384 pixels. Memory is
-the peak of the resident set, imports included.
+Every row runs the command itself, on one core. The problems of `build` have 30 words of a vocabulary of 5,000, as
+often as in natural language (Zipf's law), and a formula; every second one has a diagram of 300 x 200 pixels. The
+canvas is 512 pixels wide. The pictures of `generate` have 512 x 384 pixels. Memory is the peak of the resident set,
+imports included.
 """
 
 import argparse
 import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from itertools import accumulate
 from pathlib import Path
 
+from common import ROOT, environment, run, table_head, table_row, verdict
 from PIL import Image, ImageDraw
 
 
-ROOT = Path(__file__).parents[1]
 GOAL = 100  # pairs per second and core
 FLAT = 1.10  # memory at the largest size against that at the size before
 VOCABULARY = 5_000
@@ -58,13 +56,8 @@ def write_problems(folder: Path, count: int) -> Path:
 
 def measure(arguments: list[str]) -> tuple[float, float]:
     """Runs a command of the pair tools on one core; returns seconds and MiB."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     start = time.perf_counter()
-    result = subprocess.run(
-        [sys.executable, "-c", WATCHED, *arguments], env=environment, capture_output=True, text=True, cwd=ROOT
-    )
-    if result.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{result.stderr[-3000:]}")
+    result = run([sys.executable, "-c", WATCHED, *arguments], " ".join(arguments), env=environment(), cwd=ROOT)
     return time.perf_counter() - start, int(result.stderr.split()[-1]) / 1024
 
 
@@ -75,8 +68,8 @@ def main() -> None:
         "--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="pairs, from small to large"
     )
     args = parser.parse_args()
-    print("| tool | pairs | seconds | pairs/s, start-up taken off | peak MiB | against the size before |")
-    print("|---|---|---|---|---|---|")
+    names = ("tool", "pairs", "seconds", "pairs/s, start-up taken off", "peak MiB", "against the size before")
+    print(table_head(*names))
     verdicts = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -94,15 +87,10 @@ def main() -> None:
                 seconds, memory = results[count]
                 speed = (count - 1) / (seconds - results[1][0])
                 growth = memory / results[before][1]
-                print(
-                    f"| {tool} | {count:,} | {seconds:.1f} | {speed:.0f} | {memory:.0f} | {growth:.2f}× |", flush=True
-                )
-            verdicts.append(
-                f"- {tool}, pairs/s: {speed:.0f}, goal ≥ {GOAL}: {'reached' if speed >= GOAL else 'missed'}"
-            )
-            verdicts.append(
-                f"- {tool}, memory: {growth:.2f}×, goal ≤ {FLAT}: {'reached' if growth <= FLAT else 'missed'}"
-            )
+                cells = [tool, f"{count:,}", f"{seconds:.1f}", f"{speed:.0f}", f"{memory:.0f}", f"{growth:.2f}×"]
+                print(table_row(cells), flush=True)
+            verdicts.append(verdict(f"{tool}, pairs/s", speed, "≥", GOAL, "{:.0f}"))
+            verdicts.append(verdict(f"{tool}, memory", growth, "≤", FLAT, "{:.2f}×", "{}"))
     print("\n" + "\n".join(verdicts))
 
 

@@ -17,6 +17,9 @@ from typing import Any
 import loss
 import step
 import torch
+from common import table_head, table_row, verdict
+
+from puma_trl.record.charts import chart
 
 
 LOSS_CURVES = {
@@ -53,27 +56,20 @@ def measure_step(field: str, value: int, args: argparse.Namespace) -> dict[str, 
 
 def draw(curves: dict[tuple[str, str], dict[int, dict[str, float]]], path: str) -> None:
     """Draws a panel per curve: seconds on the left axis, memory on the right one, both from zero."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.5))
-    for axis, ((what, name), points) in zip(axes.flat, curves.items(), strict=True):
-        right = axis.twinx()
-        values = list(points)
-        (seconds,) = axis.plot(values, [point["seconds"] for point in points.values()], "o-", label="seconds")
-        megabytes = [point["memory"] / 1e6 for point in points.values()]
-        (memory,) = right.plot(values, megabytes, "s--", color="tab:orange", label="extra peak MB")
-        axis.set_title(f"{what}: {name}", fontsize=10)
-        axis.set_xlim(left=0)
-        axis.set_ylim(bottom=0, top=1.1 * max(point["seconds"] for point in points.values()))
-        right.set_ylim(bottom=0, top=1.25 * max(megabytes))
-        axis.locator_params(axis="x", nbins=5)
-        axis.grid(alpha=0.3)
-        axis.legend(handles=[seconds, memory], fontsize=8, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with chart(path, columns=3, rows=2, figsize=(12, 6.5)) as axes:
+        for axis, ((what, name), points) in zip(axes, curves.items(), strict=True):
+            right = axis.twinx()
+            values = list(points)
+            (seconds,) = axis.plot(values, [point["seconds"] for point in points.values()], "o-", label="seconds")
+            megabytes = [point["memory"] / 1e6 for point in points.values()]
+            (memory,) = right.plot(values, megabytes, "s--", color="tab:orange", label="extra peak MB")
+            axis.set_title(f"{what}: {name}", fontsize=10)
+            axis.set_xlim(left=0)
+            axis.set_ylim(bottom=0, top=1.1 * max(point["seconds"] for point in points.values()))
+            right.set_ylim(bottom=0, top=1.25 * max(megabytes))
+            axis.locator_params(axis="x", nbins=5)
+            axis.grid(alpha=0.3)
+            axis.legend(handles=[seconds, memory], fontsize=8, loc="lower right")
 
 
 def print_goals(points: dict[int, dict[str, float]]) -> None:
@@ -83,9 +79,9 @@ def print_goals(points: dict[int, dict[str, float]]) -> None:
     growth = last["seconds"] / first["seconds"] / 4
     print("\nGoals\n")
     name = f"seconds of the loss per token, N {largest} / N {largest // 4}"
-    print(step.goal_line(name, growth, SLACK["seconds"], float.__le__, "≤"))
+    print(verdict(name, growth, "≤", SLACK["seconds"]))
     name = f"memory of the loss, N {largest} / N {largest // 4}"
-    print(step.goal_line(name, last["memory"] / first["memory"], SLACK["memory"], float.__le__, "≤"))
+    print(verdict(name, last["memory"] / first["memory"], "≤", SLACK["memory"]))
 
 
 def main() -> None:
@@ -107,8 +103,7 @@ def main() -> None:
             for what, name, field, values, measure in plan
         ]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}; MB: extra peak of memory\n")
-    print("| what | varied | value | seconds | × first | MB | × first |")
-    print("|" + "---|" * 7)
+    print(table_head("what", "varied", "value", "seconds", "× first", "MB", "× first"))
     results = {}
     for what, name, field, values, measure in plan:
         points = results[what, name] = {}
@@ -117,7 +112,7 @@ def main() -> None:
             first, point = points[values[0]], points[value]
             cells = [what, name, f"{value:,}", f"{point['seconds']:.2f}"]
             cells += [f"{point['seconds'] / first['seconds']:.2f}", f"{point['memory'] / 1e6:.0f}"]
-            print(f"| {' | '.join([*cells, format(point['memory'] / first['memory'], '.2f')])} |", flush=True)
+            print(table_row([*cells, f"{point['memory'] / first['memory']:.2f}"]), flush=True)
     draw(results, args.output)
     print_goals(results["loss", "answer tokens N"])
     print(f"\nThe plot is {args.output}.")

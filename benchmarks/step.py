@@ -25,12 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from common import table_head, table_row, verdict
 from loss import memory
 
 
@@ -217,11 +217,6 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=3, help="Timed steps of each variant; the median counts.")
 
 
-def goal_line(name: str, value: float, goal: float, reached: Callable[[float, float], bool], sign: str) -> str:
-    """Returns the line that says whether a goal is reached."""
-    return f"- {name}: {value:.3g}, goal {sign} {goal:.3g}: {'reached' if reached(value, goal) else 'missed'}"
-
-
 def main() -> None:
     """Measures every variant and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -244,18 +239,17 @@ def main() -> None:
         f"{first['parameters'] / 1e6:.0f}M parameters, V {args.vocab:,}, batch {args.batch_size}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    print("| variant | seconds | step / this | extra peak MB | step / this |")
-    print("|" + "---|" * 5)
+    print(table_head("variant", "seconds", "step / this", "extra peak MB", "step / this"))
     step: Any = results.get("step", first)
     for variant, result in results.items():
         cells = [f"{result['seconds']:.2f}", f"{step['seconds'] / result['seconds']:.2f}"]
         cells += [f"{result['memory'] / 1e6:.0f}", f"{step['memory'] / result['memory']:.2f}"]
-        print(f"| {' | '.join([variant, *cells])} |")
+        print(table_row([variant, *cells]))
     print("\nGoals\n")
     for variant in ("passes", "passes, all logits"):
         if variant in results:
             ratio = step["seconds"] / results[variant]["seconds"]
-            print(goal_line(f"time, step / ({variant})", ratio, GOAL, float.__le__, "≤"))
+            print(verdict(f"time, step / ({variant})", ratio, "≤", GOAL))
 
 
 if __name__ == "__main__":

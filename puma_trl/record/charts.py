@@ -7,31 +7,33 @@ from typing import Any
 
 
 @contextmanager
-def chart(path: str | Path, columns: int = 1, dpi: int = 120, **kwargs: Any) -> Iterator[Any]:
+def chart(path: str | Path, columns: int = 1, rows: int = 1, dpi: int = 120, **kwargs: Any) -> Iterator[Any]:
     """
-    Gives the axes of a row of panels to draw on; the file is written when the block ends.
+    Gives the axes of the panels to draw on; the file is written when the block ends.
 
     Args:
         path (`str` or `Path`):
             The PNG to write. Its folder is made if it is missing.
         columns (`int`, *optional*, defaults to `1`):
-            Number of panels.
+            Number of panels in a row.
+        rows (`int`, *optional*, defaults to `1`):
+            Number of rows.
         dpi (`int`, *optional*, defaults to `120`):
             Dots per inch.
         kwargs (`dict`, *optional*):
             Further arguments of `matplotlib.pyplot.subplots`, such as `figsize` in inches.
 
     Yields:
-        `numpy.ndarray` of matplotlib axes, one per panel.
+        `numpy.ndarray` of matplotlib axes, one per panel, row by row.
     """
     import matplotlib  # half a second, which only those who draw wait for
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, columns, squeeze=False, **kwargs)
+    figure, axes = plt.subplots(rows, columns, squeeze=False, **kwargs)
     try:
-        yield axes[0]
+        yield axes.flatten()
         figure.tight_layout()
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=dpi)
