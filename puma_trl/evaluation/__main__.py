@@ -3,15 +3,17 @@
 import argparse
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import EvaluationError
 from .answers import RULES
+from .benchmarks import BENCHMARKS, PROMPTS
+from .settings import BACKENDS, JUDGES, GapSettings, ItemSource, ReplySettings, ServerSettings
 
 
-BENCHMARK_NAMES = ("mathverse", "mathvista", "wemath")
-JUDGE_NAMES = ("exact", "math_verify", "openai")
+Settings = TypeVar("Settings")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,50 +28,73 @@ def make_parser() -> argparse.ArgumentParser:
         return command
 
     run = add("run", "generate, extract, score and report", add_data, add_model, add_rule, add_judge, add_server)
-    run.add_argument("--output_dir", required=True, help="folder of all files; a second run continues the first")
-    run.add_argument("--reference", help="json of published figures: {name: {metric: fraction}}")
+    run.add_argument(
+        "--output_dir", type=Path, required=True, help="folder of all files; a second run continues the first"
+    )
+    run.add_argument("--reference", type=Path, help="json of published figures: {name: {metric: fraction}}")
     generate = add("generate", "items -> responses.jsonl", add_data, add_model, add_server)
-    generate.add_argument("--output", default="responses.jsonl", help="continued where it stops")
-    generate.set_defaults(allow_partial=False)
+    generate.add_argument("--output", type=Path, default="responses.jsonl", help="continued where it stops")
     extract = add("extract", "responses -> responses with `extraction`", add_data, add_responses, add_rule, add_server)
-    extract.add_argument("--output", default="extractions.jsonl", help="rows {id, response, extraction}")
+    extract.add_argument("--output", type=Path, default="extractions.jsonl", help="rows {id, response, extraction}")
     score = add(
         "score", "responses -> metrics.json, scored.jsonl", add_data, add_responses, add_rule, add_judge, add_server
     )
-    score.add_argument("--output", default="metrics.json", help="metrics file; scored.jsonl is written beside it")
+    score.add_argument(
+        "--output", type=Path, default="metrics.json", help="metrics file; scored.jsonl is written beside it"
+    )
     report = add("report", "metrics.json -> report.md and a chart")
-    report.add_argument("--metrics", default="metrics.json", help="what `score` wrote")
-    report.add_argument("--output", default="report.md", help="Markdown file; the chart is written beside it")
-    report.add_argument("--reference", help="json of published figures: {name: {metric: fraction}}")
+    report.add_argument("--metrics", type=Path, default="metrics.json", help="what `score` wrote")
+    report.add_argument(
+        "--output", type=Path, default="report.md", help="Markdown file; the chart is written beside it"
+    )
+    report.add_argument("--reference", type=Path, help="json of published figures: {name: {metric: fraction}}")
     add("gap", "modality gap of models on a pair file", add_gap)
     return parser
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds which items are meant."""
-    parser.add_argument("--benchmark", required=True, choices=BENCHMARK_NAMES)
+    parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
     parser.add_argument("--data", help="json, jsonl or parquet file, or Hub data set (default: the official one)")
-    parser.add_argument("--split", default="testmini", help="split of the Hub data set (default: testmini)")
+    parser.add_argument("--split", default=ItemSource.split, help="split of the Hub data set (default: %(default)s)")
 
 
 def add_responses(parser: argparse.ArgumentParser) -> None:
     """Adds the file with the replies."""
-    parser.add_argument("--responses", required=True, help="jsonl of {id, response[, extraction][, judgement]}")
+    parser.add_argument(
+        "--responses", type=Path, required=True, help="jsonl of {id, response[, extraction][, judgement]}"
+    )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model under test and how it replies."""
     parser.add_argument("--model", required=True, help="folder or Hub name, or the name at the server")
-    parser.add_argument("--backend", choices=("transformers", "openai"), default="transformers")
+    parser.add_argument("--backend", choices=BACKENDS, default=ReplySettings.backend)
     parser.add_argument("--base_url", help="server of --backend openai, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--image_root", help="folder or zip with the pictures, or `hub` to download the archive")
-    parser.add_argument("--prompt", choices=("official", "math_puma"), default="official")
-    parser.add_argument("--batch_size", type=int, default=16, help="prompts in a batch (default: 16)")
-    parser.add_argument("--max_new_tokens", type=int, default=1024, help="longest reply in tokens (default: 1024)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) takes the likeliest token")
-    parser.add_argument("--top_p", type=float, default=1.0)
-    parser.add_argument("--seed", type=int, default=0, help="seed of sampling")
-    parser.add_argument("--dtype", default="auto", help="type of the weights (default: that of the checkpoint)")
+    parser.add_argument("--prompt", choices=PROMPTS, default=ReplySettings.prompt)
+    parser.add_argument(
+        "--batch_size", type=int, default=ReplySettings.batch_size, help="prompts in a batch (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_new_tokens",
+        type=int,
+        default=ReplySettings.max_new_tokens,
+        help="longest reply in tokens (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--temperature", type=float, default=ReplySettings.temperature, help="0 (default) takes the likeliest token"
+    )
+    parser.add_argument("--top_p", type=float, default=ReplySettings.top_p)
+    parser.add_argument("--seed", type=int, default=ReplySettings.seed, help="seed of sampling")
+    add_dtype(parser)
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Adds the type of a local model's weights."""
+    parser.add_argument(
+        "--dtype", default=ReplySettings.dtype, help="type of the weights (default: that of the checkpoint)"
+    )
 
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +108,7 @@ def add_rule(parser: argparse.ArgumentParser) -> None:
 
 def add_judge(parser: argparse.ArgumentParser) -> None:
     """Adds how answers are judged."""
-    parser.add_argument("--judge", choices=JUDGE_NAMES, default="exact", help="judge of MathVerse (default: exact)")
+    parser.add_argument("--judge", choices=JUDGES, default="exact", help="judge of MathVerse (default: exact)")
     parser.add_argument(
         "--allow_partial", action="store_true", help="compute headline scores of incomplete runs, labelled as partial"
     )
@@ -93,9 +118,21 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     """Adds the OpenAI-compatible servers; the key comes from the environment (OPENAI_API_KEY) only."""
     parser.add_argument("--llm", help="model that extracts answers, and judges them with --judge openai")
     parser.add_argument("--llm_base_url", help="its server (default: OpenAI's)")
-    parser.add_argument("--concurrency", type=int, default=8, help="requests under way at once (default: 8)")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one try (default: 120)")
-    parser.add_argument("--max_retries", type=int, default=5, help="tries after the first (default: 5)")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        default=ServerSettings.concurrency,
+        help="requests under way at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=ServerSettings.timeout, help="seconds for one try (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--max_retries",
+        type=int,
+        default=ServerSettings.max_retries,
+        help="tries after the first (default: %(default)s)",
+    )
 
 
 def add_gap(parser: argparse.ArgumentParser) -> None:
@@ -103,35 +140,53 @@ def add_gap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", nargs="+", required=True, help="one or several model folders, a row each")
     parser.add_argument("--data", required=True, help="pairs with the published columns: file, folder or Hub data set")
     parser.add_argument("--image_root", help="folder that relative image paths start from")
-    parser.add_argument("--batch_size", type=int, default=16, help="pairs in a batch (default: 16)")
+    parser.add_argument(
+        "--batch_size", type=int, default=GapSettings.batch_size, help="pairs in a batch (default: %(default)s)"
+    )
     parser.add_argument("--max_new_tokens", type=int, help="longest reply (default: a quarter over the longest gold)")
     parser.add_argument("--num_rows", type=int, help="use the first rows only")
-    parser.add_argument("--dtype", default="auto", help="type of the weights (default: that of the checkpoint)")
-    parser.add_argument("--output", default="gap.json", help="json; gap.png and gap.pairs.jsonl are written beside it")
+    add_dtype(parser)
+    parser.add_argument(
+        "--output", type=Path, default="gap.json", help="json; gap.png and gap.pairs.jsonl are written beside it"
+    )
+
+
+def pick(kind: type[Settings], args: argparse.Namespace) -> Settings:
+    """Makes settings from the options of the same names."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
+
+
+def pick_source(args: argparse.Namespace) -> ItemSource:
+    """Makes the source of the items from its options."""
+    return ItemSource(BENCHMARKS[args.benchmark], args.data, args.split)
+
+
+def pick_llm(args: argparse.Namespace) -> ServerSettings | None:
+    """Makes the language model that extracts and judges from its options, if one is named."""
+    if not args.llm:
+        return None
+    return ServerSettings(args.llm, args.llm_base_url, args.concurrency, args.timeout, args.max_retries)
 
 
 def run_all(args: argparse.Namespace) -> None:
     """Generates, extracts, scores and reports into one folder; under `accelerate launch` every rank generates."""
     from .extract import run_extract
     from .generate import run_generate
-    from .items import BENCHMARKS
     from .judging import make_judge
     from .report import read_reference, run_report
     from .scoring import run_score
 
-    folder = Path(args.output_dir)
+    source, llm, folder = pick_source(args), pick_llm(args), args.output_dir
     # what the last steps need is looked at before hours of generation
-    read_reference(args.reference and Path(args.reference))
-    make_judge(args, BENCHMARKS[args.benchmark], folder / "judgements.jsonl")
-    if not run_generate(args, folder / "responses.jsonl"):
+    read_reference(args.reference)
+    make_judge(args.judge, source.benchmark, llm, folder / "judgements.jsonl")
+    if not run_generate(source, pick(ReplySettings, args), folder / "responses.jsonl", args.allow_partial):
         return
-    steps = argparse.Namespace(**vars(args))
-    steps.responses, steps.output = folder / "responses.jsonl", folder / "extractions.jsonl"
-    run_extract(steps)
+    run_extract(source, folder / "responses.jsonl", folder / "extractions.jsonl", args.extraction, llm)
     # what the extraction step wrote is taken as it is
-    steps.responses, steps.output, steps.extraction = folder / "extractions.jsonl", folder / "metrics.json", None
-    print_summary(run_score(steps))
-    print(run_report(folder / "metrics.json", folder / "report.md", args.reference and Path(args.reference)))
+    how = (None, args.judge, llm, args.allow_partial)
+    print_summary(run_score(source, folder / "extractions.jsonl", folder / "metrics.json", *how))
+    print(run_report(folder / "metrics.json", folder / "report.md", args.reference))
 
 
 def run_command(args: argparse.Namespace) -> None:
@@ -141,23 +196,25 @@ def run_command(args: argparse.Namespace) -> None:
     elif args.command == "generate":
         from .generate import run_generate
 
-        run_generate(args, Path(args.output))
+        run_generate(pick_source(args), pick(ReplySettings, args), args.output)
     elif args.command == "extract":
         from .extract import run_extract
 
-        print(json.dumps(run_extract(args)))
+        counts = run_extract(pick_source(args), args.responses, args.output, args.extraction, pick_llm(args))
+        print(json.dumps(counts))
     elif args.command == "score":
         from .scoring import run_score
 
-        print_summary(run_score(args))
+        how = (args.extraction, args.judge, pick_llm(args), args.allow_partial)
+        print_summary(run_score(pick_source(args), args.responses, args.output, *how))
     elif args.command == "report":
         from .report import run_report
 
-        print(run_report(Path(args.metrics), Path(args.output), args.reference and Path(args.reference)))
+        print(run_report(args.metrics, args.output, args.reference))
     else:
         from .gap import run_gap
 
-        run_gap(args)
+        run_gap(pick(GapSettings, args), args.model, args.output)
 
 
 def print_summary(metrics: dict[str, Any]) -> None:

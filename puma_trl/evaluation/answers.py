@@ -39,7 +39,8 @@ def puma_mathverse(reply: str) -> str:
 def final_answer(reply: str, kind: str) -> str | None:
     r"""
     Returns the answer that a reply ends in: its last `\boxed{…}`, else what follows its last answer phrase ("the
-    answer is", "Answer:", "<Answer>:", "the correct option is", …) on that line, else its last option letter or number.
+    answer is", "Answer:", "<Answer>:", "the correct option is", …) on that line, else its last option letter or
+    number.
 
     Args:
         reply (`str`):

@@ -1,28 +1,39 @@
 """`extract`: from replies to answers, by rule or by a language model, into a file that `score` takes as responses."""
 
-import argparse
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from .files import read_jsonl, write_jsonl
-from .items import BENCHMARKS, item_id, load_items
+from .benchmarks import Benchmark
+from .files import write_jsonl
+from .items import load_items
+from .llm_cache import ask_cached
 from .llm_prompts import extraction_messages
-from .responses import ResponseWriter, read_responses, read_settings, repair_last_line, write_settings
+from .responses import read_responses, read_settings, write_settings
 from .server import Server
+from .settings import ItemSource, ServerSettings
 
 
-def run_extract(args: argparse.Namespace) -> dict[str, int]:
+def run_extract(
+    source: ItemSource, responses_path: Path, output: Path, rule: str | None = None, llm: ServerSettings | None = None
+) -> dict[str, int]:
     """
     Runs the subcommand: writes `{"id", "response", "extraction"}` per response, in the order of the items.
 
-    A row that carries an `extraction` keeps it. With `--llm` the official order applies: what the benchmark's direct
-    steps decide is not asked; a request that fails for good counts as a failed extraction, "".
+    A row that carries an `extraction` keeps it. With a language model the official order applies: what the benchmark's
+    direct steps decide is not asked; a request that fails for good counts as a failed extraction, "".
 
     Args:
-        args (`argparse.Namespace`):
-            The options of the subcommand.
+        source ([`ItemSource`]):
+            The items.
+        responses_path (`Path`):
+            The responses file.
+        output (`Path`):
+            The file to write.
+        rule (`str`, *optional*):
+            One of `RULES`. Defaults to `"official"` with a language model, else to the benchmark's rule without one.
+        llm ([`ServerSettings`], *optional*):
+            The language model that extracts.
 
     Returns:
         `{"given", "rule", "llm", "failed"}`: how many extractions came from where.
@@ -30,69 +41,63 @@ def run_extract(args: argparse.Namespace) -> dict[str, int]:
     Raises:
         EvaluationError: if input is bad or the server is down.
     """
-    benchmark, path, output = BENCHMARKS[args.benchmark], Path(args.responses), Path(args.output)
-    rule = args.extraction or ("official" if args.llm else benchmark.DEFAULT_EXTRACTION)
+    benchmark = source.benchmark
+    rule = rule or ("official" if llm else benchmark.default_extraction)
     # a `final` extraction never asks a language model, nor does We-Math
-    llm = args.llm if rule != "final" and benchmark.DEFAULT_EXTRACTION == "final" else None
-    columns = benchmark.COLUMNS + benchmark.EXTRACTION_COLUMNS.get(rule, ())
+    if rule == "final" or not benchmark.official_needs_llm:
+        llm = None
+    columns = benchmark.columns + benchmark.extraction_columns.get(rule, ())
     items = load_items(
-        benchmark, args.data, args.split, columns + (benchmark.PROMPT_COLUMNS["official"] if llm else ())
+        benchmark, source.data, source.split, columns + (benchmark.prompt_columns["official"] if llm else ())
     )
     benchmark.check_items(items, allow_partial=True)
-    responses = read_responses(path, benchmark, items)
-    by_llm, failed = _ask_all(args, benchmark, items, responses, rule, output) if llm else ({}, 0)
+    responses = read_responses(responses_path, benchmark, items)
+    by_llm, failed = _ask_all(llm, benchmark, items, responses, rule, output) if llm else ({}, 0)
     rows, counts = [], {"given": 0, "rule": 0, "llm": 0, "failed": failed}
     for item in items:
-        key = item_id(benchmark, item)
+        key = benchmark.item_id(item)
         if key not in responses:
             continue
         row = dict(responses[key])
-        source = "given" if "extraction" in row else "llm" if key in by_llm else "rule"
-        counts[source] += 1
-        if source == "llm":
+        origin = "given" if "extraction" in row else "llm" if key in by_llm else "rule"
+        counts[origin] += 1
+        if origin == "llm":
             row["extraction"] = by_llm[key]
-        elif source == "rule":
+        elif origin == "rule":
             row["extraction"] = benchmark.extract(item, row.get("response"), rule)
         rows.append(row)
-    write_settings(output, read_settings(path) | {"extraction": rule, "extraction_llm": llm, "extractions": counts})
+    made_by = {"extraction": rule, "extraction_llm": llm.model if llm else None, "extractions": counts}
+    write_settings(output, read_settings(responses_path) | made_by)
     write_jsonl(output, rows)
     return counts
 
 
 def _ask_all(
-    args: argparse.Namespace,
-    benchmark: ModuleType,
+    llm: ServerSettings,
+    benchmark: Benchmark,
     items: list[dict[str, Any]],
     responses: dict[str, dict[str, Any]],
     rule: str,
     output: Path,
 ) -> tuple[dict[str, str], int]:
     """Returns the language model's extractions by id (asked once each, kept in a cache file), and the failures."""
-    server = Server.for_llm(args)
-    cache = output.with_suffix(".llm.jsonl")
-    repair_last_line(cache)
-    cached = {row["request"]: row["reply"] for _, row in read_jsonl(cache)} if cache.exists() else {}
-    wanted = {}
+    server = Server.connect(llm)
+    chats = {}
     for item in items:
-        key = item_id(benchmark, item)
+        key = benchmark.item_id(item)
         row = responses.get(key)
         if row is not None and "extraction" not in row and benchmark.needs_llm(item, row.get("response")):
-            wanted[key] = extraction_messages(benchmark, item, row["response"])
-    requests = {key: server.fingerprint(messages) for key, messages in wanted.items()}
-    known = {key: cached[request] for key, request in requests.items() if request in cached}
-    pending = [(key, messages) for key, messages in wanted.items() if key not in known]
-    failed = 0
-    with ResponseWriter(cache) as writer:
-        answers = server.map(
-            pending, lambda messages: server.ask(messages, temperature=0.0, max_tokens=256), "extracting"
-        )
-        for key, reply in answers:
-            failed += reply is None
-            if reply is not None:
-                known[key] = reply
-                writer.write([{"id": key, "model": server.model, "request": requests[key], "reply": reply}])
+            chats[key] = extraction_messages(benchmark, item, row["response"])
+    replies, failed = ask_cached(
+        server,
+        chats,
+        lambda chat: server.ask(chat, temperature=0.0, max_tokens=256),
+        "reply",
+        output.with_suffix(".llm.jsonl"),
+        "extracting",
+    )
     if failed:
         print(
             f"{failed} extractions failed and count as empty (reasons above). Run again to ask them.", file=sys.stderr
         )
-    return {key: benchmark.clean_llm_extraction(known.get(key, ""), rule) for key in wanted}, failed
+    return {key: benchmark.clean_llm_extraction(replies.get(key, ""), rule) for key in chats}, failed

@@ -6,7 +6,6 @@ difference. Without generation: the divergence between the model's answer distri
 token, beside a control in which the text-rich side belongs to another problem.
 """
 
-import argparse
 import random
 import tempfile
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from .files import write_json, write_jsonl
 from .gap_report import draw_gap, print_gap
 from .local_model import Generator, Prompt, load_for_generation
 from .progress import Progress
+from .settings import GapSettings
 
 
 SIDES = {"text_rich": "", "vision_rich": "_2"}
@@ -221,57 +221,67 @@ def summarise(label: str, model: str, pairs: list[dict[str, Any]]) -> dict[str, 
         for name in ("forward_kl", "reverse_kl", "shuffled_forward_kl", "shuffled_reverse_kl")
     }
     gap = accuracies["text_rich_accuracy"] - accuracies["vision_rich_accuracy"]
-    return (
-        {"label": label, "model": model, "pairs": count, "answer_tokens": tokens}
-        | accuracies
-        | {"gap": gap}
-        | (divergences)
-    )
+    names = {"label": label, "model": model, "pairs": count, "answer_tokens": tokens}
+    return names | accuracies | {"gap": gap} | divergences
 
 
-def measure_model(args: argparse.Namespace, path: str, label: str) -> list[dict[str, Any]]:
+def measure_model(settings: GapSettings, path: str, label: str) -> list[dict[str, Any]]:
     """
-    Returns the per-pair results of one model.
+    Measures one model.
+
+    Args:
+        settings ([`GapSettings`]):
+            The pairs, and how they are answered.
+        path (`str`):
+            Folder of the model.
+        label (`str`):
+            What the model is called in the results.
+
+    Returns:
+        The results per pair.
 
     Raises:
         EvaluationError: if the model cannot be loaded, its family is unknown, or the pairs cannot be used.
     """
-    model, processor = load_for_generation(path, args.dtype)
+    model, processor = load_for_generation(path, settings.dtype)
     try:
         family = get_family(model.config)
-        rows = load_pairs(args.data, args.image_root, args.num_rows, processor, family)
+        rows = load_pairs(settings.data, settings.image_root, settings.num_rows, processor, family)
     except ValueError as error:
         raise EvaluationError(str(error)) from error
-    longest = args.max_new_tokens
+    longest = settings.max_new_tokens
     if longest is None:
         # room for a quarter more than the longest gold answer; a model that never stops is cut off there
         longest = 8 + max(rows["num_answer_tokens"]) * 5 // 4
-    replies = answer_pairs(Generator(model, processor, args.batch_size, longest), rows, label)
-    divergences = measure_divergence(model, processor, family, rows, args.batch_size, label)
+    replies = answer_pairs(Generator(model, processor, settings.batch_size, longest), rows, label)
+    divergences = measure_divergence(model, processor, family, rows, settings.batch_size, label)
     return [{"label": label} | reply | divergence for reply, divergence in zip(replies, divergences, strict=True)]
 
 
-def run_gap(args: argparse.Namespace) -> list[dict[str, Any]]:
+def run_gap(settings: GapSettings, models: list[str], output: Path) -> list[dict[str, Any]]:
     """
     Runs the subcommand: measures every model, prints one table, writes json, a PNG and the per-pair values.
 
     Args:
-        args (`argparse.Namespace`):
-            The options of the subcommand.
+        settings ([`GapSettings`]):
+            The pairs, and how they are answered.
+        models (`list[str]`):
+            Folders of the models, a row each.
+        output (`Path`):
+            The json; chart and per-pair values are written beside it.
 
     Returns:
         One summary per model.
     """
-    names = [Path(path).name for path in args.model]
-    labels = names if len(set(names)) == len(names) else args.model
+    names = [Path(path).name for path in models]
+    labels = names if len(set(names)) == len(names) else models
     summaries, pairs = [], []
-    output = Path(args.output)
-    for path, label in zip(args.model, labels, strict=True):
-        results = measure_model(args, path, label)
+    for path, label in zip(models, labels, strict=True):
+        results = measure_model(settings, path, label)
         summaries.append(summarise(label, path, results))
         pairs += results
         # after every model, so that a long comparison loses nothing when it is stopped
-        write_json(output, {"data": args.data, "models": summaries})
+        write_json(output, {"data": settings.data, "models": summaries})
         write_jsonl(output.with_suffix(".pairs.jsonl"), pairs)
     print_gap(summaries)
     draw_gap(summaries, output.with_suffix(".png"))

@@ -1,39 +1,41 @@
 """`generate`: items → prompts → `responses.jsonl`, resumable, on one or many processes or through a server."""
 
-import argparse
 import base64
 import io
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..data.images import open_image
 from ..errors import EvaluationError
+from .benchmarks import Benchmark
 from .files import read_jsonl
-from .items import BENCHMARKS, item_id, load_items
+from .items import load_items
 from .pictures import find_pictures
 from .progress import Progress
 from .responses import ResponseWriter, merge_ranks, rank_path, read_settings, repair_last_line, write_settings
 from .server import Server
+from .settings import ItemSource, ReplySettings
 
 
-Scorer = Callable[[int, str], bool]
-
-
-def run_generate(args: argparse.Namespace, output: Path) -> bool:
+def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allow_partial: bool = False) -> bool:
     """
     Runs the subcommand: asks for every item that has no response yet.
 
     Args:
-        args (`argparse.Namespace`):
-            The options of the subcommand.
+        source ([`ItemSource`]):
+            The items.
+        settings ([`ReplySettings`]):
+            The model and how it replies.
         output (`Path`):
             The responses file.
+        allow_partial (`bool`, *optional*, defaults to `False`):
+            Whether to go on without the items that a server does not answer.
 
     Returns:
         Whether this process is the first of the run, which goes on with the next step.
@@ -41,16 +43,20 @@ def run_generate(args: argparse.Namespace, output: Path) -> bool:
     Raises:
         EvaluationError: if input is bad, the file was made with other settings, or items stay without answer.
     """
-    if args.backend == "openai" and int(os.environ.get("RANK", 0)) > 0:
+    if settings.backend == "openai" and int(os.environ.get("RANK", 0)) > 0:
         return False  # requests are concurrent already; a second rank would ask them again
-    benchmark = BENCHMARKS[args.benchmark]
-    items = load_items(benchmark, args.data, args.split, benchmark.COLUMNS + benchmark.PROMPT_COLUMNS[args.prompt])
-    texts = [benchmark.build_prompt(item, args.prompt) for item in items]
-    if args.backend == "openai":
-        server = Server(args.model, args.base_url, args.concurrency, args.timeout, args.max_retries)
-        _open_responses(args, output)
-        pictures = find_pictures(benchmark, items, args.data, args.split, args.image_root)
-        _ask_server(args, benchmark, items, texts, pictures, server, output)
+    benchmark, prompt = source.benchmark, settings.prompt
+    items = load_items(benchmark, source.data, source.split, benchmark.columns + benchmark.prompt_columns[prompt])
+    texts = [benchmark.build_prompt(item, prompt) for item in items]
+
+    def find() -> Questions:
+        pictures = find_pictures(benchmark, items, source.data, source.split, settings.image_root)
+        return Questions(benchmark, items, texts, pictures)
+
+    if settings.backend == "openai":
+        server = Server.connect(settings)
+        _open_responses(source, settings, output)
+        _ask_server(find(), settings, server, output, allow_partial)
         return True
 
     import torch
@@ -62,11 +68,11 @@ def run_generate(args: argparse.Namespace, output: Path) -> bool:
     # the ranks wait for the slowest one at the end, which may take longer than the usual ten minutes
     state = PartialState(cpu=cpu, timeout=timedelta(days=7))
     if state.is_main_process:
-        _open_responses(args, output)
+        _open_responses(source, settings, output)
     with state.local_main_process_first():  # the first one extracts an archive, the others find it
-        pictures = find_pictures(benchmark, items, args.data, args.split, args.image_root)
+        questions = find()
     state.wait_for_everyone()
-    _ask_model(args, benchmark, items, texts, pictures, output, state.process_index, state.num_processes)
+    _ask_model(questions, settings, output, state.process_index, state.num_processes)
     state.wait_for_everyone()
     state.destroy_process_group()  # its threads may abort a process that ends with them running
     if state.is_main_process:
@@ -74,115 +80,124 @@ def run_generate(args: argparse.Namespace, output: Path) -> bool:
     return state.is_main_process
 
 
-def describe_run(args: argparse.Namespace) -> dict[str, Any]:
+def describe_run(source: ItemSource, settings: ReplySettings) -> dict[str, Any]:
     """Returns what decides the replies, as `responses.settings.json` and the metrics record it."""
     return {
-        "benchmark": args.benchmark,
-        "data": args.data or BENCHMARKS[args.benchmark].HUB_ID,
-        "split": args.split,
-        "prompt": args.prompt,
-        "model": args.model,
-        "backend": args.backend,
-        "server": urlsplit(args.base_url).hostname if args.base_url else None,
-        "max_new_tokens": args.max_new_tokens,
-        "temperature": args.temperature,
-        "top_p": args.top_p,
-        "seed": args.seed,
-        "dtype": args.dtype,
+        "benchmark": source.benchmark.name,
+        "data": source.data or source.benchmark.hub_id,
+        "split": source.split,
+        "prompt": settings.prompt,
+        "model": settings.model,
+        "backend": settings.backend,
+        "server": urlsplit(settings.base_url).hostname if settings.base_url else None,
+        "max_new_tokens": settings.max_new_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "seed": settings.seed,
+        "dtype": settings.dtype,
     }
 
 
-def _open_responses(args: argparse.Namespace, output: Path) -> None:
+def _open_responses(source: ItemSource, settings: ReplySettings, output: Path) -> None:
     """Repairs what a killed run left, and makes sure that the file was made with the same settings."""
-    settings, before = describe_run(args), read_settings(output)
+    now, before = describe_run(source, settings), read_settings(output)
     merge_ranks(output)
     repair_last_line(output)
-    different = [name for name in settings if before and before.get(name) != settings[name]]
+    different = [name for name in now if before and before.get(name) != now[name]]
     if different and output.exists():
-        changes = ", ".join(f"{name} {before.get(name)!r} -> {settings[name]!r}" for name in different)
+        changes = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in different)
         raise EvaluationError(
             f"{output} was made with other settings ({changes}). Choose another output, or delete the file to start "
             "again."
         )
-    write_settings(output, settings)
+    write_settings(output, now)
 
 
-def _pending(benchmark: ModuleType, items: list[dict[str, Any]], output: Path) -> list[int]:
-    """Returns the positions of the items that have no response yet."""
-    answered = {str(row["id"]) for _, row in read_jsonl(output)} if output.exists() else set()
-    return [position for position, item in enumerate(items) if item_id(benchmark, item) not in answered]
+@dataclass(frozen=True)
+class Questions:
+    """
+    The items of a run and what a model is asked about each.
+
+    Args:
+        benchmark ([`Benchmark`]):
+            The benchmark.
+        items (`list[dict[str, Any]]`):
+            Its items.
+        texts (`list[str]`):
+            Prompt of each.
+        pictures (`list[list[Any]]`):
+            Pictures of each, as [`open_image`] takes them.
+    """
+
+    benchmark: Benchmark
+    items: list[dict[str, Any]]
+    texts: list[str]
+    pictures: list[list[Any]]
+
+    def pending(self, output: Path) -> list[int]:
+        """Returns the positions of the items that have no response in the file yet."""
+        answered = {str(row["id"]) for _, row in read_jsonl(output)} if output.exists() else set()
+        return [position for position, item in enumerate(self.items) if self.benchmark.item_id(item) not in answered]
+
+    def response(self, position: int, reply: str) -> dict[str, Any]:
+        """Returns the row of the responses file; the id is as published, text or number."""
+        return {"id": self.items[position][self.benchmark.id_column], "response": reply}
+
+    def make_scorer(self) -> Callable[[int, str], bool]:
+        """Returns the running judgement: whether a reply is right by the rules that need no language model."""
+        benchmark = self.benchmark
+        benchmark.check_items(self.items, allow_partial=True)
+
+        def is_right(position: int, reply: str) -> bool:
+            item = self.items[position]
+            extraction = benchmark.extract(item, reply, benchmark.default_extraction)
+            return extraction is not None and benchmark.is_correct(item, benchmark.normalise(item, extraction))
+
+        return is_right
 
 
-def _make_scorer(benchmark: ModuleType, items: list[dict[str, Any]]) -> Scorer:
-    """Returns the running judgement: whether a reply is right by the rules that need no language model."""
-    benchmark.check_items(items, allow_partial=True)
-
-    def is_right(position: int, reply: str) -> bool:
-        item = items[position]
-        extraction = benchmark.extract(item, reply, benchmark.DEFAULT_EXTRACTION)
-        return extraction is not None and benchmark.is_correct(item, benchmark.normalise(item, extraction))
-
-    return is_right
-
-
-def _ask_model(
-    args: argparse.Namespace,
-    benchmark: ModuleType,
-    items: list[dict[str, Any]],
-    texts: list[str],
-    pictures: list[list[Any]],
-    output: Path,
-    rank: int,
-    num_ranks: int,
-) -> None:
+def _ask_model(questions: Questions, settings: ReplySettings, output: Path, rank: int, num_ranks: int) -> None:
     """Answers this rank's share of the pending items with a transformers model."""
-    pending = _pending(benchmark, items, output)
+    pending = questions.pending(output)
     if not pending:
         return
     from transformers import set_seed
 
     from .local_model import Generator, Prompt, load_for_generation
 
-    model, processor = load_for_generation(args.model, args.dtype)
-    generator = Generator(model, processor, args.batch_size, args.max_new_tokens, args.temperature, args.top_p)
-    set_seed(args.seed + rank)
-    prompts = [Prompt(texts[position], pictures[position]) for position in pending]
+    model, processor = load_for_generation(settings.model, settings.dtype)
+    generator = Generator(
+        model, processor, settings.batch_size, settings.max_new_tokens, settings.temperature, settings.top_p
+    )
+    set_seed(settings.seed + rank)
+    prompts = [Prompt(questions.texts[position], questions.pictures[position]) for position in pending]
     # batches are the same for every number of ranks; neighbours of similar length go to different ranks
     batches = generator.batches(prompts)[rank::num_ranks]
-    is_right = _make_scorer(benchmark, items)
+    is_right = questions.make_scorer()
     own = sum(len(batch) for batch in batches)
     path = output if num_ranks == 1 else rank_path(output, rank)
     with ResponseWriter(path) as writer, Progress("generating", own, disable=rank > 0) as progress:
         for batch in batches:
             replies = generator.answer([prompts[index] for index in batch])
             positions = [pending[index] for index in batch]
-            writer.write(
-                {"id": items[position][benchmark.ID], "response": reply}
-                for position, reply in zip(positions, replies, strict=True)
-            )
+            writer.write(map(questions.response, positions, replies))
             progress.advance(len(batch), sum(map(is_right, positions, replies)))
 
 
 def _ask_server(
-    args: argparse.Namespace,
-    benchmark: ModuleType,
-    items: list[dict[str, Any]],
-    texts: list[str],
-    pictures: list[list[Any]],
-    server: Server,
-    output: Path,
+    questions: Questions, settings: ReplySettings, server: Server, output: Path, allow_partial: bool
 ) -> None:
     """Answers the pending items through an OpenAI-compatible server."""
-    pending = {item_id(benchmark, items[position]): position for position in _pending(benchmark, items, output)}
-    is_right = _make_scorer(benchmark, items)
+    pending = {questions.benchmark.item_id(questions.items[p]): p for p in questions.pending(output)}
+    is_right = questions.make_scorer()
 
     def ask(position: int) -> str:
         return server.ask(
-            chat_messages(texts[position], pictures[position]),
-            temperature=args.temperature,
-            max_tokens=args.max_new_tokens,
-            top_p=args.top_p,
-            seed=args.seed,
+            chat_messages(questions.texts[position], questions.pictures[position]),
+            temperature=settings.temperature,
+            max_tokens=settings.max_new_tokens,
+            top_p=settings.top_p,
+            seed=settings.seed,
         )
 
     failed = 0
@@ -191,10 +206,12 @@ def _ask_server(
         for key, reply in running:
             failed += reply is None
             if reply is not None:
-                writer.write([{"id": items[pending[key]][benchmark.ID], "response": reply}])
+                writer.write([questions.response(pending[key], reply)])
     if failed:
-        message = f"{failed} of {len(items)} items got no answer (reasons above). Run the same command again."
-        if not args.allow_partial:
+        message = (
+            f"{failed} of {len(questions.items)} items got no answer (reasons above). Run the same command again."
+        )
+        if not allow_partial:
             raise EvaluationError(message + " Or pass --allow_partial to go on without them.")
         print(message, file=sys.stderr)
 

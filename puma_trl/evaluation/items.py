@@ -2,24 +2,22 @@
 
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ..errors import EvaluationError
-from .benchmarks import mathverse, mathvista, wemath
+from .benchmarks import Benchmark
 from .files import read_json, read_jsonl
 
 
-BENCHMARKS: dict[str, ModuleType] = {module.NAME: module for module in (mathverse, mathvista, wemath)}
 SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
-def load_items(benchmark: ModuleType, data: str | None, split: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
+def load_items(benchmark: Benchmark, data: str | None, split: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
     """
     Loads the items and checks columns and ids.
 
     Args:
-        benchmark (module):
+        benchmark ([`Benchmark`]):
             One of `BENCHMARKS`.
         data (`str`, *optional*):
             A json (list of items, or object keyed by id), jsonl or parquet file, or a Hub data set by its name or the
@@ -36,7 +34,7 @@ def load_items(benchmark: ModuleType, data: str | None, split: str, columns: tup
         EvaluationError: if there are no items, a column is missing, a gold answer is null, or ids are missing or
             repeated.
     """
-    data = data or benchmark.HUB_ID
+    data = data or benchmark.hub_id
     if Path(data).suffix in SUFFIXES:
         items = _read_file(benchmark, Path(data))
     else:
@@ -47,27 +45,22 @@ def load_items(benchmark: ModuleType, data: str | None, split: str, columns: tup
         missing = [column for column in columns if column not in item]
         if missing:
             raise EvaluationError(
-                f"{data}, item {position} (from 0) lacks the column {', '.join(missing)}. {benchmark.TITLE} needs "
+                f"{data}, item {position} (from 0) lacks the column {', '.join(missing)}. {benchmark.title} needs "
                 f"{', '.join(columns)}, named as published."
             )
-        if item[benchmark.ID] is None or item["answer"] is None:
-            name = benchmark.ID if item[benchmark.ID] is None else "answer"
+        if item[benchmark.id_column] is None or item["answer"] is None:
+            name = benchmark.id_column if item[benchmark.id_column] is None else "answer"
             raise EvaluationError(f"{data}, item {position} (from 0): `{name}` is null, but every item needs one.")
-    repeated = [key for key, count in Counter(item_id(benchmark, item) for item in items).items() if count > 1]
+    repeated = [key for key, count in Counter(benchmark.item_id(item) for item in items).items() if count > 1]
     if repeated:
         raise EvaluationError(
-            f"{data}: {len(repeated)} values of `{benchmark.ID}` occur more than once, such as {repeated[0]}. "
-            f"{benchmark.DUPLICATES}"
+            f"{data}: {len(repeated)} values of `{benchmark.id_column}` occur more than once, such as {repeated[0]}. "
+            f"{benchmark.duplicates}"
         )
     return items
 
 
-def item_id(benchmark: ModuleType, item: dict[str, Any]) -> str:
-    """Returns the id of an item as text, so that 17 and "17" are the same."""
-    return str(item[benchmark.ID])
-
-
-def _read_file(benchmark: ModuleType, path: Path) -> list[dict[str, Any]]:
+def _read_file(benchmark: Benchmark, path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return [item for _, item in read_jsonl(path)]
     if path.suffix == ".parquet":
@@ -76,9 +69,9 @@ def _read_file(benchmark: ModuleType, path: Path) -> list[dict[str, Any]]:
     if isinstance(content, dict):
         items = list(content.values())
         for key, item in content.items():
-            if isinstance(item, dict) and str(item.setdefault(benchmark.ID, key)) != key:
+            if isinstance(item, dict) and str(item.setdefault(benchmark.id_column, key)) != key:
                 raise EvaluationError(
-                    f"{path}: the item under key {key!r} has `{benchmark.ID}` {item[benchmark.ID]!r}."
+                    f"{path}: the item under key {key!r} has `{benchmark.id_column}` {item[benchmark.id_column]!r}."
                 )
     else:
         items = content
@@ -108,12 +101,12 @@ def holds_pictures(kind: Any) -> bool:
     return types.is_struct(kind) and {field.name for field in kind} == {"bytes", "path"}
 
 
-def load_hub(benchmark: ModuleType, data: str, split: str) -> Any:
+def load_hub(benchmark: Benchmark, data: str, split: str) -> Any:
     """
     Loads a data set of the Hub, or a local copy of one, with encoded pictures.
 
     Args:
-        benchmark (module):
+        benchmark ([`Benchmark`]):
             The benchmark.
         data (`str`):
             Name or folder.
@@ -130,7 +123,7 @@ def load_hub(benchmark: ModuleType, data: str, split: str) -> Any:
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        dataset = load_dataset(data, name=split if benchmark.CONFIG_IS_SPLIT else None, split=split)
+        dataset = load_dataset(data, name=split if benchmark.config_is_split else None, split=split)
     except (DatasetNotFoundError, ValueError, ConnectionError) as error:
         raise EvaluationError(
             f"{data} is neither a local {', '.join(SUFFIXES)} file nor a data set that the Hub gives, with the split "
@@ -142,7 +135,7 @@ def load_hub(benchmark: ModuleType, data: str, split: str) -> Any:
     return dataset
 
 
-def _read_hub(benchmark: ModuleType, data: str, split: str) -> list[dict[str, Any]]:
+def _read_hub(benchmark: Benchmark, data: str, split: str) -> list[dict[str, Any]]:
     from datasets import Image
 
     dataset = load_hub(benchmark, data, split)

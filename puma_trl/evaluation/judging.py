@@ -1,36 +1,35 @@
 """Judges of MathVerse answers that are no exact match: math-verify, or a language model that replies 0 or 1."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ..errors import EvaluationError
 from .answers import LETTER
-from .files import read_jsonl
-from .items import item_id
+from .benchmarks import Benchmark, MathVerse
+from .llm_cache import ask_cached
 from .llm_prompts import judge_messages
-from .responses import ResponseWriter, repair_last_line
 from .server import Server
+from .settings import ServerSettings
 
 
-JUDGES = ("exact", "math_verify", "openai")
 # The official script asks again for ever; temperatures as others raise them between tries.
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
 
 Judge = Callable[[list[dict[str, Any]], dict[str, dict[str, Any]], list[dict[str, Any]]], dict[str, Any]]
 
 
-def make_judge(args: argparse.Namespace, benchmark: ModuleType, cache: Path) -> Judge | None:
+def make_judge(name: str, benchmark: Benchmark, llm: ServerSettings | None, cache: Path) -> Judge | None:
     """
     Makes the judge that was asked for.
 
     Args:
-        args (`argparse.Namespace`):
-            Options with `judge` and, for `openai`, those of the server.
-        benchmark (module):
+        name (`str`):
+            One of `JUDGES`.
+        benchmark ([`Benchmark`]):
             The benchmark.
+        llm ([`ServerSettings`], *optional*):
+            The language model of the judge `"openai"`.
         cache (`Path`):
             Where a language model's judgements are kept, so that none is asked for twice.
 
@@ -39,25 +38,25 @@ def make_judge(args: argparse.Namespace, benchmark: ModuleType, cache: Path) -> 
         carried and returns what is to be recorded about the judge.
 
     Raises:
-        EvaluationError: if the benchmark has no judge.
+        EvaluationError: if the benchmark has no judge, or the judge no language model.
     """
-    if args.judge == "exact":
+    if name == "exact":
         return None
-    if benchmark.NAME != "mathverse":
+    if not isinstance(benchmark, MathVerse):
         raise EvaluationError(
-            f"--judge {args.judge} is for MathVerse. {benchmark.TITLE} compares the normalised answer by its official "
-            "rule; a `judgement` of 0 or 1 in a response row overrides it."
+            f"--judge {name} is for MathVerse. {benchmark.title} compares the normalised answer by its official rule; "
+            "a `judgement` of 0 or 1 in a response row overrides it."
         )
-    if args.judge == "math_verify":
+    if name == "math_verify":
         return lambda items, responses, scored: judge_by_math_verify(benchmark, items, responses, scored)
-    if args.llm is None:
+    if llm is None:
         raise EvaluationError("--judge openai needs the name of a model: pass --llm.")
-    server = Server.for_llm(args)
+    server = Server.connect(llm)
     return lambda items, responses, scored: judge_by_server(benchmark, items, responses, scored, server, cache)
 
 
 def pending(
-    benchmark: ModuleType,
+    benchmark: MathVerse,
     items: list[dict[str, Any]],
     responses: dict[str, dict[str, Any]],
     scored: list[dict[str, Any]],
@@ -65,7 +64,7 @@ def pending(
     """Returns the positions to judge: answered, with an extraction, no carried judgement, not an exact match."""
     positions = []
     for position, (item, row) in enumerate(zip(items, scored, strict=True)):
-        response = responses.get(item_id(benchmark, item))
+        response = responses.get(benchmark.item_id(item))
         if response is None or "judgement" in response or row["correct"] or row["extraction"] in (None, ""):
             continue
         positions.append(position)
@@ -73,7 +72,7 @@ def pending(
 
 
 def judge_by_math_verify(
-    benchmark: ModuleType,
+    benchmark: MathVerse,
     items: list[dict[str, Any]],
     responses: dict[str, dict[str, Any]],
     scored: list[dict[str, Any]],
@@ -96,7 +95,7 @@ def is_equivalent(item: dict[str, Any], extraction: str) -> bool:
 
 
 def judge_by_server(
-    benchmark: ModuleType,
+    benchmark: MathVerse,
     items: list[dict[str, Any]],
     responses: dict[str, dict[str, Any]],
     scored: list[dict[str, Any]],
@@ -110,8 +109,8 @@ def judge_by_server(
     `TEMPERATURES`, and counts as wrong after the last.
 
     Args:
-        benchmark (module):
-            MathVerse.
+        benchmark ([`MathVerse`]):
+            The benchmark.
         items (`list[dict[str, Any]]`):
             Its items, with `question_for_eval` or, where that is missing, a non-empty `question`.
         responses (`dict[str, dict[str, Any]]`):
@@ -126,24 +125,15 @@ def judge_by_server(
     Returns:
         Model, number of items judged, and of those whose judgement failed.
     """
-    positions = pending(benchmark, items, responses, scored)
-    repair_last_line(cache)
-    cached = {row["request"]: row["judgement"] for _, row in read_jsonl(cache)} if cache.exists() else {}
-    keys = {position: item_id(benchmark, items[position]) for position in positions}
-    chats = {key: judge_messages(items[p], str(scored[p]["extraction"])) for p, key in keys.items()}
-    requests = {key: server.fingerprint(chat) for key, chat in chats.items()}
-    known = {key: cached[request] for key, request in requests.items() if request in cached}
-    asked = [(key, chat) for key, chat in chats.items() if key not in known]
-    failed = 0
-    with ResponseWriter(cache) as writer:
-        for key, judgement in server.map(asked, lambda chat: _ask(server, chat), "judging"):
-            failed += judgement is None
-            if judgement is not None:
-                known[key] = judgement
-                writer.write([{"id": key, "model": server.model, "request": requests[key], "judgement": judgement}])
+    keys = {position: benchmark.item_id(items[position]) for position in pending(benchmark, items, responses, scored)}
+    chats = {}
     for position, key in keys.items():
-        scored[position]["correct"] = known.get(key) == 1
-    return {"judge": "openai", "model": server.model, "judged": len(positions), "failed": failed}
+        item, extraction = items[position], str(scored[position]["extraction"])
+        chats[key] = judge_messages(benchmark.judge_question(item), item["answer"], extraction)
+    judgements, failed = ask_cached(server, chats, lambda chat: _ask(server, chat), "judgement", cache, "judging")
+    for position, key in keys.items():
+        scored[position]["correct"] = judgements.get(key) == 1
+    return {"judge": "openai", "model": server.model, "judged": len(keys), "failed": failed}
 
 
 def _ask(server: Server, messages: list[dict[str, Any]]) -> int | None:

@@ -1,9 +1,8 @@
 """What a language model is asked when it extracts or judges an answer. The worked examples are our own."""
 
-from types import ModuleType
 from typing import Any
 
-from ..errors import EvaluationError
+from .benchmarks import Benchmark
 
 
 EXTRACT = (
@@ -62,7 +61,7 @@ JUDGE_EXAMPLES = (
 )
 
 
-def extraction_messages(benchmark: ModuleType, item: dict[str, Any], reply: str) -> list[dict[str, Any]]:
+def extraction_messages(benchmark: Benchmark, item: dict[str, Any], reply: str) -> list[dict[str, Any]]:
     """Returns the chat that asks a language model to extract the answer from a reply."""
     messages = [{"role": "system", "content": EXTRACT}]
     for question, example_reply, answer in EXTRACT_EXAMPLES:
@@ -72,25 +71,13 @@ def extraction_messages(benchmark: ModuleType, item: dict[str, Any], reply: str)
     return messages
 
 
-def judge_messages(item: dict[str, Any], extraction: str) -> list[dict[str, Any]]:
-    """
-    Returns the chat that asks a language model whether an extraction agrees with the gold answer of a MathVerse item.
-
-    Raises:
-        EvaluationError: if the item holds no question.
-    """
-    # `question` is empty for Vision Only, so the judge reads the full one
-    question = item.get("question_for_eval") or item.get("question")
-    if not question:
-        raise EvaluationError(
-            f"Item {item['sample_index']} has neither `question_for_eval` nor `question`, which the judge reads. Use "
-            "the Hub's copy of the data, which has the former."
-        )
+def judge_messages(question: str, gold: str, extraction: str) -> list[dict[str, Any]]:
+    """Returns the chat that asks a language model whether an extraction agrees with the gold answer."""
     messages = [{"role": "system", "content": JUDGE}]
-    for example_question, gold, answer, verdict in JUDGE_EXAMPLES:
-        messages.append({"role": "user", "content": _comparison(example_question, gold, answer)})
+    for *comparison, verdict in JUDGE_EXAMPLES:
+        messages.append({"role": "user", "content": _comparison(*comparison)})
         messages.append({"role": "assistant", "content": verdict})
-    messages.append({"role": "user", "content": _comparison(question, item["answer"], extraction)})
+    messages.append({"role": "user", "content": _comparison(question, gold, extraction)})
     return messages
 
 

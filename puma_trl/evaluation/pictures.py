@@ -9,12 +9,12 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from types import ModuleType
 from typing import Any
 
 from ..data.images import image_size
 from ..errors import DataError, EvaluationError
-from .items import SUFFIXES, item_id, load_hub
+from .benchmarks import Benchmark
+from .items import SUFFIXES, holds_pictures, load_hub
 
 
 MAX_FILES = 100_000
@@ -24,13 +24,13 @@ MAX_RATIO = 100
 
 
 def find_pictures(
-    benchmark: ModuleType, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
+    benchmark: Benchmark, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
 ) -> list[list[Any]]:
     """
     Finds the pictures of every item.
 
     Args:
-        benchmark (module):
+        benchmark ([`Benchmark`]):
             The benchmark.
         items (`list[dict[str, Any]]`):
             Its items, as [`load_items`] returns them.
@@ -55,19 +55,19 @@ def find_pictures(
             for picture in found:
                 image_size(picture)
         except DataError as error:
-            unreadable.append(f"item {item_id(benchmark, item)}: {error}")
+            unreadable.append(f"item {benchmark.item_id(item)}: {error}")
     if unreadable:
         raise EvaluationError(
-            f"{len(unreadable)} pictures of {benchmark.TITLE} cannot be read: {'; '.join(unreadable[:3])}. Download "
+            f"{len(unreadable)} pictures of {benchmark.title} cannot be read: {'; '.join(unreadable[:3])}. Download "
             "them again."
         )
     return pictures
 
 
 def _locate_pictures(
-    benchmark: ModuleType, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
+    benchmark: Benchmark, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
 ) -> list[list[Any]]:
-    data = data or benchmark.HUB_ID
+    data = data or benchmark.hub_id
     is_file = Path(data).suffix in SUFFIXES
     if image_root is None:
         encoded = _encoded_pictures(benchmark, data, split, is_file)
@@ -79,52 +79,50 @@ def _locate_pictures(
     root = _find_root(benchmark, data, is_file, image_root)
     found = [_find_file(name, root) if name else None for name in names]
     missing = [
-        f"item {item_id(benchmark, item)}: {name}"
+        f"item {benchmark.item_id(item)}: {name}"
         for item, name, path in zip(items, names, found, strict=True)
         if name and path is None
     ]
     if missing:
         raise EvaluationError(
-            f"{len(missing)} pictures of {benchmark.TITLE} are not in {root}: {'; '.join(missing[:3])}. Pass the folder "
-            f"or {benchmark.ARCHIVE} with --image_root, or --image_root hub to download that archive from "
-            f"{benchmark.HUB_ID}."
+            f"{len(missing)} pictures of {benchmark.title} are not in {root}: {'; '.join(missing[:3])}. Pass the "
+            f"folder or {benchmark.archive} with --image_root, or --image_root hub to download that archive from "
+            f"{benchmark.hub_id}."
         )
     return [[] if path is None else [path] for path in found]
 
 
-def _encoded_pictures(benchmark: ModuleType, data: str, split: str, is_file: bool) -> Sequence[Any] | None:
+def _encoded_pictures(benchmark: Benchmark, data: str, split: str, is_file: bool) -> Sequence[Any] | None:
     """Returns the column of encoded pictures, `{"bytes", "path"}` each, or `None` if the data has none."""
     if is_file:
         if not data.endswith(".parquet"):
             return None
         from pyarrow import parquet
 
-        from .items import holds_pictures
-
         schema = parquet.read_schema(data)
-        for name in benchmark.IMAGE_COLUMNS:
+        for name in benchmark.image_columns:
             if name in schema.names and holds_pictures(schema.field(name).type):
                 return parquet.read_table(data, columns=[name]).column(name).to_pylist()
         return None
     from datasets import Image
 
     dataset = load_hub(benchmark, data, split)
-    for name in benchmark.IMAGE_COLUMNS:
+    for name in benchmark.image_columns:
         if isinstance(dataset.features.get(name), Image):
             return dataset[name]
     return None
 
 
-def _find_root(benchmark: ModuleType, data: str, is_file: bool, image_root: str | None) -> Path:
+def _find_root(benchmark: Benchmark, data: str, is_file: bool, image_root: str | None) -> Path:
     if image_root is None and is_file:
         return Path(data).parent
     if image_root is None or image_root == "hub":
-        if (Path(data) / benchmark.ARCHIVE).is_file():
-            return extract_archive(Path(data) / benchmark.ARCHIVE)
+        if (Path(data) / benchmark.archive).is_file():
+            return extract_archive(Path(data) / benchmark.archive)
         from huggingface_hub import hf_hub_download
 
-        repository = benchmark.HUB_ID if is_file else data
-        return extract_archive(Path(hf_hub_download(repository, benchmark.ARCHIVE, repo_type="dataset")))
+        repository = benchmark.hub_id if is_file else data
+        return extract_archive(Path(hf_hub_download(repository, benchmark.archive, repo_type="dataset")))
     root = Path(image_root)
     if root.is_dir():
         return root
@@ -133,14 +131,14 @@ def _find_root(benchmark: ModuleType, data: str, is_file: bool, image_root: str 
     return extract_archive(root)
 
 
-def _picture_name(benchmark: ModuleType, item: dict[str, Any]) -> str:
+def _picture_name(benchmark: Benchmark, item: dict[str, Any]) -> str:
     """Returns the path that the item names, "" where it has no picture."""
-    if not any(column in item for column in benchmark.IMAGE_COLUMNS):
+    if not any(column in item for column in benchmark.image_columns):
         raise EvaluationError(
-            f"Item {item_id(benchmark, item)} has no column {' or '.join(benchmark.IMAGE_COLUMNS)} with the path of its "
-            "picture. If the data holds the pictures themselves, leave out --image_root."
+            f"Item {benchmark.item_id(item)} has no column {' or '.join(benchmark.image_columns)} with the path of "
+            "its picture. If the data holds the pictures themselves, leave out --image_root."
         )
-    names = [item[column] for column in benchmark.IMAGE_COLUMNS if item.get(column) is not None]
+    names = [item[column] for column in benchmark.image_columns if item.get(column) is not None]
     return next((name for name in names if isinstance(name, str)), "")
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from ..errors import EvaluationError
 from ..record.charts import chart
+from .benchmarks import BENCHMARKS
 from .files import read_json, write_text
-from .items import BENCHMARKS
 
 
 PROTOCOLS = {
@@ -30,8 +30,8 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None) ->
         output (`Path`):
             The Markdown file; the chart is written beside it.
         reference_path (`Path`, *optional*):
-            json of published figures to show beside ours, `{"name": {"metric": fraction}}`; none are built in. A metric
-            is named as in the report's tables, such as `"accuracy"`, `"S1"` or `"problem_version/Text Lite"`.
+            json of published figures to show beside ours, `{"name": {"metric": fraction}}`; none are built in. A
+            metric is named as in the report's tables, such as `"accuracy"`, `"S1"` or `"problem_version/Text Lite"`.
 
     Returns:
         The path of the report.
@@ -49,7 +49,7 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None) ->
     values = flatten(metrics)
     picture = output.with_suffix(".png")
     write_text(output, "\n".join(_report_lines(metrics, values, reference, picture.name)) + "\n")
-    draw_chart(BENCHMARKS[metrics["benchmark"]].TITLE, values, reference, picture)
+    draw_chart(BENCHMARKS[metrics["benchmark"]].title, values, reference, picture)
     return output
 
 
@@ -102,7 +102,7 @@ def _report_lines(
     picture: str,
 ) -> list[str]:
     settings = metrics["settings"]
-    lines = [f"# {BENCHMARKS[metrics['benchmark']].TITLE}", "", *_protocol_lines(metrics), ""]
+    lines = [f"# {BENCHMARKS[metrics['benchmark']].title}", "", *_protocol_lines(metrics), ""]
     if settings:
         lines += ["| setting | value |", "|---|---|"]
         lines += [f"| {name} | {value} |" for name, value in settings.items()] + [""]
@@ -130,14 +130,15 @@ def _protocol_lines(metrics: dict[str, Any]) -> list[str]:
         lines.append("Extractions: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()) + ".")
     judge = metrics["judge_settings"]
     lines.append(f"Judge: {metrics['judge']}" + (f" ({judge})." if judge else "."))
-    if rule == "final" or (rule == "official" and not llm and metrics["benchmark"] != "wemath"):
+    official_needs_llm = BENCHMARKS[metrics["benchmark"]].official_needs_llm
+    if rule == "final" or (rule == "official" and not llm and official_needs_llm):
         lines.append(
             "**This is not the official protocol**, whose extraction needs a language model: do not compare these "
             "figures with published ones."
         )
     if metrics["partial"]:
         lines.append("**Partial run**: these figures do not stand for the whole benchmark.")
-    if metrics["benchmark"] == "wemath" and metrics["four_dimensional"] is None:
+    if "four_dimensional" in metrics and metrics["four_dimensional"] is None:
         lines.append("The four dimensions are withheld, because missing responses would falsify them.")
     return lines
 

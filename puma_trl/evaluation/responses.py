@@ -4,25 +4,25 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from ..errors import EvaluationError
+from .benchmarks import Benchmark
 from .files import json_line, read_json, read_jsonl, write_json, write_jsonl
-from .items import item_id
 
 
 SYNC_EVERY = 16
 
 
-def read_responses(path: Path, benchmark: ModuleType, items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def read_responses(path: Path, benchmark: Benchmark, items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """
     Reads a responses file and checks it against the items.
 
     Args:
         path (`Path`):
             Rows `{"id", "response"}` with, optionally, `extraction` and `judgement`.
-        benchmark (module):
+        benchmark ([`Benchmark`]):
             The benchmark.
         items (`list[dict[str, Any]]`):
             Its items.
@@ -34,7 +34,7 @@ def read_responses(path: Path, benchmark: ModuleType, items: list[dict[str, Any]
         EvaluationError: if a row has no id or none of response, extraction and judgement, a response is neither text
             nor null, a judgement is neither 0 nor 1, an id is repeated, or ids are not in the items.
     """
-    known = {item_id(benchmark, item) for item in items}
+    known = {benchmark.item_id(item) for item in items}
     rows: dict[str, dict[str, Any]] = {}
     unknown = []
     for number, row in read_jsonl(path):
@@ -49,8 +49,8 @@ def read_responses(path: Path, benchmark: ModuleType, items: list[dict[str, Any]
     if unknown:
         names = ", ".join(unknown[:10]) + (", …" if len(unknown) > 10 else "")
         raise EvaluationError(
-            f"{path}: {len(unknown)} ids are not in the {benchmark.TITLE} data: {names}. An id is the item's "
-            f"`{benchmark.ID}`; check that responses and data belong together."
+            f"{path}: {len(unknown)} ids are not in the {benchmark.title} data: {names}. An id is the item's "
+            f"`{benchmark.id_column}`; check that responses and data belong together."
         )
     return rows
 

@@ -1,19 +1,19 @@
 """`score`: from items and responses to `metrics.json` and `scored.jsonl`."""
 
-import argparse
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from .benchmarks import Benchmark
 from .files import write_json, write_jsonl
-from .items import BENCHMARKS, item_id, load_items
+from .items import load_items
 from .judging import make_judge
 from .responses import read_responses, read_settings
+from .settings import ItemSource, ServerSettings
 
 
 def score_responses(
-    benchmark: ModuleType,
+    benchmark: Benchmark,
     items: list[dict[str, Any]],
     responses: dict[str, dict[str, Any]],
     rule: str,
@@ -23,7 +23,7 @@ def score_responses(
     Scores every item by the benchmark's own comparison or the judgement that its row carries.
 
     Args:
-        benchmark (module):
+        benchmark ([`Benchmark`]):
             The benchmark.
         items (`list[dict[str, Any]]`):
             Its items.
@@ -39,13 +39,11 @@ def score_responses(
         One row `{"id", "extraction", "normalised", "answer", "correct"}` per item, in their order, null where there is
         none. A missing response is wrong.
     """
-    return [
-        _score_item(benchmark, item, responses.get(item_id(benchmark, item)), rule, null_is_none) for item in items
-    ]
+    return [_score_item(benchmark, item, responses.get(benchmark.item_id(item)), rule, null_is_none) for item in items]
 
 
 def _score_item(
-    benchmark: ModuleType, item: dict[str, Any], response: dict[str, Any] | None, rule: str, null_is_none: bool
+    benchmark: Benchmark, item: dict[str, Any], response: dict[str, Any] | None, rule: str, null_is_none: bool
 ) -> dict[str, Any]:
     extraction, normalised, correct = None, None, False
     if response is not None:
@@ -56,7 +54,7 @@ def _score_item(
             correct = benchmark.is_correct(item, normalised)
         correct = bool(response.get("judgement", correct))
     return {
-        "id": item[benchmark.ID],
+        "id": item[benchmark.id_column],
         "extraction": extraction,
         "normalised": normalised,
         "answer": item["answer"],
@@ -65,7 +63,7 @@ def _score_item(
 
 
 def choose_rule(
-    benchmark: ModuleType,
+    benchmark: Benchmark,
     extraction: str | None,
     settings: dict[str, Any],
     responses: dict[str, dict[str, Any]],
@@ -74,7 +72,7 @@ def choose_rule(
     Chooses the extraction rule and names where the extractions come from.
 
     Args:
-        benchmark (module):
+        benchmark ([`Benchmark`]):
             The benchmark.
         extraction (`str`, *optional*):
             What the user asked for.
@@ -84,16 +82,16 @@ def choose_rule(
             Id as text → row.
 
     Returns:
-        The rule for rows without `extraction`, and the name for `metrics.json`: the rule's, or, where every row carries
-        an extraction and none was asked for, the rule that made them, `"given"` if that is unknown.
+        The rule for rows without `extraction`, and the name for `metrics.json`: the rule's, or, where every row
+        carries an extraction and none was asked for, the rule that made them, `"given"` if that is unknown.
     """
-    rule = extraction or benchmark.DEFAULT_EXTRACTION
+    rule = extraction or benchmark.default_extraction
     all_carry = bool(responses) and all("extraction" in row for row in responses.values())
     return rule, settings.get("extraction", "given") if all_carry and extraction is None else rule
 
 
 def compute_metrics(
-    benchmark: ModuleType,
+    benchmark: Benchmark,
     items: list[dict[str, Any]],
     responses: dict[str, dict[str, Any]],
     scored: list[dict[str, Any]],
@@ -103,7 +101,7 @@ def compute_metrics(
     Computes the aggregates, rates as unrounded fractions.
 
     Args:
-        benchmark (module):
+        benchmark ([`Benchmark`]):
             The benchmark.
         items (`list[dict[str, Any]]`):
             Its items.
@@ -130,7 +128,7 @@ def compute_metrics(
     unanswered = len(items) - len(responses)
     metrics["partial"] = unanswered > 0 or metrics.get("incomplete_groups", 0) > 0
     if unanswered and not allow_partial:
-        for name in benchmark.HEADLINE:
+        for name in benchmark.headline:
             metrics[name] = None
             print(
                 f"{unanswered} of {len(items)} items have no response, which would falsify `{name}`: it is withheld "
@@ -140,13 +138,33 @@ def compute_metrics(
     return metrics
 
 
-def run_score(args: argparse.Namespace) -> dict[str, Any]:
+def run_score(
+    source: ItemSource,
+    responses_path: Path,
+    output: Path,
+    rule: str | None = None,
+    judge_name: str = "exact",
+    llm: ServerSettings | None = None,
+    allow_partial: bool = False,
+) -> dict[str, Any]:
     """
     Runs the subcommand: reads, scores, writes `metrics.json` and, beside it, `scored.jsonl`.
 
     Args:
-        args (`argparse.Namespace`):
-            The options of the subcommand.
+        source ([`ItemSource`]):
+            The items.
+        responses_path (`Path`):
+            The responses file.
+        output (`Path`):
+            The metrics file.
+        rule (`str`, *optional*):
+            Extraction rule, one of `RULES`, for rows without `extraction`. Defaults to the benchmark's.
+        judge_name (`str`, *optional*, defaults to `"exact"`):
+            One of `JUDGES`.
+        llm ([`ServerSettings`], *optional*):
+            The language model of the judge `"openai"`.
+        allow_partial (`bool`, *optional*, defaults to `False`):
+            Whether headline scores of incomplete runs are computed, labelled as partial.
 
     Returns:
         The metrics.
@@ -154,22 +172,22 @@ def run_score(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         EvaluationError: if input is bad.
     """
-    benchmark, path, output = BENCHMARKS[args.benchmark], Path(args.responses), Path(args.output)
-    judge = make_judge(args, benchmark, output.with_name("judgements.jsonl"))
-    columns = benchmark.COLUMNS + benchmark.EXTRACTION_COLUMNS.get(args.extraction, ())
-    items = load_items(benchmark, args.data, args.split, columns)
-    benchmark.check_items(items, args.allow_partial)
-    responses = read_responses(path, benchmark, items)
-    settings = read_settings(path)
-    rule, extraction = choose_rule(benchmark, args.extraction, settings, responses)
-    scored = score_responses(benchmark, items, responses, rule, settings.get("extraction") == "final")
+    benchmark = source.benchmark
+    judge = make_judge(judge_name, benchmark, llm, output.with_name("judgements.jsonl"))
+    columns = benchmark.columns + benchmark.extraction_columns.get(rule, ())
+    items = load_items(benchmark, source.data, source.split, columns)
+    benchmark.check_items(items, allow_partial)
+    responses = read_responses(responses_path, benchmark, items)
+    settings = read_settings(responses_path)
+    used_rule, extraction = choose_rule(benchmark, rule, settings, responses)
+    scored = score_responses(benchmark, items, responses, used_rule, settings.get("extraction") == "final")
     judge_settings = judge(items, responses, scored) if judge else None
     metrics = {
-        "benchmark": benchmark.NAME,
+        "benchmark": benchmark.name,
         "extraction": extraction,
-        "judge": args.judge,
+        "judge": judge_name,
         "prompt": settings.get("prompt"),
-        **compute_metrics(benchmark, items, responses, scored, args.allow_partial),
+        **compute_metrics(benchmark, items, responses, scored, allow_partial),
         "judge_settings": judge_settings,
         "settings": settings,
     }

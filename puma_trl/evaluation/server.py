@@ -1,6 +1,5 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a commercial API), for replies and judgements."""
 
-import argparse
 import hashlib
 import json
 import os
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import EvaluationError
 from .progress import Progress
+from .settings import ServerSettings
 
 
 Key = TypeVar("Key")
@@ -58,14 +58,14 @@ class Server:
 
         if concurrency < 1 or timeout <= 0 or max_retries < 0:
             raise EvaluationError(
-                f"`concurrency` is {concurrency}, `timeout` {timeout} and `max_retries` {max_retries}: the first must be "
-                "at least 1, the second positive, the third not negative."
+                f"`concurrency` is {concurrency}, `timeout` {timeout} and `max_retries` {max_retries}: the first must "
+                "be at least 1, the second positive, the third not negative."
             )
         key = os.environ.get(KEY_VARIABLE)
         if key is None and base_url is None and URL_VARIABLE not in os.environ:
             raise EvaluationError(
-                f"No server to ask {model}: set {KEY_VARIABLE} in the environment for OpenAI's own, or name the address "
-                "of another with --base_url (the model under test) or --llm_base_url (extraction and judge)."
+                f"No server to ask {model}: set {KEY_VARIABLE} in the environment for OpenAI's own, or name the "
+                "address of another with --base_url (the model under test) or --llm_base_url (extraction and judge)."
             )
         self.model = model
         self.concurrency = concurrency
@@ -73,9 +73,9 @@ class Server:
         self.client = OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries)
 
     @classmethod
-    def for_llm(cls, args: argparse.Namespace) -> "Server":
-        """Makes the server that extracts and judges, as the command line describes it."""
-        return cls(args.llm, args.llm_base_url, args.concurrency, args.timeout, args.max_retries)
+    def connect(cls, settings: ServerSettings) -> "Server":
+        """Makes the server that the settings describe."""
+        return cls(settings.model, settings.base_url, settings.concurrency, settings.timeout, settings.max_retries)
 
     def fingerprint(self, messages: list[dict[str, Any]]) -> str:
         """Returns a key of a chat with this model, under which a file keeps its outcome."""

@@ -19,6 +19,7 @@ from puma_trl.evaluation.gap import (
     shuffle_teachers,
     summarise,
 )
+from puma_trl.evaluation.settings import GapSettings
 from puma_trl.models.families import get_family
 
 
@@ -193,9 +194,6 @@ def test_longest_reply_follows_gold(pair_file, processor, tiny_model, tmp_path, 
     processor.save_pretrained(tmp_path / "model")
     seen = []
     monkeypatch.setattr(gap, "answer_pairs", lambda generator, rows, title: seen.append(generator) or [{}] * len(rows))
-    args = gap.argparse.Namespace(
-        dtype="auto", data=str(pair_file), image_root=None, num_rows=None, max_new_tokens=None, batch_size=4
-    )
-    gap.measure_model(args, str(tmp_path / "model"), "model")
+    gap.measure_model(GapSettings(str(pair_file), batch_size=4), str(tmp_path / "model"), "model")
     answer_tokens = len(processor.tokenizer("90 - 10 = 80. Answer: 80")["input_ids"]) + 1
     assert seen[0].model.generation_config.max_new_tokens == 8 + answer_tokens * 5 // 4

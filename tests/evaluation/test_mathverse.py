@@ -3,9 +3,12 @@
 import pytest
 
 from puma_trl.errors import EvaluationError
-from puma_trl.evaluation.benchmarks import mathverse
+from puma_trl.evaluation.benchmarks import BENCHMARKS
 
 from .helpers import verse_item
+
+
+mathverse = BENCHMARKS["mathverse"]
 
 
 @pytest.mark.parametrize(

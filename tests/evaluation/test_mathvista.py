@@ -3,11 +3,13 @@
 import pytest
 
 from puma_trl.errors import EvaluationError
-from puma_trl.evaluation.benchmarks import mathvista
+from puma_trl.evaluation.benchmarks import BENCHMARKS
+from puma_trl.evaluation.benchmarks.mathvista import GROUPS
 
 from .helpers import vista_item
 
 
+mathvista = BENCHMARKS["mathvista"]
 INTEGER, FLOAT, LIST = (("free_form", kind) for kind in ("integer", "float", "list"))
 
 
@@ -134,7 +136,7 @@ def test_groups_by_hand():
     metrics = mathvista.compute_metrics(items, [True, False, True])
     assert (metrics["correct"], metrics["total"], metrics["accuracy"]) == (2, 3, 2 / 3)
     groups = metrics["groups"]
-    assert list(groups) == list(mathvista.GROUPS)
+    assert list(groups) == list(GROUPS)
     assert groups["skills"] == {
         "a": {"correct": 1, "total": 1, "accuracy": 1.0},
         "b": {"correct": 2, "total": 3, "accuracy": 2 / 3},
@@ -155,7 +157,8 @@ def test_groups_by_hand():
             ("multi_choice", "text"),
             {"question": "Which?", "choices": ["x", "y"]},
             [
-                "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at the end.",
+                "Hint: Please answer the question and provide the correct option letter, e.g., A, B, C, D, at "
+                "the end.",
                 "Question: Which?",
                 "Choices:",
                 "(A) x",
@@ -166,8 +169,8 @@ def test_groups_by_hand():
             INTEGER,
             {"question": "How many?", "unit": "g"},
             [
-                "Hint: Please answer the question requiring an integer answer and provide the final value, e.g., 1, 2, "
-                "3, at the end.",
+                "Hint: Please answer the question requiring an integer answer and provide the final value, e.g., 1, "
+                "2, 3, at the end.",
                 "Question: How many? (Unit: g)",
             ],
         ),
@@ -175,8 +178,8 @@ def test_groups_by_hand():
             FLOAT,
             {"question": "How much?", "precision": 2.0},
             [
-                "Hint: Please answer the question requiring a floating-point number with two decimal places and provide "
-                "the final value, e.g., 1.23, 1.34, 1.45, at the end.",
+                "Hint: Please answer the question requiring a floating-point number with two decimal places and "
+                "provide the final value, e.g., 1.23, 1.34, 1.45, at the end.",
                 "Question: How much?",
             ],
         ),
@@ -184,8 +187,8 @@ def test_groups_by_hand():
             LIST,
             {"question": "Which years?"},
             [
-                "Hint: Please answer the question requiring a Python list as an answer and provide the final list, e.g., "
-                "[1, 2, 3], [1.2, 1.3, 1.4], at the end.",
+                "Hint: Please answer the question requiring a Python list as an answer and provide the final list, "
+                "e.g., [1, 2, 3], [1.2, 1.3, 1.4], at the end.",
                 "Question: Which years?",
             ],
         ),

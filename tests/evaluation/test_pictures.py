@@ -12,10 +12,13 @@ from pyarrow import parquet
 from puma_trl.data.images import open_image
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation import pictures
-from puma_trl.evaluation.benchmarks import mathverse, mathvista, wemath
+from puma_trl.evaluation.benchmarks import BENCHMARKS
 from puma_trl.evaluation.items import load_items
 
 from .helpers import make_items, verse_item, vista_item, wemath_group, write_data
+
+
+mathverse, mathvista, wemath = BENCHMARKS.values()
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +39,12 @@ def sizes(found):
     return [[open_image(picture).size for picture in pictures_of_item] for pictures_of_item in found]
 
 
-@pytest.mark.parametrize("benchmark", [mathverse, mathvista, wemath])
+@pytest.mark.parametrize("benchmark", BENCHMARKS.values(), ids=BENCHMARKS)
 @pytest.mark.parametrize("root", ["beside", "folder", "parent", "zip", "wrapped zip"])
 def test_files_are_found(benchmark, root, tmp_path):
     folder = tmp_path / "published"
-    data = write_data(folder, benchmark.NAME)
-    items = load_items(benchmark, str(data), "testmini", benchmark.COLUMNS)
+    data = write_data(folder, benchmark.name)
+    items = load_items(benchmark, str(data), "testmini", benchmark.columns)
     image_root = {
         "beside": lambda: None,
         "folder": lambda: str(folder),
@@ -52,14 +55,14 @@ def test_files_are_found(benchmark, root, tmp_path):
     found = pictures.find_pictures(benchmark, items, str(data), "testmini", image_root)
     expected = [
         [] if item.get("problem_version") == "Text Only" else [(28 + 28 * (index % 3), 28)]
-        for index, item in enumerate(make_items(benchmark.NAME))
+        for index, item in enumerate(make_items(benchmark.name))
     ]
     assert sizes(found) == expected
 
 
 def test_root_may_be_the_first_folder_of_the_paths(tmp_path):
     data = write_data(tmp_path, "mathvista")
-    items = load_items(mathvista, str(data), "testmini", mathvista.COLUMNS)
+    items = load_items(mathvista, str(data), "testmini", mathvista.columns)
     found = pictures.find_pictures(mathvista, items, str(data), "testmini", str(tmp_path / "images"))
     assert all(len(one) == 1 for one in found)
 
@@ -69,7 +72,7 @@ def test_folder_of_another_version_is_no_match(tmp_path):
     data = write_data(tmp_path, "mathverse", [verse_item(1)])
     (tmp_path / "images_version_6").mkdir()
     (tmp_path / "images_version_1-4" / "image_1.png").rename(tmp_path / "images_version_6" / "image_1.png")
-    items = load_items(mathverse, str(data), "testmini", mathverse.COLUMNS)
+    items = load_items(mathverse, str(data), "testmini", mathverse.columns)
     with pytest.raises(EvaluationError, match="1 pictures of MathVerse.*item 1: images_version_1-4/image_1.png"):
         pictures.find_pictures(mathverse, items, str(data), "testmini", str(tmp_path / "images_version_6"))
 
@@ -104,7 +107,7 @@ def test_encoded_column_of_a_parquet(tmp_path):
     rows = [item | {"image_path": {"bytes": buffer.getvalue(), "path": None}} for item in wemath_group(1, 2, 1)]
     rows[1]["image_path"] = None
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "items.parquet")
-    items = load_items(wemath, str(tmp_path / "items.parquet"), "testmini", wemath.COLUMNS)
+    items = load_items(wemath, str(tmp_path / "items.parquet"), "testmini", wemath.columns)
     assert "image_path" not in items[0]
     found = pictures.find_pictures(wemath, items, str(tmp_path / "items.parquet"), "testmini", None)
     assert sizes(found) == [[(9, 5)], [], [(9, 5)]]
@@ -128,7 +131,7 @@ def test_copy_of_a_hub_data_set(pictures_in, tmp_path):
         folder.mkdir()
         zip_folder(tmp_path / "published", folder / "images.zip")
     dataset.to_parquet(folder / "data" / "testmini-00000-of-00001.parquet")
-    items = load_items(mathvista, str(folder), "testmini", mathvista.COLUMNS)
+    items = load_items(mathvista, str(folder), "testmini", mathvista.columns)
     assert [item["pid"] for item in items] == [row["pid"] for row in rows]
     assert "decoded_image" not in items[0] and items[1]["choices"] is None and items[1]["metadata"]["skills"]
     found = pictures.find_pictures(mathvista, items, str(folder), "testmini", None)
@@ -137,7 +140,7 @@ def test_copy_of_a_hub_data_set(pictures_in, tmp_path):
         expected[3] = []
     assert sizes(found) == expected
     with pytest.raises(EvaluationError, match="split test:"):
-        load_items(mathvista, str(folder), "test", mathvista.COLUMNS)
+        load_items(mathvista, str(folder), "test", mathvista.columns)
 
 
 def test_archive_is_extracted_once(tmp_path, cache):

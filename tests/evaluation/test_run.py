@@ -16,14 +16,12 @@ from PIL import Image
 
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.__main__ import main
+from puma_trl.evaluation.benchmarks import BENCHMARKS
 from puma_trl.evaluation.local_model import Generator, Prompt, load_for_generation
 from puma_trl.mini import build_model
 
 from ..conftest import TINY
 from .helpers import make_items, read_rows, verse_item, write_data
-
-
-BENCHMARKS = ("mathverse", "mathvista", "wemath")
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,13 @@
 import pytest
 
 from puma_trl.errors import EvaluationError
-from puma_trl.evaluation.benchmarks import wemath
+from puma_trl.evaluation.benchmarks import BENCHMARKS
+from puma_trl.evaluation.benchmarks.wemath import four_dimensional, read_domains
 
 from .helpers import wemath_group
 
 
+wemath = BENCHMARKS["wemath"]
 OPTIONS = "A. 10 cm; B. Twenty; C. 30 cm. or so; D. No correct answer"
 
 
@@ -99,7 +101,7 @@ def groups_of(*outcomes):
     ],
 )
 def test_classes_of_a_group(outcome, strict, loose):
-    dimensions = wemath.four_dimensional(*groups_of(outcome))
+    dimensions = four_dimensional(*groups_of(outcome))
     for setting, expected in (("strict", strict), ("loose", loose)):
         counts = {name: dimensions[setting][name]["count"] for name in ("IK", "IG", "CM", "RM")}
         assert counts == {name: int(name == expected) for name in counts}
@@ -107,7 +109,7 @@ def test_classes_of_a_group(outcome, strict, loose):
 
 def test_rates_and_scores_by_hand():
     items, correct = groups_of("111", "111", "110", "101", "001", "1110", "0101", "0000")
-    dimensions = wemath.four_dimensional(items, correct)
+    dimensions = four_dimensional(items, correct)
     strict, loose = dimensions["strict"], dimensions["loose"]
     assert strict["CM"] == {"count": 2, "rate": 2 / 8}
     assert strict["IG"] == loose["IG"] == {"count": 2, "rate": 2 / 8}
@@ -120,7 +122,7 @@ def test_rates_and_scores_by_hand():
 
 
 def test_rm_rate_is_null_where_no_multi_step_problem_is_right():
-    dimensions = wemath.four_dimensional(*groups_of("110", "1000"))
+    dimensions = four_dimensional(*groups_of("110", "1000"))
     assert dimensions["strict"]["RM"] == {"count": 0, "rate": None}
     assert dimensions["loose"]["score"] == 0.25
 
@@ -141,7 +143,7 @@ def test_steps_and_domains_by_hand():
 
 
 def test_domains_cover_the_67_concepts():
-    domains = wemath.read_domains()
+    domains = read_domains()
     assert len(domains) == 67 and len(set(domains.values())) == 12
 
 

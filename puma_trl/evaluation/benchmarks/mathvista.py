@@ -7,30 +7,12 @@ import re
 import string
 from typing import Any
 
-from rapidfuzz.distance import Levenshtein
-
 from ...errors import EvaluationError
 from ..answers import final_answer
 from ..rates import group_rates, rate
+from .benchmark import Benchmark
 
 
-NAME = "mathvista"
-TITLE = "MathVista"
-HUB_ID = "AI4Math/MathVista"
-CONFIG_IS_SPLIT = False
-ARCHIVE = "images.zip"
-ID = "pid"
-DUPLICATES = "Remove the repeated rows."
-IMAGE_COLUMNS = ("decoded_image", "image")
-COLUMNS = ("pid", "answer", "question_type", "answer_type", "choices", "precision", "metadata")
-PROMPT_COLUMNS = {
-    "official": ("question", "choices", "unit", "precision", "question_type", "answer_type"),
-    "math_puma": ("question",),
-}
-# Metrics that an incomplete run would falsify.
-HEADLINE = ()
-EXTRACTION_COLUMNS = {}
-DEFAULT_EXTRACTION = "final"  # the official extraction needs a language model
 GROUPS = ("question_type", "answer_type", "language", "source", "category", "task", "context", "grade", "skills")
 TYPED_GROUPS = ("question_type", "answer_type")
 
@@ -46,99 +28,171 @@ TYPE_HINTS = {
 }
 
 
-def check_items(items: list[dict[str, Any]], allow_partial: bool) -> None:
-    """
-    Checks what normalisation and aggregates need.
+class MathVista(Benchmark):
+    """MathVista. The normalised extraction is compared with the gold answer as strings."""
 
-    Raises:
-        EvaluationError: if a multiple-choice item has no options, an answer type is unknown, or a metadata field that
-            is reported by group is missing.
-    """
-    for item in items:
-        where = f"Item {item[ID]}"
+    name = "mathvista"
+    title = "MathVista"
+    hub_id = "AI4Math/MathVista"
+    id_column = "pid"
+    image_columns = ("decoded_image", "image")
+    columns = ("pid", "answer", "question_type", "answer_type", "choices", "precision", "metadata")
+    prompt_columns = {
+        "official": ("question", "choices", "unit", "precision", "question_type", "answer_type"),
+        "math_puma": ("question",),
+    }
+
+    def check_items(self, items: list[dict[str, Any]], allow_partial: bool) -> None:
+        """
+        Checks what normalisation and aggregates need.
+
+        Raises:
+            EvaluationError: if a multiple-choice item has no options, an answer type is unknown, or a metadata field
+                that is reported by group is missing.
+        """
+        for item in items:
+            where = f"Item {self.item_id(item)}"
+            if item["question_type"] == "multi_choice":
+                if not item["choices"]:
+                    raise EvaluationError(f"{where} is multi_choice but its `choices` are {item['choices']!r}.")
+            elif item["answer_type"] not in ("integer", "float", "list"):
+                raise EvaluationError(
+                    f"{where} has `answer_type` {item['answer_type']!r}; a {item['question_type']} item must be "
+                    "integer, float or list."
+                )
+            for name in GROUPS[len(TYPED_GROUPS) :]:
+                if not isinstance(item["metadata"], dict) or name not in item["metadata"]:
+                    raise EvaluationError(f"{where}: `metadata` lacks `{name}`.")
+
+    def build_prompt(self, item: dict[str, Any], variant: str) -> str:
+        """
+        Returns the prompt, rebuilt from the fields.
+
+        Args:
+            item (`dict[str, Any]`):
+                The item as published.
+            variant (`str`):
+                `"official"`, the published `query` (hint by answer type, question with its unit, lettered options), or
+                `"math_puma"`, which drops options, unit and type as the original project does.
+        """
+        if variant == "math_puma":
+            return f"Hint: {GENERIC_HINT}\nQuestion: {item['question']}"
+        lines = [f"Hint: {self._official_hint(item)}", f"Question: {item['question']}"]
+        if item["unit"]:
+            lines[-1] += f" (Unit: {item['unit']})"
+        if item["choices"]:
+            lines.append("Choices:")
+            options = zip(string.ascii_uppercase, item["choices"], strict=False)
+            lines += [f"({letter}) {text}" for letter, text in options]
+        return "\n".join(lines)
+
+    def _official_hint(self, item: dict[str, Any]) -> str:
         if item["question_type"] == "multi_choice":
-            if not item["choices"]:
-                raise EvaluationError(f"{where} is multi_choice but its `choices` are {item['choices']!r}.")
-        elif item["answer_type"] not in ("integer", "float", "list"):
-            raise EvaluationError(
-                f"{where} has `answer_type` {item['answer_type']!r}; a {item['question_type']} item must be integer, "
-                "float or list."
-            )
-        for name in GROUPS[len(TYPED_GROUPS) :]:
-            if not isinstance(item["metadata"], dict) or name not in item["metadata"]:
-                raise EvaluationError(f"{where}: `metadata` lacks `{name}`.")
-
-
-def build_prompt(item: dict[str, Any], variant: str) -> str:
-    """
-    Returns the prompt, rebuilt from the fields.
-
-    Args:
-        item (`dict[str, Any]`):
-            The item as published.
-        variant (`str`):
-            `"official"`, the published `query` (hint by answer type, question with its unit, lettered options), or
-            `"math_puma"`, which drops options, unit and type as the original project does.
-    """
-    if variant == "math_puma":
-        return f"Hint: {GENERIC_HINT}\nQuestion: {item['question']}"
-    if item["question_type"] == "multi_choice":
-        hint = LETTER_HINT
-    else:
+            return LETTER_HINT
         precision = int(item["precision"]) if item["answer_type"] == "float" else None
         if (item["answer_type"], precision) not in TYPE_HINTS:
-            raise EvaluationError(f"Item {item[ID]}: no hint for a float with `precision` {item['precision']!r}.")
+            raise EvaluationError(
+                f"Item {self.item_id(item)}: no hint for a float with `precision` {item['precision']!r}."
+            )
         kind, what, examples = TYPE_HINTS[item["answer_type"], precision]
-        hint = TYPE_HINT.format(kind=kind, what=what, examples=examples)
-    lines = [f"Hint: {hint}", f"Question: {item['question']}"]
-    if item["unit"]:
-        lines[-1] += f" (Unit: {item['unit']})"
-    if item["choices"]:
-        lines.append("Choices:")
-        lines += [f"({letter}) {text}" for letter, text in zip(string.ascii_uppercase, item["choices"], strict=False)]
-    return "\n".join(lines)
+        return TYPE_HINT.format(kind=kind, what=what, examples=examples)
 
+    def extract(self, item: dict[str, Any], reply: str | None, rule: str) -> str | None:
+        """
+        Extracts the answer from a reply without a language model.
 
-def extract(item: dict[str, Any], reply: str | None, rule: str) -> str | None:
-    """
-    Extracts the answer from a reply without a language model.
+        The official order: an empty reply stays empty; a multiple-choice reply that equals an option is the answer; a
+        reply that parses as the integer or float asked for is the answer; the rest goes to a language model, whose
+        failure gives the empty string.
 
-    The official order: an empty reply stays empty; a multiple-choice reply that equals an option is the answer; a
-    reply that parses as the integer or float asked for is the answer; the rest goes to a language model, whose failure
-    gives the empty string.
+        Args:
+            item (`dict[str, Any]`):
+                The item as published.
+            reply (`str`, *optional*):
+                What the model said; `None` is an empty reply.
+            rule (`str`):
+                `"official"` and `"math_puma"` end with the empty string, `"final"` with [`final_answer`].
 
-    Args:
-        item (`dict[str, Any]`):
-            The item as published.
-        reply (`str`, *optional*):
-            What the model said; `None` is an empty reply.
-        rule (`str`):
-            `"official"` and `"math_puma"` end with the empty string, `"final"` with [`final_answer`].
+        Returns:
+            The extraction, or `None` where the `final` rule finds nothing.
+        """
+        direct = _extract_directly(item, reply or "")
+        if direct is not None and not (rule == "final" and direct == ""):
+            return direct
+        if rule != "final":
+            return ""
+        if item["question_type"] == "multi_choice":
+            return final_answer(reply or "", "choice")
+        return final_answer(reply or "", "list" if item["answer_type"] == "list" else "number")
 
-    Returns:
-        The extraction, or `None` where the `final` rule finds nothing.
-    """
-    direct = _extract_directly(item, reply or "")
-    if direct is not None and not (rule == "final" and direct == ""):
-        return direct
-    if rule != "final":
-        return ""
-    if item["question_type"] == "multi_choice":
-        return final_answer(reply or "", "choice")
-    return final_answer(reply or "", "list" if item["answer_type"] == "list" else "number")
+    def needs_llm(self, item: dict[str, Any], reply: str | None) -> bool:
+        """Returns whether the official extraction asks a language model: where its direct steps decide nothing."""
+        return _extract_directly(item, reply or "") is None
 
+    def clean_llm_extraction(self, text: str, rule: str) -> str:
+        """Returns a language model's extraction: as it is, or as the original project takes it, lower-cased."""
+        if rule == "math_puma":
+            _, prefix, rest = text.lower().partition("extracted answer:")
+            return (rest.replace("extracted answer:", "") if prefix else text.lower()).strip()
+        return text
 
-def needs_llm(item: dict[str, Any], reply: str | None) -> bool:
-    """Returns whether the official extraction asks a language model about this reply."""
-    return _extract_directly(item, reply or "") is None
+    def normalise(self, item: dict[str, Any], extraction: Any) -> str | None:
+        """
+        Returns the extraction in the form of the gold answer, by the official rule.
 
+        Multiple choice always gives an option: the one of the first parenthesised letter or of the bare capital
+        letter, else the one at the smallest edit distance (the first of several). Numbers are cut or rounded as Python
+        does it on binary floats; a list stays the string that it is.
 
-def clean_llm_extraction(text: str, rule: str) -> str:
-    """Returns a language model's extraction: as it is, or lower-cased after its prefix as the original project does."""
-    if rule == "math_puma":
-        _, prefix, rest = text.lower().partition("extracted answer:")
-        return (rest.replace("extracted answer:", "") if prefix else text.lower()).strip()
-    return text
+        Args:
+            item (`dict[str, Any]`):
+                The item as published.
+            extraction (`Any`):
+                The extraction; anything that is not a string is taken through `str`, so `None` is "None".
+
+        Returns:
+            The normalised answer, or `None` where a number cannot be read.
+        """
+        if item["question_type"] == "multi_choice":
+            return _nearest_option(str(extraction).strip(), item["choices"])
+        if item["answer_type"] == "list":
+            return str(extraction)
+        try:
+            if item["answer_type"] == "integer":
+                return str(int(float(extraction)))
+            # the Hub stores the precision as a float, which `round` refuses
+            return str(round(float(extraction), int(item["precision"])))
+        except (TypeError, ValueError, OverflowError):
+            return None
+
+    def is_correct(self, item: dict[str, Any], normalised: str | None) -> bool:
+        """Returns whether the normalised answer equals the gold answer as strings."""
+        return normalised is not None and normalised == str(item["answer"])
+
+    def compute_metrics(self, items: list[dict[str, Any]], correct: list[bool]) -> dict[str, Any]:
+        """
+        Computes the pooled accuracy and that of every value of every field.
+
+        Args:
+            items (`list[dict[str, Any]]`):
+                All items.
+            correct (`list[bool]`):
+                Whether each item was answered correctly.
+
+        Returns:
+            `dict[str, Any]` with rates as fractions. An item counts once under each of its skills.
+        """
+        pairs = list(zip(items, correct, strict=True))
+        groups = {}
+        for name in GROUPS:
+            values = ((item if name in TYPED_GROUPS else item["metadata"])[name] for item in items)
+            groups[name] = group_rates(
+                (value, right)
+                for entry, (_, right) in zip(values, pairs, strict=True)
+                for value in (dict.fromkeys(entry) if name == "skills" else [entry])
+                if value is not None
+            )
+        return {**rate(correct), "groups": groups}
 
 
 def _extract_directly(item: dict[str, Any], reply: str) -> str | None:
@@ -156,37 +210,9 @@ def _extract_directly(item: dict[str, Any], reply: str) -> str | None:
         return None
 
 
-def normalise(item: dict[str, Any], extraction: Any) -> str | None:
-    """
-    Returns the extraction in the form of the gold answer, by the official rule.
-
-    Multiple choice always gives an option: the one of the first parenthesised letter or of the bare capital letter,
-    else the one at the smallest edit distance (the first of several). Numbers are cut or rounded as Python does it on
-    binary floats; a list stays the string that it is.
-
-    Args:
-        item (`dict[str, Any]`):
-            The item as published.
-        extraction (`Any`):
-            The extraction; anything that is not a string is taken through `str`, so `None` is "None".
-
-    Returns:
-        The normalised answer, or `None` where a number cannot be read.
-    """
-    if item["question_type"] == "multi_choice":
-        return _nearest_option(str(extraction).strip(), item["choices"])
-    if item["answer_type"] == "list":
-        return str(extraction)
-    try:
-        if item["answer_type"] == "integer":
-            return str(int(float(extraction)))
-        # the Hub stores the precision as a float, which `round` refuses
-        return str(round(float(extraction), int(item["precision"])))
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
 def _nearest_option(extraction: str, choices: list[str]) -> str:
+    from rapidfuzz.distance import Levenshtein  # which `--help` need not wait for
+
     letter = re.search(r"\(([a-zA-Z])\)", extraction)
     if letter:
         extraction = letter.group(1).upper()
@@ -194,34 +220,3 @@ def _nearest_option(extraction: str, choices: list[str]) -> str:
     if extraction in letters:
         return choices[letters.index(extraction)]
     return min(choices, key=lambda choice: Levenshtein.distance(extraction, choice))
-
-
-def is_correct(item: dict[str, Any], normalised: str | None) -> bool:
-    """Returns whether the normalised answer equals the gold answer as strings."""
-    return normalised is not None and normalised == str(item["answer"])
-
-
-def compute_metrics(items: list[dict[str, Any]], correct: list[bool]) -> dict[str, Any]:
-    """
-    Computes the pooled accuracy and that of every value of every field.
-
-    Args:
-        items (`list[dict[str, Any]]`):
-            All items.
-        correct (`list[bool]`):
-            Whether each item was answered correctly.
-
-    Returns:
-        `dict[str, Any]` with rates as fractions. An item counts once under each of its skills.
-    """
-    pairs = list(zip(items, correct, strict=True))
-    groups = {}
-    for name in GROUPS:
-        values = ((item if name in TYPED_GROUPS else item["metadata"])[name] for item in items)
-        groups[name] = group_rates(
-            (value, right)
-            for entry, (_, right) in zip(values, pairs, strict=True)
-            for value in (dict.fromkeys(entry) if name == "skills" else [entry])
-            if value is not None
-        )
-    return {**rate(correct), "groups": groups}

@@ -14,26 +14,8 @@ from typing import Any
 from ...errors import EvaluationError
 from ..answers import final_answer
 from ..rates import rate
+from .benchmark import Benchmark
 
-
-NAME = "wemath"
-TITLE = "We-Math"
-HUB_ID = "We-Math/We-Math"
-CONFIG_IS_SPLIT = False
-ARCHIVE = "testmini.zip"
-ID = "question number"
-DUPLICATES = "Remove the repeated rows."
-IMAGE_COLUMNS = ("image_path",)
-COLUMNS = ("ID", "key", "question number", "knowledge concept", "answer")
-PROMPT_COLUMNS = {
-    "official": ("question", "option"),
-    "math_puma": ("question", "option", "knowledge concept description"),
-}
-# Metrics that an incomplete run would falsify.
-HEADLINE = ("four_dimensional",)
-# Columns that one extraction rule needs besides.
-EXTRACTION_COLUMNS = {"math_puma": ("option",)}
-DEFAULT_EXTRACTION = "official"  # a rule without a language model
 
 STEPS = {
     2: ("2steps_1", "2steps_2", "2steps_multi"),
@@ -58,41 +40,140 @@ PROMPT = (
 KNOWLEDGE_LINE = "We will provide you with the relevant knowledge concepts of this question for your reference. "
 
 
+class WeMath(Benchmark):
+    """We-Math. The extracted option letter is compared with the gold answer; no rule asks a language model."""
+
+    name = "wemath"
+    title = "We-Math"
+    hub_id = "We-Math/We-Math"
+    archive = "testmini.zip"
+    id_column = "question number"
+    image_columns = ("image_path",)
+    columns = ("ID", "key", "question number", "knowledge concept", "answer")
+    prompt_columns = {
+        "official": ("question", "option"),
+        "math_puma": ("question", "option", "knowledge concept description"),
+    }
+    extraction_columns = {"math_puma": ("option",)}
+    headline = ("four_dimensional",)
+    official_needs_llm = False
+
+    def check_items(self, items: list[dict[str, Any]], allow_partial: bool) -> None:
+        """
+        Checks that the items form whole groups: the rows of one `ID` are its one-step problems and its multi-step
+        problem.
+
+        Args:
+            items (`list[dict[str, Any]]`):
+                All items.
+            allow_partial (`bool`):
+                Whether groups may lack items.
+
+        Raises:
+            EvaluationError: if a key is unknown, a group mixes two and three steps or repeats a key, or lacks items.
+        """
+        for identity, group in group_items(items).items():
+            for key in group:
+                if key not in KEYS:
+                    raise EvaluationError(f"Group {identity} has `key` {key!r}; expected one of {', '.join(KEYS)}.")
+            steps = {KEYS[key] for key in group}
+            if len(steps) > 1:
+                raise EvaluationError(f"Group {identity} mixes two-step and three-step keys: {', '.join(group)}.")
+            missing = [key for key in STEPS[steps.pop()] if key not in group]
+            if missing and not allow_partial:
+                raise EvaluationError(
+                    f"Group {identity} lacks the item with `key` {', '.join(missing)}, so its class (IK, IG, CM or "
+                    "RM) is unknown. Score the whole data set, or pass --allow_partial to leave such groups out."
+                )
+        concepts = {item["knowledge concept"] for item in items if not item["key"].endswith("multi")}
+        unknown = sorted(concepts - set(read_domains()))
+        if unknown:
+            warnings.warn(f"These knowledge concepts belong to no domain and count in S1 only: {', '.join(unknown)}.")
+
+    def build_prompt(self, item: dict[str, Any], variant: str) -> str:
+        """
+        Returns the prompt, rebuilt from the fields.
+
+        Args:
+            item (`dict[str, Any]`):
+                The item as published.
+            variant (`str`):
+                `"official"`, question and options with the two-slot template, or `"math_puma"`, the variant with the
+                knowledge concept's description that the original project uses.
+        """
+        knowledge_line, knowledge = "", ""
+        if variant == "math_puma":
+            knowledge_line = KNOWLEDGE_LINE
+            knowledge = f"Knowledge concept: {item['knowledge concept description']} "
+        return PROMPT.format(
+            knowledge_line=knowledge_line, knowledge=knowledge, question=item["question"], option=item["option"]
+        )
+
+    def extract(self, item: dict[str, Any], reply: str | None, rule: str) -> str | None:
+        """
+        Extracts the option letter from a reply.
+
+        Args:
+            item (`dict[str, Any]`):
+                The item as published.
+            reply (`str`, *optional*):
+                What the model said; `None` is an empty reply.
+            rule (`str`):
+                `"official"`: the first character after the last "Answer", `<`, `>`, `:` and `.` removed;
+                `"math_puma"`, the rule of the original project; or `"final"`.
+
+        Returns:
+            A letter from A to H, or `None`.
+        """
+        reply = reply or ""
+        if rule == "math_puma":
+            return _extract_puma(item["option"], reply)
+        if rule == "final":
+            answer = final_answer(reply, "choice")
+            return answer if answer in tuple(LETTERS) else None
+        text = re.sub(r"[<>:.]", "", reply.rpartition("Answer")[2].strip()).strip()
+        return text[0] if text and text[0] in LETTERS else None
+
+    def needs_llm(self, item: dict[str, Any], reply: str | None) -> bool:
+        """Returns whether the official extraction asks a language model about this reply: never."""
+        return False
+
+    def compute_metrics(self, items: list[dict[str, Any]], correct: list[bool]) -> dict[str, Any]:
+        """
+        Computes S1, S2, S3, the twelve domains and the four dimensions.
+
+        Args:
+            items (`list[dict[str, Any]]`):
+                All items.
+            correct (`list[bool]`):
+                Whether each item was answered correctly.
+
+        Returns:
+            `dict[str, Any]` with rates as fractions. `accuracy` pools all rows (not an official figure); the four
+            dimensions count the groups that have all their items.
+        """
+        steps = {"S1": [], "S2": [], "S3": []}
+        concepts = defaultdict(list)
+        for item, right in zip(items, correct, strict=True):
+            if item["key"].endswith("multi"):
+                steps[f"S{KEYS[item['key']]}"].append(right)
+            else:
+                steps["S1"].append(right)
+                concepts[item["knowledge concept"]].append(right)
+        groups = group_items(items)
+        return {
+            **rate(correct),
+            **{name: rate(outcomes)["accuracy"] for name, outcomes in steps.items()},
+            "domains": _domain_rates(concepts, read_domains()),
+            "four_dimensional": four_dimensional(items, correct),
+            "num_groups": len(groups),
+            "incomplete_groups": sum(not _is_whole(group) for group in groups.values()),
+        }
+
+
 def read_domains() -> dict[str, str]:
     """Returns the domain of each of the 67 knowledge concepts."""
     return json.loads(Path(__file__).with_name("wemath_domains.json").read_text(encoding="utf-8"))
-
-
-def check_items(items: list[dict[str, Any]], allow_partial: bool) -> None:
-    """
-    Checks that the items form whole groups: the rows of one `ID` are its one-step problems and its multi-step problem.
-
-    Args:
-        items (`list[dict[str, Any]]`):
-            All items.
-        allow_partial (`bool`):
-            Whether groups may lack items.
-
-    Raises:
-        EvaluationError: if a key is unknown, a group mixes two and three steps or repeats a key, or lacks items.
-    """
-    for identity, group in group_items(items).items():
-        for key in group:
-            if key not in KEYS:
-                raise EvaluationError(f"Group {identity} has `key` {key!r}; expected one of {', '.join(KEYS)}.")
-        steps = {KEYS[key] for key in group}
-        if len(steps) > 1:
-            raise EvaluationError(f"Group {identity} mixes two-step and three-step keys: {', '.join(group)}.")
-        missing = [key for key in STEPS[steps.pop()] if key not in group]
-        if missing and not allow_partial:
-            raise EvaluationError(
-                f"Group {identity} lacks the item with `key` {', '.join(missing)}, so its class (IK, IG, CM or RM) is "
-                "unknown. Score the whole data set, or pass --allow_partial to leave such groups out."
-            )
-    concepts = {item["knowledge concept"] for item in items if not item["key"].endswith("multi")}
-    unknown = sorted(concepts - set(read_domains()))
-    if unknown:
-        warnings.warn(f"These knowledge concepts belong to no domain and count in S1 only: {', '.join(unknown)}.")
 
 
 def group_items(items: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -105,55 +186,9 @@ def group_items(items: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     groups: dict[str, dict[str, int]] = defaultdict(dict)
     for position, item in enumerate(items):
         if item["key"] in groups[item["ID"]]:
-            raise EvaluationError(f"Two items have ID {item['ID']!r} and key {item['key']!r}. {DUPLICATES}")
+            raise EvaluationError(f"Two items have ID {item['ID']!r} and key {item['key']!r}. {WeMath.duplicates}")
         groups[item["ID"]][item["key"]] = position
     return groups
-
-
-def build_prompt(item: dict[str, Any], variant: str) -> str:
-    """
-    Returns the prompt, rebuilt from the fields.
-
-    Args:
-        item (`dict[str, Any]`):
-            The item as published.
-        variant (`str`):
-            `"official"`, question and options with the two-slot template, or `"math_puma"`, the variant with the
-            knowledge concept's description that the original project uses.
-    """
-    knowledge_line, knowledge = "", ""
-    if variant == "math_puma":
-        knowledge_line = KNOWLEDGE_LINE
-        knowledge = f"Knowledge concept: {item['knowledge concept description']} "
-    return PROMPT.format(
-        knowledge_line=knowledge_line, knowledge=knowledge, question=item["question"], option=item["option"]
-    )
-
-
-def extract(item: dict[str, Any], reply: str | None, rule: str) -> str | None:
-    """
-    Extracts the option letter from a reply.
-
-    Args:
-        item (`dict[str, Any]`):
-            The item as published.
-        reply (`str`, *optional*):
-            What the model said; `None` is an empty reply.
-        rule (`str`):
-            `"official"`: the first character after the last "Answer", `<`, `>`, `:` and `.` removed; `"math_puma"`,
-            the rule of the original project; or `"final"`.
-
-    Returns:
-        A letter from A to H, or `None`.
-    """
-    reply = reply or ""
-    if rule == "math_puma":
-        return _extract_puma(item["option"], reply)
-    if rule == "final":
-        answer = final_answer(reply, "choice")
-        return answer if answer in tuple(LETTERS) else None
-    text = re.sub(r"[<>:.]", "", reply.rpartition("Answer")[2].strip()).strip()
-    return text[0] if text and text[0] in LETTERS else None
 
 
 def _extract_puma(option: str, reply: str) -> str | None:
@@ -170,54 +205,6 @@ def _extract_puma(option: str, reply: str) -> str | None:
             if text in reply:
                 return letter
     return None
-
-
-def needs_llm(item: dict[str, Any], reply: str | None) -> bool:
-    """Returns whether the official extraction asks a language model about this reply: never."""
-    return False
-
-
-def normalise(item: dict[str, Any], extraction: Any) -> Any:
-    """Returns the extraction itself, an option letter."""
-    return extraction
-
-
-def is_correct(item: dict[str, Any], normalised: Any) -> bool:
-    """Returns whether the letter equals the gold answer."""
-    return normalised is not None and normalised == item["answer"]
-
-
-def compute_metrics(items: list[dict[str, Any]], correct: list[bool]) -> dict[str, Any]:
-    """
-    Computes S1, S2, S3, the twelve domains and the four dimensions.
-
-    Args:
-        items (`list[dict[str, Any]]`):
-            All items.
-        correct (`list[bool]`):
-            Whether each item was answered correctly.
-
-    Returns:
-        `dict[str, Any]` with rates as fractions. `accuracy` pools all rows (not an official figure); the four
-        dimensions count the groups that have all their items.
-    """
-    steps = {"S1": [], "S2": [], "S3": []}
-    concepts = defaultdict(list)
-    for item, right in zip(items, correct, strict=True):
-        if item["key"].endswith("multi"):
-            steps[f"S{KEYS[item['key']]}"].append(right)
-        else:
-            steps["S1"].append(right)
-            concepts[item["knowledge concept"]].append(right)
-    groups = group_items(items)
-    return {
-        **rate(correct),
-        **{name: rate(outcomes)["accuracy"] for name, outcomes in steps.items()},
-        "domains": _domain_rates(concepts, read_domains()),
-        "four_dimensional": four_dimensional(items, correct),
-        "num_groups": len(groups),
-        "incomplete_groups": sum(not _is_whole(group) for group in groups.values()),
-    }
 
 
 def _domain_rates(concepts: dict[str, list[bool]], domains: dict[str, str]) -> dict[str, float | None]:
