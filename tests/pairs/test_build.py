@@ -11,6 +11,7 @@ import pytest
 import yaml
 from datasets import Dataset
 from datasets import Image as DatasetImage
+from huggingface_hub import HfApi
 from huggingface_hub.errors import LocalTokenNotFoundError
 from PIL import Image
 
@@ -18,9 +19,10 @@ from puma_trl import run
 from puma_trl.errors import DataError
 from puma_trl.mini import build_model, build_processor
 from puma_trl.pairs.__main__ import main
-from puma_trl.pairs.build import command as build
 from puma_trl.pairs.build import files as build_files
-from puma_trl.pairs.build.presets import Problem, split_question
+from puma_trl.pairs.build import pairs as builder
+from puma_trl.pairs.build.presets import SourceProblem, split_question
+from puma_trl.pairs.build.settings import LEVELS
 
 
 PLAIN = [
@@ -44,7 +46,8 @@ MATH = [
 
 
 def conversation(name, n):
-    question = f"<image>\nIn the triangle, angle A is {n} degrees.\nWhat is the sum of the other two?\nChoices:\nA: {180 - n}\nB: 90"
+    question = f"<image>\nIn the triangle, angle A is {n} degrees.\nWhat is the sum of the other two?\n"
+    question += f"Choices:\nA: {180 - n}\nB: 90"
     turns = [{"from": "human", "value": question}, {"from": "gpt", "value": f"180 - {n} = {180 - n}. Answer: A"}]
     return {"id": str(n), "image": name, "conversations": turns}
 
@@ -89,7 +92,7 @@ def test_text_only_problems(build_rows, tmp_path, capsys):
     assert [row["instruction"] for row in rows] == [row["question"] for row in PLAIN]
     for row, source in zip(rows, PLAIN, strict=True):
         assert row["output"] == row["output_2"] == source["answer"]
-        assert row["image_url"] == "" and row["instruction_2"] in build.PROMPTS
+        assert row["image_url"] == "" and row["instruction_2"] in builder.VISION_ONLY_PROMPTS
         assert Image.open(tmp_path / "out" / row["image_url_2"]).size[0] >= 512
     assert "2 pairs from 2 rows" in capsys.readouterr().out
 
@@ -137,13 +140,13 @@ def test_levels(build_rows):
     ],
 )
 def test_split_question(question, facts, asked):
-    assert split_question(Problem(question, "1")) == (facts, asked)
+    assert split_question(SourceProblem(question, "1")) == (facts, asked)
 
 
 @pytest.mark.parametrize("question", ["What is 3 + 4?", "What is $x$? Let $x+3=5$."])
 def test_without_conditions_there_is_no_vision_dominant_form(question):
     with pytest.raises(DataError, match="no conditions: nothing stands before the sentence that asks"):
-        split_question(Problem(question, "7"))
+        split_question(SourceProblem(question, "7"))
 
 
 def test_columns(build_rows):
@@ -196,9 +199,9 @@ def test_image_questions(build_rows, tmp_path, preset, text_rich_image):
 def test_how_to_answer_stays_in_the_prompt(build_rows, monkeypatch, level):
     """Geo170K and MathV360K say first in which form they want the answer."""
     printed = []
-    compose = build.compose
+    compose = builder.compose
     monkeypatch.setattr(
-        build, "compose", lambda text, *rest, **more: printed.append(text) or compose(text, *rest, **more)
+        builder, "compose", lambda text, *rest, **more: printed.append(text) or compose(text, *rest, **more)
     )
     hint, facts, asked = (
         "Hint: Give the letter, e.g., A.",
@@ -210,7 +213,7 @@ def test_how_to_answer_stays_in_the_prompt(build_rows, monkeypatch, level):
     assert row["instruction"] == f"{hint}\n{facts} {asked}"
     if level == "vision_only":
         assert printed == [f"{facts} {asked}"]
-        assert row["instruction_2"] in [f"{hint}\n{prompt}" for prompt in build.PROMPTS]
+        assert row["instruction_2"] in [f"{hint}\n{prompt}" for prompt in builder.VISION_ONLY_PROMPTS]
     else:
         assert printed == [facts] and row["instruction_2"] == f"{hint}\n{asked}"
 
@@ -226,7 +229,7 @@ def test_a_row_loses_only_the_levels_that_it_cannot_have(build_rows, tmp_path, m
     assert "Levels that rows cannot have: 1 vision_dominant: no conditions, 1 vision_only: text too long." in report
     with pytest.raises(SystemExit, match=r"1 of 2 rows cannot be used(.|\n)*in.jsonl:1: text too long"):
         source = write(tmp_path / "in.jsonl", [PLAIN[0], long])
-        run_build(monkeypatch, source, tmp_path / "long", "--levels", *build.LEVELS)
+        run_build(monkeypatch, source, tmp_path / "long", "--levels", *LEVELS)
 
 
 def test_rows_without_the_only_level_do_not_stop_a_build(build_rows, tmp_path, monkeypatch, capsys):
@@ -281,7 +284,7 @@ def test_table_of_conversations_with_embedded_pictures(tmp_path, monkeypatch):
         assert Image.open(tmp_path / "jsonl" / pair["image_url"]).size == (200, 150)
     (file,) = (tmp_path / "parquet" / "data").iterdir()
     pairs = Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
-    assert pairs.features == build_files.FEATURES and len(pairs) == 3
+    assert pairs.features == build_files.PAIR_FEATURES and len(pairs) == 3
     assert pairs[0]["image_url"].size == (200, 150) and pairs[2]["image_url_2"].width >= 512
 
 
@@ -367,6 +370,15 @@ def test_bad_rows(tmp_path, monkeypatch, row, reason):
     assert yaml.safe_load((tmp_path / "out" / "build.yaml").read_text())["result"]["rows"] == 2
 
 
+def test_bad_rows_of_a_worker_end_the_build(tmp_path, monkeypatch):
+    source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
+    with pytest.raises(
+        SystemExit, match=r"^error: 1 of 3 rows cannot be used.*\n  in.jsonl:2: missing value.*\nRepair"
+    ):
+        run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--num_proc", "2")
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]
+
+
 def test_formulas_that_do_not_parse_are_counted(build_rows, capsys):
     build_rows([{"question": "Is $\\unknowncommand{x}$ more than $x^2$?", "answer": "1"}])
     assert "1 of 2 formulas could not be drawn and stand as LaTeX" in capsys.readouterr().out
@@ -437,7 +449,7 @@ def test_a_hub_that_cannot_be_used_is_an_error_before_the_build(tmp_path, monkey
     def whoami(self):
         raise problem
 
-    monkeypatch.setattr(build.HfApi, "whoami", whoami)
+    monkeypatch.setattr(HfApi, "whoami", whoami)
     source = write(tmp_path / "in.jsonl", PLAIN)
     with pytest.raises(SystemExit, match=words):
         run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--push_to_hub", "me/pairs")
@@ -448,8 +460,8 @@ def test_a_push_that_fails_leaves_the_build(tmp_path, monkeypatch):
     def create_repo(self, *args, **kwargs):
         raise RuntimeError("timed out")
 
-    monkeypatch.setattr(build.HfApi, "whoami", lambda self: {})
-    monkeypatch.setattr(build.HfApi, "create_repo", create_repo)
+    monkeypatch.setattr(HfApi, "whoami", lambda self: {})
+    monkeypatch.setattr(HfApi, "create_repo", create_repo)
     source = write(tmp_path / "in.jsonl", PLAIN)
     with pytest.raises(
         SystemExit, match="is finished, but could not be pushed to the Hub at .*: timed out. The same command"
@@ -474,7 +486,7 @@ def test_same_bytes_with_two_workers_and_after_a_kill(tmp_path, monkeypatch, fil
     assert contents(tmp_path / "two") == expected
 
     calls = []
-    finish = build_files.Part.finish
+    finish = build_files.ChunkWriter.finish
 
     def killed(self, dropped):
         calls.append(self.number)
@@ -482,11 +494,11 @@ def test_same_bytes_with_two_workers_and_after_a_kill(tmp_path, monkeypatch, fil
             raise KeyboardInterrupt  # after the pictures of this chunk, before its rows
         finish(self, dropped)
 
-    monkeypatch.setattr(build_files.Part, "finish", killed)
+    monkeypatch.setattr(build_files.ChunkWriter, "finish", killed)
     with pytest.raises(KeyboardInterrupt):
         run_build(monkeypatch, source, tmp_path / "killed", *options)
     assert not (tmp_path / "killed" / "train.jsonl").exists()
-    monkeypatch.setattr(build_files.Part, "finish", finish)
+    monkeypatch.setattr(build_files.ChunkWriter, "finish", finish)
     run_build(monkeypatch, source, tmp_path / "killed", *options)
     assert contents(tmp_path / "killed") == expected
 

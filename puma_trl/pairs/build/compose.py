@@ -26,8 +26,8 @@ class Style:
     How a problem is printed.
 
     Args:
-        family (`str`):
-            Key of `fonts.FAMILIES`.
+        typeface (`str`):
+            Key of `fonts.TYPEFACES`.
         size (`int`):
             Size of the letters in pixels.
         margin (`int`):
@@ -42,7 +42,7 @@ class Style:
             Largest change of a pixel's value, of 255.
     """
 
-    family: str
+    typeface: str
     size: int
     margin: int
     leading: float
@@ -62,10 +62,10 @@ class Composition:
 
 def draw_style(rng: random.Random) -> Style:
     """Draws a style; the smallest letters have digits of `MIN_DIGIT_HEIGHT` pixels."""
-    family = rng.choice(list(fonts.FAMILIES))
-    smallest = fonts.smallest_size(str(fonts.SHIPPED / fonts.FAMILIES[family][0]), MIN_DIGIT_HEIGHT)
+    typeface = rng.choice(list(fonts.TYPEFACES))
+    smallest = fonts.smallest_size(str(fonts.SHIPPED / fonts.TYPEFACES[typeface][0]), MIN_DIGIT_HEIGHT)
     return Style(
-        family=family,
+        typeface=typeface,
         size=smallest + 2 * rng.randrange(5),  # few sizes, so that words and formulas are often there already
         margin=rng.randint(16, 40),
         leading=rng.uniform(1.25, 1.6),
@@ -97,13 +97,13 @@ def compose(text: str, diagram: Image.Image | None, style: Style, book: FontBook
     """
     if len(text) > MAX_CHARACTERS:
         raise DoesNotFit(f"text too long: it has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
-    typesetter = Typesetter(book, style.family)
+    typesetter = Typesetter(book, style.typeface)
     text = clean(text).strip()
     diagram = None if diagram is None else _without_colour(diagram)
     for width in WIDTHS:
         column = width - 2 * style.margin
         try:
-            lines = wrap(typesetter.words(text, style.size, column), style.family, style.size, column)
+            lines = wrap(typesetter.words(text, style.size, column), style.typeface, style.size, column)
             picture = None if diagram is None else _scale(diagram, column, last=width == WIDTHS[-1])
             canvas = _print(lines, picture, style, width)
         except DoesNotFit:

@@ -1,7 +1,10 @@
-"""The files of a build: the pairs and pictures of one chunk of the input."""
+"""The files of a build: claiming its folder, the pairs and pictures of each chunk of the input, joining them."""
 
 import json
-import os
+import shutil
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,33 +12,33 @@ from typing import Any
 import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from datasets import Features, Image, Value
 
-from ...data.files import COLUMNS
+from ...data.files import COLUMNS, DROPPED
+from ...errors import DataError
+from ...files import whole_file
+from ..generate.files import FILES_PER_FOLDER
+from .settings import BuildSettings
 
 
-FILES_PER_FOLDER = 10_000
+SETTINGS = "build.yaml"  # no name that a reader of data files would take for one
+MARKER = "{}.json"  # of a chunk that is finished
 ROWS_PER_GROUP = 100  # of a parquet file: what is in memory at a time
 GREYS = bytes(level for level in range(256) for _ in range(3))
-FEATURES = Features(
+PAIR_FEATURES = Features(
     {name: Image() if name.startswith("image") else Value("string") for name in COLUMNS} | {"kind": Value("string")}
 )
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def find_marker(output: Path, number: int) -> Path:
+    """Returns the file that tells that a chunk is finished."""
+    return output / "parts" / MARKER.format(f"{number:05d}")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is either all there or not there."""
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
-
-
-class Part:
+class ChunkWriter:
     """
-    Writes the pairs of a chunk.
+    Writes the pairs of a chunk. Used as a context manager; after an error only pictures are left.
 
     Pictures go to folders of at most `FILES_PER_FOLDER` files, and rows to a jsonl file at the end; or both go to a
     parquet file, some rows at a time.
@@ -54,7 +57,14 @@ class Part:
         self.target = output / "data" / f"train-{number:05d}.parquet"
         self.count = 0  # pictures
         self.rows: list[dict[str, Any]] = []
-        self.writer: pq.ParquetWriter | None = None
+        self._files = ExitStack()
+        self._table: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "ChunkWriter":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
 
     def add_row(self, row: dict[str, Any]) -> None:
         """Adds a pair, whose pictures have been added."""
@@ -63,33 +73,32 @@ class Part:
             self._write_group()
 
     def _write_group(self) -> None:
-        schema = FEATURES.arrow_schema
-        if self.writer is None:
-            self.target.parent.mkdir(exist_ok=True)
-            self.writer = pq.ParquetWriter(self.target.with_suffix(".tmp"), schema)
-        self.writer.write_table(pa.Table.from_pylist(self.rows, schema=schema))
+        schema = PAIR_FEATURES.arrow_schema
+        if self._table is None:
+            file = self._files.enter_context(whole_file(self.target, "wb"))
+            self._table = self._files.enter_context(pq.ParquetWriter(file, schema))
+        self._table.write_table(pa.Table.from_pylist(self.rows, schema=schema))
         self.rows = []
 
     def finish(self, dropped: list[dict[str, Any]]) -> None:
         """Puts the files in their places."""
-        name = f"{self.number:05d}"
-        write_whole(self.output / "parts" / f"{name}.dropped.jsonl", "".join(_line(row) for row in dropped))
+        self._write_lines("dropped.jsonl", dropped)
         if not self.embedded:
-            rows = (row | {"image_url": row["image_url"] or ""} for row in self.rows)
-            write_whole(self.output / "parts" / f"{name}.jsonl", "".join(_line(row) for row in rows))
+            self._write_lines("jsonl", (row | {"image_url": row["image_url"] or ""} for row in self.rows))
             return
         if self.rows:
             self._write_group()
-        if self.writer is not None:
-            self.writer.close()
-            os.replace(self.target.with_suffix(".tmp"), self.target)
+        self._files.close()
+
+    def _write_lines(self, suffix: str, rows: Iterable[dict[str, Any]]) -> None:
+        with whole_file(self.output / "parts" / f"{self.number:05d}.{suffix}") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def add_picture(self, image: PIL.Image.Image) -> str | dict[str, Any]:
         """Saves a picture as PNG."""
         if image.mode == "L":
-            image.putpalette(
-                GREYS
-            )  # Pillow filters no rows of a palette, which halves the time, and the size is the same
+            # Pillow filters no rows of a palette, which halves the time, and the size is the same
+            image.putpalette(GREYS)
         buffer = BytesIO()
         image.save(buffer, format="PNG", compress_level=1)
         return self._save(buffer.getvalue(), ".png")
@@ -108,3 +117,91 @@ class Part:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         return name
+
+
+def prepare_output(output: Path, settings: BuildSettings) -> bool:
+    """
+    Claims the output folder for a build; returns whether it is finished already.
+
+    A build that has not finished a part, as when its input has to be repaired first, gives way to another.
+
+    Raises:
+        DataError: if the folder holds something else, such as a build of other input or options.
+    """
+    path, parts = output / SETTINGS, output / "parts"
+    wanted = json.loads(json.dumps(asdict(settings)))
+    if path.exists():
+        found = _read_build(path)
+        differing = [name for name, value in wanted.items() if found["settings"].get(name) != value]
+        if not differing:
+            finished = "result" in found
+            if finished:
+                shutil.rmtree(parts, ignore_errors=True)  # was killed while they were removed
+            else:
+                parts.mkdir(exist_ok=True)
+            return finished
+        if "result" in found or any(parts.glob(MARKER.format("*"))):
+            name = differing[0]
+            raise DataError(
+                f"{output} holds another build: its `{name}` is {found['settings'].get(name)}, this one's "
+                f"{wanted[name]}. Choose another `--output`, or delete that folder."
+            )
+        for folder in (parts, output / "images", output / "data"):
+            shutil.rmtree(folder, ignore_errors=True)
+    elif output.exists() and any(output.iterdir()):
+        raise DataError(f"{output} is not empty and holds no build. Choose another `--output`.")
+    _write_yaml(path, {"settings": wanted})
+    parts.mkdir()
+    return False
+
+
+def _write_yaml(path: Path, content: dict[str, Any]) -> None:
+    with whole_file(path) as file:
+        yaml.safe_dump(content, file, allow_unicode=True)
+
+
+def _read_build(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise DataError(f"{path} is no file of a build: it has no `settings`. Choose another `--output`.")
+    return found
+
+
+def finish(output: Path, settings: BuildSettings, total: dict[str, Any], num_chunks: int) -> None:
+    """
+    Joins the parts, writes down the counts, and removes the parts.
+
+    Args:
+        output (`Path`):
+            Folder of the build.
+        settings ([`BuildSettings`]):
+            What was built.
+        total (`dict[str, Any]`):
+            The counts of all chunks.
+        num_chunks (`int`):
+            Number of the chunks.
+
+    Raises:
+        DataError: if there is no pair.
+    """
+    if not total["rows"]:
+        shutil.rmtree(output / "parts")  # so that a corrected command may have the folder
+        counts = list_counts(total["dropped"] | total["skipped"])
+        raise DataError(f"No pair could be built from {total['read']:,} rows ({counts or 'the input is empty'}).")
+    joined = [("dropped.jsonl", DROPPED)] if total["dropped"] else []
+    joined += [("jsonl", "train.jsonl")] if settings.format == "jsonl" else []
+    for suffix, name in joined:
+        with whole_file(output / name, "wb") as file:
+            for number in range(num_chunks):
+                with open(output / "parts" / f"{number:05d}.{suffix}", "rb") as part:
+                    shutil.copyfileobj(part, file)
+    _write_yaml(output / SETTINGS, {"settings": json.loads(json.dumps(asdict(settings))), "result": total})
+    shutil.rmtree(output / "parts")
+
+
+def list_counts(counts: dict[str, int]) -> str:
+    """Words counts: `2 missing value, 1 too wide`."""
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.items())

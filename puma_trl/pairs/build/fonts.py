@@ -15,13 +15,13 @@ from ...errors import DataError
 SHIPPED = Path(get_data_path()) / "fonts" / "ttf"
 
 # name → (file that matplotlib ships, mathtext's font set of the same design)
-FAMILIES = {
+TYPEFACES = {
     "DejaVu Sans": ("DejaVuSans.ttf", "dejavusans"),
     "DejaVu Serif": ("DejaVuSerif.ttf", "dejavuserif"),
     "DejaVu Sans Mono": ("DejaVuSansMono.ttf", "dejavusans"),
     "STIX": ("STIXGeneral.ttf", "stix"),
 }
-# for symbols that the chosen family lacks
+# for symbols that the chosen typeface lacks
 SYMBOLS = tuple(str(SHIPPED / name) for name in ("DejaVuSans.ttf", "STIXGeneral.ttf"))
 
 
@@ -79,15 +79,15 @@ class FontBook:
             if not coverage(path):
                 raise DataError(f"'{path}' is no font that can be read. Name a TrueType or OpenType file.")
 
-    def choose(self, family: str, characters: Iterable[str]) -> dict[str, str]:
+    def choose(self, typeface: str, characters: Iterable[str]) -> dict[str, str]:
         """
         Returns character → font file.
 
-        What the family lacks comes from one other font if a single one has it all, so that a text looks even.
+        What the typeface lacks comes from one other font if a single one has it all, so that a text looks even.
 
         Args:
-            family (`str`):
-                Key of `FAMILIES`.
+            typeface (`str`):
+                Key of `TYPEFACES`.
             characters (`Iterable[str]`):
                 The characters of a text; white space is left out.
 
@@ -95,7 +95,7 @@ class FontBook:
             DataError: if no font has one of the characters.
         """
         wanted = sorted({character for character in characters if not character.isspace()})
-        primary = str(SHIPPED / FAMILIES[family][0])
+        primary = str(SHIPPED / TYPEFACES[typeface][0])
         chosen = {character: primary for character in wanted if ord(character) in coverage(primary)}
         missing = tuple(character for character in wanted if character not in chosen)
         return chosen | _find_fonts(missing, (*SYMBOLS, *self.extra)) if missing else chosen

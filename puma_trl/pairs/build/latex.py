@@ -138,8 +138,8 @@ def split_math(text: str) -> list[tuple[str, bool, bool]]:
             A problem, with formulas in `$…$`, `$$…$$`, `\\(…\\)` or `\\[…\\]`, or in environments such as `align*`.
 
     Returns:
-        Pieces in order: (text, or LaTeX without delimiters; whether it is math; whether it stands on a line of its own).
-        Each row of an environment is a piece, but one with another environment inside stays whole.
+        Pieces in order: (text, or LaTeX without delimiters; whether it is math; whether it stands on a line of its
+        own). Each row of an environment is a piece, but one with another environment inside stays whole.
     """
     pieces, position = [], 0
     for match in find_math(text):
@@ -174,7 +174,7 @@ def normalise(source: str) -> str:
 
 @lru_cache(maxsize=16384)
 def split_terms(source: str) -> tuple[str, ...]:
-    """Cuts a formula at the operators between its terms: `x^2`, `+`, `5`, `=`, `0`; every second piece is an operator."""
+    """Cuts a formula at the operators between its terms: `x^2`, `+`, `5`, `=`, `0`. Every second piece is one."""
     source = normalise(source)
     if SWITCH.search(source):
         return (source,)
@@ -233,8 +233,8 @@ def draw_formula(source: str, font_set: str, size: int) -> Formula | None:
 @lru_cache(maxsize=16384)
 def find_growth(source: str, font_set: str) -> float:
     """
-    Returns by which factor a formula that can be drawn must grow, to at most `MAX_GROWTH`, so that its smallest letters
-    and digits, such as those of an exponent in an exponent, are as large as exponents.
+    Returns by which factor a formula that can be drawn must grow, to at most `MAX_GROWTH`, so that its smallest
+    letters and digits, such as those of an exponent in an exponent, are as large as exponents.
     """
     source = normalise(source)
     if not SMALLEST.search(source):

@@ -25,7 +25,7 @@ class NoConditions(DataError):
 
 
 @dataclass(frozen=True)
-class Problem:
+class SourceProblem:
     """
     A problem as it stands in the input.
 
@@ -88,14 +88,14 @@ def _text(row: dict[str, Any], name: str) -> str:
     return check_text(str(value).strip(), name)
 
 
-def read_plain(row: dict[str, Any], columns: Columns, root: str | None) -> Problem:
+def read_plain(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
     """Reads a row whose columns hold plain texts."""
     question = _question(_text(row, columns.question), columns.question)
     if columns.choices:
         question = "\n".join([question, *_choices(row, columns.choices)])
     images = read_images(row, columns.image or IMAGE, root)
     facts = _text(row, columns.facts) if columns.facts else ""
-    return Problem(question, _text(row, columns.answer), images, facts)
+    return SourceProblem(question, _text(row, columns.answer), images, facts)
 
 
 def _question(text: str, name: str) -> str:
@@ -120,7 +120,7 @@ def _choices(row: dict[str, Any], name: str) -> list[str]:
     return [f"{letter}. {text}" for letter, text in zip(letters, texts, strict=False)]
 
 
-def read_math(row: dict[str, Any], columns: Columns, root: str | None) -> Problem:
+def read_math(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
     """Reads MATH, and refuses problems whose diagram is a program of Asymptote, which would be printed as such."""
     problem = read_plain(row, columns, root)
     if "[asy]" in problem.question:
@@ -128,7 +128,7 @@ def read_math(row: dict[str, Any], columns: Columns, root: str | None) -> Proble
     return problem
 
 
-def read_gsm8k(row: dict[str, Any], columns: Columns, root: str | None) -> Problem:
+def read_gsm8k(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
     """Reads GSM8K: calculator marks are taken out of the solution, and the final answer is named."""
     problem = read_plain(row, columns, root)
     steps, mark, final = re.sub(r"<<[^<>]*>>", "", problem.answer).rpartition("####")
@@ -137,7 +137,7 @@ def read_gsm8k(row: dict[str, Any], columns: Columns, root: str | None) -> Probl
     return replace(problem, answer=f"{steps.strip()}\nAnswer: {final.strip()}".strip())
 
 
-def read_conversation(row: dict[str, Any], columns: Columns, root: str | None) -> Problem:
+def read_conversation(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
     """
     Reads one question and its reply in the form of LLaVA, with `<image>` in the place of the picture.
 
@@ -153,10 +153,10 @@ def read_conversation(row: dict[str, Any], columns: Columns, root: str | None) -
     match = HINT.fullmatch(question)
     hint, question = (match["hint"] or "", match["question"]) if match else ("", question)
     images = read_images(row, columns.image, root)
-    return Problem(question, _text(turns[1], "value"), images, hint=hint)
+    return SourceProblem(question, _text(turns[1], "value"), images, hint=hint)
 
 
-Reader = Callable[[dict[str, Any], Columns, str | None], Problem]
+Reader = Callable[[dict[str, Any], Columns, str | None], SourceProblem]
 # name → (how a row is read, its columns)
 PRESETS: dict[str, tuple[Reader, Columns]] = {
     "geoqa": (read_conversation, Columns("conversations", "conversations", "image")),  # as in Geo170K
@@ -179,12 +179,12 @@ CHOICES = re.compile(
 )
 
 
-def split_question(problem: Problem) -> tuple[str, str]:
+def split_question(problem: SourceProblem) -> tuple[str, str]:
     """
     Splits a problem into its conditions and what is asked.
 
-    Where they do not stand in columns of their own, the last sentences that ask, and all behind them (choices), are the
-    question; if none is seen to ask, the last sentence before the choices is.
+    Where they do not stand in columns of their own, the last sentences that ask, and all behind them (choices), are
+    the question; if none is seen to ask, the last sentence before the choices is.
 
     Raises:
         NoConditions: if nothing is left in the place of the conditions.

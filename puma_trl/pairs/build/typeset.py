@@ -136,8 +136,8 @@ class Typesetter:
     Args:
         book ([`FontBook`]):
             Where characters find their fonts.
-        family (`str`):
-            Key of `fonts.FAMILIES`.
+        typeface (`str`):
+            Key of `fonts.TYPEFACES`.
 
     Attributes:
         formulas (`int`): Formulas set by the last call of [`Typesetter.words`].
@@ -146,7 +146,7 @@ class Typesetter:
     """
 
     book: fonts.FontBook
-    family: str
+    typeface: str
     formulas: int = field(default=0, init=False)
     plain_formulas: int = field(default=0, init=False)
     size: int = field(default=0, init=False)
@@ -176,7 +176,7 @@ class Typesetter:
         glued = False  # whether the next word goes on with the one before, as a full stop with its formula
         for piece, is_math, is_display in self._pieces(paragraph):
             if is_math:
-                boxes = _formula_boxes(piece, fonts.FAMILIES[self.family][1], self.size)
+                boxes = _formula_boxes(piece, fonts.TYPEFACES[self.typeface][1], self.size)
                 new = [Word(boxes, spaced=not glued, alone=is_display)]
                 if not self._fits(*new):  # then each operator begins a word
                     pairs = [boxes[:1], *(boxes[index : index + 2] for index in range(1, len(boxes), 2))]
@@ -199,7 +199,7 @@ class Typesetter:
         for piece, is_math, is_display in latex.split_math(paragraph):
             if is_math:
                 self.formulas += 1
-                if _formula_boxes(piece, fonts.FAMILIES[self.family][1], self.size) is None:
+                if _formula_boxes(piece, fonts.TYPEFACES[self.typeface][1], self.size) is None:
                     self.plain_formulas += 1
                     is_math = is_display = False
             else:
@@ -207,7 +207,7 @@ class Typesetter:
             yield piece, is_math, is_display
 
     def _plain_words(self, text: str) -> Iterator[Word]:
-        chosen = self.book.choose(self.family, text)
+        chosen = self.book.choose(self.typeface, text)
         for match in re.finditer(r"(\s*)(\S+)", text):
             spaced = bool(match[1])
             for part in _break_wide(match[2]):
@@ -274,15 +274,15 @@ def _space(path: str, size: int) -> int:
     return max(2, round(fonts.load(path, size).getlength(" ")))
 
 
-def wrap(paragraphs: list[list[Word]], family: str, size: int, width: int) -> list[Line]:
+def wrap(paragraphs: list[list[Word]], typeface: str, size: int, width: int) -> list[Line]:
     """
     Breaks paragraphs into lines.
 
     Args:
         paragraphs (`list[list[Word]]`):
             What [`Typesetter.words`] returned.
-        family (`str`):
-            Key of `fonts.FAMILIES`.
+        typeface (`str`):
+            Key of `fonts.TYPEFACES`.
         size (`int`):
             Size of the letters in pixels.
         width (`int`):
@@ -291,7 +291,7 @@ def wrap(paragraphs: list[list[Word]], family: str, size: int, width: int) -> li
     Raises:
         DoesNotFit: if a formula or a character is wider than the column.
     """
-    space = _space(str(fonts.SHIPPED / fonts.FAMILIES[family][0]), size)
+    space = _space(str(fonts.SHIPPED / fonts.TYPEFACES[typeface][0]), size)
     lines = []
     for words in paragraphs:
         line: list[tuple[int, Box]] = []

@@ -1,0 +1,189 @@
+"""Problems → pairs: one chunk of the input at a time, in one or several processes."""
+
+import json
+import multiprocessing
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from ...data.files import DROPPED, BrokenRow, Chunk, Source, find_chunks, read_chunk
+from ...data.images import open_image
+from ...errors import DataError
+from ...files import whole_file
+from .compose import Composition, compose, draw_style
+from .files import ChunkWriter, find_marker
+from .fonts import FontBook
+from .presets import IMAGE, PRESETS, NoConditions, SourceProblem, read_plain, split_question
+from .settings import BuildSettings
+
+
+VISION_ONLY_PROMPTS = (
+    "Solve the problem in the picture.",
+    "Read the problem in the image and solve it.",
+    "The problem is shown in the picture. Solve it.",
+    "Answer the question in the image.",
+)
+COUNTS = ("read", "rows", "diagrams", "formulas", "plain_formulas")
+
+
+class Builder:
+    """
+    Builds one chunk of the input at a time, in any process.
+
+    Args:
+        settings ([`BuildSettings`]):
+            What to build.
+        sources (`list[Source]`):
+            Where from.
+        output (`Path`):
+            Where to.
+        bad_rows (`str`):
+            `"error"` or `"drop"`.
+    """
+
+    def __init__(self, settings: BuildSettings, sources: list[Source], output: Path, bad_rows: str):
+        self.settings, self.sources, self.output, self.bad_rows = settings, sources, output, bad_rows
+        self.book = FontBook(settings.fonts)
+        self.reader = PRESETS[settings.preset][0] if settings.preset else read_plain
+
+    def __call__(self, task: tuple[int, Chunk]) -> dict[str, Any]:
+        """
+        Builds a chunk, unless that is done, and leaves `parts/<number>.json`, which is written last.
+
+        Returns:
+            `rows` (written), `read`, `diagrams`, `formulas`, `plain_formulas`, `skipped` (level and reason → rows that
+            cannot have it) and `dropped` (reason → rows).
+
+        Raises:
+            DataError: if rows cannot be used and `bad_rows` is `"error"`.
+        """
+        number, chunk = task
+        marker = find_marker(self.output, number)
+        if marker.exists():
+            return json.loads(marker.read_text())
+        source = self.sources[chunk.source]
+        dropped, counts, skipped = [], Counter(dict.fromkeys(COUNTS, 0)), Counter()
+        columns = [*dict.fromkeys([*self.settings.columns.names, IMAGE])]
+        with ChunkWriter(self.output, number, embedded=self.settings.format == "parquet") as writer:
+            for index, raw in read_chunk(source, chunk, columns):
+                row_id = f"{source.name}:{index}"
+                counts["read"] += 1
+                try:
+                    skipped.update(self._build_row(raw, row_id, source.root, writer, counts))
+                except DataError as error:
+                    written = raw.text if isinstance(raw, BrokenRow) else repr(raw)
+                    dropped.append({"row_id": row_id, "reason": str(error), "raw": written[:1000]})
+            if dropped and self.bad_rows == "error":
+                first = "\n".join(f"  {row['row_id']}: {row['reason']}" for row in dropped[:3])
+                raise DataError(
+                    f"{len(dropped):,} of {counts['read']:,} rows cannot be used. The first ones:\n{first}\nRepair "
+                    "them, or pass `--bad_rows drop` to leave such rows out and have them listed in "
+                    f"{self.output / DROPPED}."
+                )
+            writer.finish(dropped)
+        reasons = Counter(row["reason"].split(":", 1)[0] for row in dropped)
+        result = {**counts, "skipped": skipped, "dropped": reasons}
+        with whole_file(marker) as file:
+            json.dump(result, file)
+        return result
+
+    def _build_row(self, raw: Any, row_id: str, root: str | None, writer: ChunkWriter, counts: Counter) -> list[str]:
+        """
+        Writes the pairs of a row; returns the levels that it cannot have, with the reasons.
+
+        Raises:
+            DataError: if the row cannot be used: no level can be made, and not only for want of conditions.
+        """
+        if isinstance(raw, BrokenRow):
+            raise DataError(raw.problem)
+        if not isinstance(raw, dict):
+            raise DataError(f"wrong type: the row is {type(raw).__name__}, not an object with columns")
+        problem = self.reader(raw, self.settings.columns, root)
+        if len(problem.images) > 1:
+            raise DataError(f"several images: {len(problem.images)} diagrams, but one canvas takes one")
+        diagram = open_image(problem.images[0]) if problem.images else None
+        made, skipped, failure = {}, [], None
+        for level in self.settings.levels:
+            try:
+                made[level] = self._make_side(problem, level, diagram, row_id)
+            except DataError as error:
+                skipped.append(f"{level}: {str(error).split(':', 1)[0]}")
+                if not isinstance(error, NoConditions):
+                    failure = error
+        if not made and failure is not None:
+            raise failure
+        keeps_diagram = diagram is not None and self.settings.text_rich_image == "keep"
+        text_rich = {
+            "image_url": writer.add_diagram(problem.images[0]) if keeps_diagram else None,
+            "instruction": _join(problem.hint, problem.facts, problem.question),
+            "output": problem.answer,
+        }
+        for level, (prompt, composition) in made.items():
+            picture = writer.add_picture(composition.image)
+            vision_rich = {"image_url_2": picture, "instruction_2": prompt, "output_2": problem.answer}
+            writer.add_row(text_rich | vision_rich | {"kind": level})
+            counts.update(formulas=composition.formulas, plain_formulas=composition.plain_formulas)
+        counts.update(rows=len(made), diagrams=bool(made) and diagram is not None)
+        return skipped
+
+    def _make_side(
+        self, problem: SourceProblem, level: str, diagram: Image.Image | None, row_id: str
+    ) -> tuple[str, Composition]:
+        """Returns prompt and picture of the vision-rich side, which depend on seed, row and level alone."""
+        rng = random.Random(f"{self.settings.seed}/{row_id}/{level}")
+        if level == "vision_only":
+            text, prompt = _join(problem.facts, problem.question), rng.choice(VISION_ONLY_PROMPTS)
+        else:
+            text, prompt = split_question(problem)
+        composition = compose(text, diagram, draw_style(rng), self.book, seed=rng.getrandbits(32))
+        return _join(problem.hint, prompt), composition
+
+
+def _join(*parts: str) -> str:
+    return "\n".join(part for part in parts if part)
+
+
+def run_chunks(builder: Builder, num_proc: int) -> Iterator[dict[str, Any]]:
+    """
+    Builds all chunks, and yields their results in order.
+
+    Raises:
+        DataError: if rows cannot be used and `bad_rows` is `"error"`, or the input's structure is broken.
+    """
+    tasks = list(enumerate(find_chunks(builder.sources, builder.settings.columns.names)))
+    # unlike multiprocessing.Pool, it notices when a worker is killed; spawned, since a copy of a process with threads
+    # may wait for ever for one of them
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(num_proc, context, initializer=_end_with_parent) if num_proc > 1 else None
+    try:
+        results = pool.map(builder, tasks) if pool else map(builder, tasks)
+        yield from tqdm(results, total=len(tasks), unit="chunk", disable=None)
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Lets a worker end when the command is killed, so that none still writes when it is started again."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def add_up(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Adds the counts of all chunks; the most frequent reasons come first."""
+    total = {name: sum(result[name] for result in results) for name in COUNTS}
+    for name in ("skipped", "dropped"):
+        total[name] = dict(sum((Counter(result[name]) for result in results), Counter()).most_common())
+    return total
