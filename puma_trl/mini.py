@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from .models.families import deepseek_vl_hybrid, math_puma_qwen2
+from .models.families.chat import CHATML, IMAGE
 from .pairs.generate.files import write_pairs
 from .pairs.generate.pairs import generate_pairs
 
@@ -88,26 +89,7 @@ IMAGE_SIZE = (84, 84)
 DRAWINGS = 2  # numbers are small, so there are about 8,000 training problems; each may come in two drawings
 LABEL_GRID = PATCH_SIZE  # so that a digit looks the same in every patch, and is learned in minutes
 
-# As in the original's data, the pictures come before the text of a turn whatever their order in the message.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] if part['type'] == 'image' -%}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- endfor -%}
-{%- for part in message['content'] if part['type'] == 'text' -%}
-{{- part['text'] -}}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
+CHAT_TEMPLATE = CHATML.replace(IMAGE, "<|vision_start|><|image_pad|><|vision_end|>")
 
 
 def build_tokenizer(family_name: str = "qwen2_vl") -> PreTrainedTokenizerFast:

@@ -8,14 +8,15 @@ from transformers import (
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
 
+from .chat import CONTENT, IMAGE
 from .family import Family
 
 
 IMAGE_TOKEN = "<image_placeholder>"
 
-# The images of a turn come before its text, whatever their order in the message. The beginning-of-sequence token is
-# part of the prompt: raw DeepSeek tokenizers do not add it.
-CHAT_TEMPLATE = """\
+# The beginning-of-sequence token is part of the prompt: raw DeepSeek tokenizers do not add it.
+CHAT_TEMPLATE = (
+    """\
 {{- bos_token -}}
 {%- if messages[0]['role'] != 'system' -%}
 {{- 'You are a helpful language and vision assistant. You are able to understand the visual content that the user \
@@ -27,22 +28,16 @@ provides, and assist the user with a variety of tasks using natural language.\\n
 {%- elif message['role'] == 'assistant' -%}
 {{- 'Assistant:' -}}
 {%- endif -%}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] if part['type'] == 'image' -%}
-{{- '<image_placeholder>' -}}
-{%- endfor -%}
-{%- for part in message['content'] if part['type'] == 'text' -%}
-{{- part['text'] -}}
-{%- endfor -%}
-{%- endif -%}
+"""
+    + CONTENT.replace(IMAGE, IMAGE_TOKEN)
+    + """\
 {{- eos_token if message['role'] == 'assistant' else '\\n\\n' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}
 {{- 'Assistant:' -}}
 {%- endif -%}
 """
+)
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase, config: DeepseekVLHybridConfig) -> DeepseekVLHybridProcessor:

@@ -23,34 +23,17 @@ from transformers import (
 from transformers.activations import ACT2FN
 from transformers.configuration_utils import SubConfigSpec
 
+from .chat import CHATML, IMAGE
 from .family import Family
 
 
 IMAGE_TOKEN = "<|image|>"
 
-# The images of a turn come before its text, whatever their order in the message.
 CHAT_TEMPLATE = """\
 {%- if messages[0]['role'] != 'system' -%}
 {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
 {%- endif -%}
-{%- for message in messages -%}
-{{- '<|im_start|>' + message['role'] + '\\n' -}}
-{%- if message['content'] is string -%}
-{{- message['content'] -}}
-{%- else -%}
-{%- for part in message['content'] if part['type'] == 'image' -%}
-{{- '<|image|>\\n' -}}
-{%- endfor -%}
-{%- for part in message['content'] if part['type'] == 'text' -%}
-{{- part['text'] -}}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
+""" + CHATML.replace(IMAGE, f"{IMAGE_TOKEN}\\n")
 
 
 @strict
