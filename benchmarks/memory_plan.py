@@ -252,7 +252,7 @@ def print_plans(models: list[str]) -> None:
     """Prints what each recipe needs, part by part, and then in short which card has room for it."""
     print(table_head("recipe", "GPUs", "model", *Plan.__annotations__, "**GB per GPU**"))
     short = [table_head("recipe", "GPUs", *models)]
-    for folder, gpus in (("", 8), ("lora", 1), ("qlora", 1)):
+    for folder, gpus in ((".", 8), ("qwen2_vl/lora", 1), ("qwen2_vl/qlora", 1)):
         for stage in (1, 2, 3):
             recipe = ROOT / "recipes" / folder / f"stage{stage}.yaml"
             start = [f"`{recipe.relative_to(ROOT)}`", str(gpus)]

@@ -11,12 +11,12 @@ from transformers import SchedulerType
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 
-from puma_trl.recipe import parse_recipe
 from puma_trl.models.parts import PARTS
+from puma_trl.recipe import parse_recipe
 
 
 ROOT = Path(__file__).parents[1]
-RECIPES = sorted(ROOT.glob("recipes/**/stage*.yaml"))
+RECIPES = sorted(path for path in ROOT.glob("recipes/**/stage*.yaml") if not path.is_symlink())
 ENGINES = sorted(ROOT.glob("accelerate_configs/*.yaml"))
 ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--tf32", "false"]
 
@@ -32,13 +32,18 @@ def read_header(path):
 
 
 def test_recipes_are_found():
-    assert {path.parent.name for path in RECIPES} >= {"recipes", "lora", "qlora", "mini"}
-    for folder in ("", "lora", "qlora", "mini", "qwen2_5_vl", "math_puma_qwen2", "deepseek_vl_hybrid"):
-        assert [path.name for path in sorted((ROOT / "recipes" / folder).glob("stage*.yaml"))] == [
-            "stage1.yaml",
-            "stage2.yaml",
-            "stage3.yaml",
-        ]
+    """The paper's recipes, and for each family a folder for each way to train, all of three stages."""
+    kinds = [f"qwen2_vl/{kind}" for kind in ("full", "lora", "qlora")]
+    kinds += [f"{family}/full" for family in ("qwen2_5_vl", "math_puma_qwen2", "deepseek_vl_hybrid")]
+    for folder in (".", "mini", *kinds):
+        names = [path.name for path in sorted((ROOT / "recipes" / folder).glob("stage*.yaml"))]
+        assert names == ["stage1.yaml", "stage2.yaml", "stage3.yaml"], folder
+
+
+def test_papers_recipes_are_those_of_qwen2_vl():
+    """They are links, so that there is one copy."""
+    for path in (ROOT / "recipes" / "qwen2_vl" / "full").iterdir():
+        assert path.is_symlink() and path.resolve() == ROOT / "recipes" / path.name
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
@@ -74,14 +79,15 @@ def test_global_batch_size_of_the_header(path):
     assert batch * accumulation * processes == total
     engine = re.search(r"accelerate_configs/\w+\.yaml", header)[0]
     assert yaml.safe_load((ROOT / engine).read_text())["num_processes"] == processes
-    # and the folders of the stages follow each other
-    assert args.output_dir in (f"outputs/{path.stem}", f"outputs/{path.parent.name}/{path.stem}")
+    # and the output stands where the recipe stands; only the study has a folder of its own
+    place = path.relative_to(ROOT / "recipes").with_suffix("").as_posix().replace("mini/study/", "study/")
+    assert args.output_dir == f"outputs/{place}"
 
 
 @pytest.mark.parametrize("kind", ["full", "lora", "qlora"])
 def test_stages_follow_each_other(kind):
     """A stage starts from what the one before it leaves, merged where it leaves adapters."""
-    folder = ROOT / "recipes" / ("" if kind == "full" else kind)
+    folder = ROOT / "recipes" / "qwen2_vl" / kind
     outputs = []
     for number in (1, 2, 3):
         _, args, model_args, _ = parse_recipe([str(folder / f"stage{number}.yaml"), *ON_CPU])

@@ -2,8 +2,8 @@
 Joins a text language model and a vision tower by a fresh aligner: what the paper does between stage 1 and stage 2.
 
 ```bash
-python -m puma_trl.assemble --language_model outputs/math_puma_qwen2/stage1 --vision_tower google/siglip-so400m-patch14-384 \
-    --aligner gated_mlp models/math-puma-qwen2
+python -m puma_trl.assemble --language_model outputs/math_puma_qwen2/full/stage1 \
+    --vision_tower google/siglip-so400m-patch14-384 --aligner gated_mlp models/math-puma-qwen2
 ```
 
 `gated_mlp` gives the network of Math-PUMA_Qwen2VL, `mlp` a LLaVA. Both load with `AutoModelForImageTextToText`, and stage 2

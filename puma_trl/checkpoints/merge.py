@@ -2,8 +2,8 @@
 Merges adapters into their base model: a plain checkpoint that needs no PEFT, the start of the next stage.
 
 ```bash
-python -m puma_trl.merge outputs/lora/stage2 outputs/lora/stage2-merged
-python -m puma_trl.merge outputs/lora/stage3 outputs/lora/stage3-merged --push_to_hub --hub_model_id me/math-puma
+python -m puma_trl.merge outputs/qwen2_vl/lora/stage2 outputs/qwen2_vl/lora/stage2-merged
+python -m puma_trl.merge outputs/qwen2_vl/lora/stage3 models/math-puma --push_to_hub --hub_model_id me/math-puma
 ```
 
 The base is read in its own dtype, without quantisation for QLoRA adapters too, and merged layer by layer in place, so
