@@ -26,7 +26,7 @@ from ...errors import DataError
 from . import leakage, overlap
 from .overlap import Reference
 from .report import ERROR, NOTE, WARNING, Finding, Report, print_report, write_report
-from .scan import BLANK_PICTURE, NO_PICTURE, Part, ReferenceReader, Scanner, make_checker, map_chunks
+from .scan import BLANK_PICTURE, NO_PICTURE, ChunkSummary, ReferenceReader, Scanner, make_checker, map_chunks
 
 
 EVAL, BENCHMARK = "eval data", "benchmark"
@@ -45,7 +45,7 @@ IMAGE_COLUMNS = ("decoded_image", "image", "images", "image_path", "image_url", 
 CHANCE_SHARE, CHANCE_ROWS = 0.2, 20
 
 # Kind → level, meaning, remedy. Any other kind is a row that training refuses.
-KINDS = {
+FINDING_KINDS = {
     MISMATCH: (ERROR, "The two sides must have one answer.", REMEDIES[MISMATCH]),
     NOT_A_PAIR: (ERROR, "Other rows of the file are pairs.", "Give `instruction_2` and `output_2`, or another file."),
     leakage.IDENTICAL: (
@@ -104,7 +104,7 @@ class _Findings:
     def _get(self, kind: str) -> Finding:
         if kind not in self.by_kind:
             base, _, where = kind.partition(" in ")
-            known = KINDS.get(kind) or (KINDS.get(base) if where in (EVAL, BENCHMARK) else None)
+            known = FINDING_KINDS.get(kind) or (FINDING_KINDS.get(base) if where in (EVAL, BENCHMARK) else None)
             level, meaning, remedy = known or (ERROR, REFUSED, REMEDIES.get(kind, "Repair the row, or drop it."))
             self.by_kind[kind] = Finding(kind, level, meaning.format(where=where), remedy)
         return self.by_kind[kind]
@@ -187,7 +187,7 @@ def _read_reference(
         sides += some
         problems += failed
     if problems:
-        level, meaning, remedy = KINDS[NOT_COMPARED]
+        level, meaning, remedy = FINDING_KINDS[NOT_COMPARED]
         finding = Finding(f"{NOT_COMPARED}: {where}", level, meaning, remedy)
         for problem in problems:
             name, detail = problem.split(": ", 1)
@@ -226,20 +226,21 @@ def _find_columns(source: Source, question: str | None, image: str | None) -> tu
     question = question or next((name for name in QUESTION_COLUMNS if name in names), None)
     if question is None:
         raise DataError(
-            f"'{source.name}' has no column {' or '.join(QUESTION_COLUMNS)}, but: {', '.join(names) or 'none'}. Name the "
-            "column of the question with `--question_column`; a file must be JSON lines, a JSON list, csv or parquet."
+            f"'{source.name}' has no column {' or '.join(QUESTION_COLUMNS)}, but: {', '.join(names) or 'none'}. Name "
+            "the column of the question with `--question_column`; a file must be JSON lines, a JSON list, csv or "
+            "parquet."
         )
     return question, image or next((name for name in IMAGE_COLUMNS if name in names), None)
 
 
-def _require_rows(sources: list[Source], parts: list[Part]) -> None:
+def _require_rows(sources: list[Source], parts: list[ChunkSummary]) -> None:
     filled = {part.source for part in parts if part.rows_read}
     empty = [source.path or source.name for position, source in enumerate(sources) if position not in filled]
     if empty:
         raise DataError(f"There is no row in {', '.join(empty)}. Name data with rows.")
 
 
-def _compare_rows(parts: list[Part], findings: _Findings, report: Report) -> None:
+def _compare_rows(parts: list[ChunkSummary], findings: _Findings, report: Report) -> None:
     """Finds what only shows across rows, and adds up numbers and lengths."""
     sizes = [len(part.index) for part in parts]
     source = np.repeat([part.source for part in parts], sizes)
@@ -274,7 +275,9 @@ def _compare_rows(parts: list[Part], findings: _Findings, report: Report) -> Non
         add(DUPLICATE_PICTURE, int(users[entry]), f"the same as in {name(int(users[first]))}")
 
 
-def _find_contradictions(parts: list[Part], add: Callable[[str, int, str], None], name: Callable[[int], str]) -> None:
+def _find_contradictions(
+    parts: list[ChunkSummary], add: Callable[[str, int, str], None], name: Callable[[int], str]
+) -> None:
     questions, answers = _join(parts, "questions", np.uint64), _join(parts, "answers", np.uint64)
     known = np.flatnonzero((questions != 0) & (answers != 0))
     for row, first in _repeats(questions[known]):
@@ -283,7 +286,7 @@ def _find_contradictions(parts: list[Part], add: Callable[[str, int, str], None]
             add(CONTRADICTION, row, f"{name(first)} has another answer")
 
 
-def _join(parts: list[Part], field_name: str, dtype: type) -> np.ndarray:
+def _join(parts: list[ChunkSummary], field_name: str, dtype: type) -> np.ndarray:
     return np.concatenate([np.frombuffer(getattr(part, field_name), dtype=dtype) for part in parts])
 
 
@@ -296,7 +299,7 @@ def _repeats(digests: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _judge_chance(report: Report) -> None:
-    """Makes a warning of answers among the numbers where there are more than chance explains, and orders the findings."""
+    """Makes a warning of answers among the numbers if chance does not explain them, and orders the findings."""
     for finding in report.findings:
         if finding.kind == leakage.NUMBER_IN_PROMPT:
             if finding.count >= CHANCE_ROWS and finding.count > CHANCE_SHARE * report.rows_usable:

@@ -84,8 +84,8 @@ def gram_digests(words: list[str]) -> np.ndarray:
 
 def short_answer(output: str) -> str | None:
     r"""
-    Returns the final answer of an output: what it announces (`\boxed{…}`, "the answer is"), else its last option letter
-    or number; an output of at most five words that announces nothing is the answer itself.
+    Returns the final answer of an output: what it announces (`\boxed{…}`, "the answer is"), else its last option
+    letter or number; an output of at most five words that announces nothing is the answer itself.
     """
     announced = "\\boxed" in output or ANSWER_PHRASE.search(output)
     if not announced and len(output.split()) <= SHORT_ANSWER and "=" not in output:

@@ -15,7 +15,10 @@ NUMBER_IN_PROMPT = "answer among the numbers"
 # Options such as "(A) 40" or "B. 50" name the right answer by design: only the text before them is looked at.
 OPTION = re.compile(r"(?:^|[\s(（])([A-D])\s?[).:：、．）]")
 # "The answer is: $110$", but neither "answer yes or no" nor an example of the form: "e.g., Answer: B".
-ANNOUNCED = r"(?:\banswers?\b|\bsolution\b|答案)[\s:=：]*(?:is|are|为|是)?[\s:=：$*\\({{\[]*{answer}(?!\w|[.,]\d|\s*(?:or\b|/|或))"
+ANNOUNCED = (
+    r"(?:\banswers?\b|\bsolution\b|答案)[\s:=：]*(?:is|are|为|是)?[\s:=：$*\\({{\[]*{answer}"
+    r"(?!\w|[.,]\d|\s*(?:or\b|/|或))"
+)
 EXAMPLE = re.compile(r"(?:\be\.?g\b|\bexample|\bsuch as|\bform(?:at)?\b|例如|比如|格式)[^\n]{0,20}$", re.IGNORECASE)
 # An answer of fewer words may stand in a prompt by chance, or because the prompt asks to decide between two.
 TELLING_WORDS = 3
@@ -28,8 +31,8 @@ def find_leaks(row: dict[str, str], text_rich: Side, vision_rich: Side) -> Itera
     """
     Finds what is wrong with the two prompts of a pair.
 
-    Three signs tell a given-away answer from a number that is given in the problem and happens to be the answer too: the
-    prompt announces it ("the answer is 110"), it holds the whole solution, or, on the vision-rich side, a final
+    Three signs tell a given-away answer from a number that is given in the problem and happens to be the answer too:
+    the prompt announces it ("the answer is 110"), it holds the whole solution, or, on the vision-rich side, a final
     answer that the text-rich question does not mention. A final answer of three words or more counts as it stands. A
     single digit or letter counts only when it is announced. Options to choose from are left aside.
 

@@ -56,8 +56,8 @@ class Reference:
         pictures must agree too, so that "Find x." is never found by its words alone: equal questions of fewer than 12
         words or 2 numbers, both with pictures, are the same if the pixels are, and nearly the same if the pictures are
         (and the final answers, where both are known); other short questions are never nearly the same without a
-        picture that is. Two pictures are nearly the same when their perceptual hashes differ in at most 10 of 256 bits,
-        which pictures that were scaled or compressed again seldom exceed; those with other margins do.
+        picture that is. Two pictures are nearly the same when their perceptual hashes differ in at most 10 of 256
+        bits, which pictures that were scaled or compressed again seldom exceed; those with other margins do.
 
         Args:
             side (`Side`):

@@ -1,7 +1,6 @@
 """What `check` found: as one page for a person, and as a json file with every row."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ...data.rows import shorten
+from ...files import whole_file
 
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -240,10 +240,8 @@ def write_report(report: Report, path: Path) -> None:
         }
         for finding in report.findings
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    with whole_file(path) as file:
+        file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
 def _describe_lengths(values: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """
-One pass over data files in several processes: every row is checked as for training and looked at for leaks and overlap.
+One pass over data files in several processes: every row is checked as for training, and looked at for leaks and
+overlap.
 
 Of a row, only digests, lengths and findings are kept: about 60 bytes, and 16 for each picture.
 """
@@ -43,7 +44,8 @@ def make_checker(sources: list[Source], model: str | None, max_length: int | Non
             Limit of the tokens of each side.
 
     Raises:
-        DataError: if the model's processor cannot be read or has no chat template, or there is a limit without a model.
+        DataError: if the model's processor cannot be read or has no chat template, or there is a limit without a
+            model.
     """
     if model is None:
         if max_length is not None:
@@ -92,7 +94,7 @@ class PictureReader:
 
 
 @dataclass
-class Part:
+class ChunkSummary:
     """
     What is kept of a chunk. The arrays have one entry per usable row, `pictures` two per picture.
 
@@ -156,9 +158,9 @@ class Scanner:
         self.references = references
         self.read_pictures = PictureReader()
 
-    def __call__(self, chunk: Chunk) -> Part:
+    def __call__(self, chunk: Chunk) -> ChunkSummary:
         rows = self.checker.check(chunk)
-        part = Part(chunk.source, len(rows))
+        part = ChunkSummary(chunk.source, len(rows))
         kept = []
         for row in rows:
             index = int(row["row_id"].rpartition(":")[2])
@@ -203,7 +205,7 @@ class Scanner:
         """Returns the sides that name a problem: the vision-rich prompt of a pair does not without its picture."""
         return [side for name, side in sides.items() if not name or side.pictures]
 
-    def _measure(self, kept: list[tuple[dict[str, Any], dict[str, Side]]], part: Part) -> None:
+    def _measure(self, kept: list[tuple[dict[str, Any], dict[str, Side]]], part: ChunkSummary) -> None:
         """Adds the lengths of both sides: tokens with a model, characters without."""
         if self.checker.counter is None:
             for row, sides in kept:
