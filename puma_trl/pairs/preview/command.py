@@ -78,8 +78,8 @@ def preview_pairs(
             Type of the weights; `"auto"` is that of the checkpoint.
 
     Returns:
-        `dict[str, int]`: `pairs` on the page, `problems` (those that cannot be used), `total` rows of the data, `bytes`
-        of the page.
+        `dict[str, int]`: `pairs` on the page, `problems` (those that cannot be used), `total` rows of the data,
+        `bytes` of the page.
 
     Raises:
         DataError: if an option is out of range, or the data or the processor cannot be read, or there is no row.

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from base64 import b64encode
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,12 @@ from typing import Any
 
 from ...data.images import open_image
 from ...errors import DataError
+from ...files import whole_file
 
 
-TEMPLATE = Path(__file__).parent / "templates" / "preview.html"
-MARK = "<!-- data -->"  # where the data comes into the template
+TEMPLATES = Path(__file__).parent / "templates"
+# where style, script and data come into the page
+STYLE, SCRIPT, DATA = "/* style */\n", "/* script */\n", "<!-- data -->"
 
 # The page decodes a block of pictures when one of them is shown.
 IMAGES_PER_BLOCK = 100
@@ -53,6 +54,15 @@ def make_thumbnail(image: dict[str, Any], size: int) -> tuple[str, int, int]:
     return b64encode(file.getvalue()).decode(), width, height
 
 
+def read_template() -> tuple[str, str]:
+    """Returns what stands before the data of the page, and what stands behind it."""
+    page, style, script = (
+        (TEMPLATES / f"preview.{suffix}").read_text(encoding="utf-8") for suffix in ("html", "css", "js")
+    )
+    head, tail = page.split(DATA)
+    return head.replace(STYLE, style), tail.replace(SCRIPT, script)
+
+
 class PageWriter:
     """
     Writes the page piece by piece, so that the thumbnails are never in memory together.
@@ -67,28 +77,23 @@ class PageWriter:
     """
 
     def __init__(self, path: Path, thumbnail_size: int):
-        self.path, self.thumbnail_size = path, thumbnail_size
-        self._unfinished = path.with_name(f"{path.name}.tmp")
-        self._head, self._tail = TEMPLATE.read_text(encoding="utf-8").split(MARK)
+        self.thumbnail_size = thumbnail_size
+        # a lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it
+        self._whole = whole_file(path, errors="backslashreplace")
+        self._head, self._tail = read_template()
         self._known: dict[Any, list[int] | str] = {}
         self._count = 0
         self._block: list[str] = []
 
     def __enter__(self) -> "PageWriter":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        # a lone surrogate, which UTF-8 cannot hold, becomes the escape that JSON has for it
-        self._file = open(self._unfinished, "w", encoding="utf-8", errors="backslashreplace")
+        self._file = self._whole.__enter__()
         self._file.write(self._head)
         self._pool = ThreadPoolExecutor()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: Any, trace: Any) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._pool.shutdown(cancel_futures=True)
-        self._file.close()
-        if kind is None:
-            os.replace(self._unfinished, self.path)
-        else:
-            self._unfinished.unlink()
+        self._whole.__exit__(*error)
 
     def add_images(self, images: Sequence[dict[str, Any]]) -> list[list[int] | str]:
         """
