@@ -198,10 +198,30 @@ def test_a_price_does_not_reach_into_the_next_paragraph():
     assert clean("Pay $x\n\nor y$ now.") == "Pay $x\n\nor y$ now."
 
 
-@pytest.mark.parametrize("text", ["\u200b", "\u2800", "\u3164"])
-def test_text_that_cannot_be_seen(text):
+UNSEEN = [
+    "\u200b",
+    "\u2800",
+    "\u3164",
+    "\u115f\u1160",
+    "\uffa0",
+    "\u034f",
+    "\ufe0f",
+    "\u2060\U000e0041",
+    "\u2028\u00a0",
+]
+
+
+@pytest.mark.parametrize("text", UNSEEN)
+@pytest.mark.parametrize("has_fonts", [True, False])
+def test_text_that_cannot_be_seen(monkeypatch, text, has_fonts):
+    """Whether or not some font has a blank for it."""
+    if not has_fonts:
+        monkeypatch.setattr(fonts, "packaged_fonts", tuple)
+        monkeypatch.setattr(fonts, "system_fonts", tuple)
     with pytest.raises(DataError, match="empty text"):
         composed(text, PLAIN)
+    seen = "Find AB." if clean(text) == "" else "Find A B."
+    assert composed(f"Find A{text}B.", PLAIN).tobytes() == composed(seen, PLAIN).tobytes()
 
 
 def test_invisible_characters_and_other_scripts():
@@ -215,12 +235,24 @@ def test_a_character_without_font_is_named():
         lines_of("x \U0010ffff")
 
 
+@pytest.mark.parametrize("character", ["题", "か", "각"])
+def test_the_font_of_the_extra_comes_before_those_of_the_system(monkeypatch, tmp_path, character):
+    (packaged,) = fonts.packaged_fonts()
+    system = tmp_path / "A.ttc"
+    system.symlink_to(packaged)
+    fonts._find_fonts.cache_clear()
+    monkeypatch.setattr(fonts, "system_fonts", lambda: (str(system),))
+    assert BOOK.choose("STIX", character) == {character: packaged}
+    monkeypatch.setattr(fonts, "packaged_fonts", tuple)
+    assert BOOK.choose("STIX", character) == {character: str(system)}
+    fonts._find_fonts.cache_clear()
+    monkeypatch.setattr(fonts, "system_fonts", tuple)
+    with pytest.raises(DataError, match=rf"no font has '{character}' .*Korean: `pip install puma_trl\[cjk\]`"):
+        BOOK.choose("STIX", character)
+
+
 def test_chinese_breaks_between_characters_but_not_before_a_full_stop():
     text = "一个三角形的两个角分别是三十度和六十度。求第三个角。"
-    try:
-        BOOK.choose("DejaVu Sans", text)
-    except DataError:
-        pytest.skip("no font of this system has Chinese characters")
     lines = texts(lines_of(text, 120))
     assert "".join(lines) == text and len(lines) > 3
     assert not any(line.startswith("。") for line in lines)

@@ -1,4 +1,4 @@
-"""Fonts that typeset problems: the ones that matplotlib ships, and whatever the system has for other scripts."""
+"""Fonts that typeset problems: those of matplotlib and of the extra `cjk`, and for other scripts the system's."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +56,16 @@ def smallest_size(path: str, height: int) -> int:
 
 
 @lru_cache(maxsize=1)
+def packaged_fonts() -> tuple[str, ...]:
+    """Returns the font file that the extra `cjk` brings, the same on every machine; none if it is not installed."""
+    try:
+        from noto_cjk_sans_otc import FONT_PATH
+    except ImportError:
+        return ()
+    return (str(FONT_PATH),)
+
+
+@lru_cache(maxsize=1)
 def system_fonts() -> tuple[str, ...]:
     """Returns the font files of the system, regular ones first, in an order that does not depend on where they are."""
     paths = [Path(path) for path in font_manager.findSystemFonts() if "LastResort" not in path]  # has dummies for all
@@ -69,7 +79,7 @@ class FontBook:
 
     Args:
         extra (`tuple[str, ...]`, *optional*):
-            Font files of the user, which come before those of the system.
+            Font files of the user, which come before those of the extra `cjk` and of the system.
     """
 
     extra: tuple[str, ...] = ()
@@ -98,7 +108,7 @@ class FontBook:
         primary = str(SHIPPED / TYPEFACES[typeface][0])
         chosen = {character: primary for character in wanted if ord(character) in coverage(primary)}
         missing = tuple(character for character in wanted if character not in chosen)
-        return chosen | _find_fonts(missing, (*SYMBOLS, *self.extra)) if missing else chosen
+        return chosen | _find_fonts(missing, (*SYMBOLS, *self.extra, *packaged_fonts())) if missing else chosen
 
 
 @lru_cache(maxsize=65536)
@@ -116,6 +126,6 @@ def _find_font(character: str, first: tuple[str, ...]) -> str:
         if ord(character) in coverage(path):
             return path
     raise DataError(
-        f"missing glyph: no font has '{character}' (U+{ord(character):04X}); install one that does (for Chinese, Japanese "
-        "and Korean on Debian: fonts-noto-cjk), or name a font file with `--font`"
+        f"missing glyph: no font has '{character}' (U+{ord(character):04X}); install one that does (for Chinese, "
+        "Japanese and Korean: `pip install puma_trl[cjk]`), or name a font file with `--font`"
     )

@@ -17,6 +17,13 @@ WIDE = re.compile("[\u1100-\u11ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\
 # … except before and after these.
 NO_BREAK_BEFORE = frozenset("、。，．：；？！）］｝〉》」』】〕’”…ー々")
 NO_BREAK_AFTER = frozenset("（［｛〈《「『【〔‘“")
+# What Unicode says is not to be displayed (Default_Ignorable_Code_Point), but for the category Cf: joiners, fillers of
+# Hangul, variation selectors. Some fonts have blanks for it, most have nothing.
+IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
+)
+# Signs without ink: the Braille pattern without dots, the null notehead, the filler of Khitan.
+BLANK = frozenset("\u2800\U0001d159\U00016fe4")
 # What LaTeX writes with a backslash outside of formulas.
 ESCAPED = re.compile(r"\\([$%&#])")
 # Emphasis in LaTeX, which is printed like the rest
@@ -118,9 +125,10 @@ def clean(text: str) -> str:
     text = re.sub("\0", lambda _: formulas.pop(0).replace("\n", " "), text)
     kept = []
     for character in text:
-        if character != "\n" and (character.isspace() or unicodedata.category(character) == "Cc"):
+        category = unicodedata.category(character)
+        if character != "\n" and (character.isspace() or category == "Cc" or character in BLANK):
             character = " "
-        elif unicodedata.category(character) == "Cf":  # zero-width and direction marks
+        elif category == "Cf" or IGNORABLE.match(character):  # zero-width and direction marks are Cf
             continue
         elif ord(character) > 0x58F and unicodedata.name(character, "").startswith(SHAPED):
             raise DataError(f"unsupported script: '{character}' (U+{ord(character):04X}) needs text shaping")
