@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import is_peft_model
 from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import SFTTrainer
 
 from ..config import PumaKLConfig, rows_per_step
 from ..data.load import DataReport
@@ -129,6 +131,25 @@ def describe_run(
             adapters["base_weights"] = str(model.quantization_method.value) + _bits(model.config.quantization_config)
         description["adapters"] = adapters
     return description
+
+
+def describe_trainer(trainer: SFTTrainer, dataset_name: str | None) -> dict[str, Any]:
+    """
+    Returns what is known of a run that the run script has not written down, for its card.
+
+    Args:
+        trainer ([`~trl.SFTTrainer`]):
+            The trainer, with a [`PumaKLConfig`].
+        dataset_name (`str`, *optional*):
+            Name of the training data.
+    """
+    is_peft = is_peft_model(trainer.model)
+    model = trainer.model.get_base_model() if is_peft else trainer.model
+    facts = describe_run(trainer.args, model, trainer.model.peft_config["default"] if is_peft else None)
+    if isinstance(trainer.train_dataset, Dataset):
+        sources = [dataset_name] if dataset_name else []
+        facts["data"] = {"train": {"sources": sources, "rows_kept": len(trainer.train_dataset), "dropped": {}}}
+    return facts
 
 
 def _bits(config: BitsAndBytesConfig) -> str:

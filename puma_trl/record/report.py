@@ -148,24 +148,14 @@ def collect_curves(log_history: list[dict[str, Any]], names: Iterable[str]) -> d
         log_history (`list[dict[str, Any]]`):
             `trainer.state.log_history`.
         names (`Iterable[str]`):
-            Metrics, without `eval_`; `modality_gap` is the teacher's token accuracy minus the student's.
+            Metrics, without `eval_`.
     """
-    history = [_with_gap(logs) for logs in log_history]
     curves = {
-        name: {logs["step"]: logs[name] for logs in history if name in logs and math.isfinite(logs[name])}
+        name: {logs["step"]: logs[name] for logs in log_history if name in logs and math.isfinite(logs[name])}
         for metric in names
         for name in (metric, f"eval_{metric}")
     }
     return {name: sorted(points.items()) for name, points in curves.items() if points}
-
-
-def _with_gap(logs: dict[str, Any]) -> dict[str, Any]:
-    gaps = {
-        f"{prefix}modality_gap": logs[f"{prefix}teacher_mean_token_accuracy"] - logs[f"{prefix}mean_token_accuracy"]
-        for prefix in ("", "eval_")
-        if f"{prefix}teacher_mean_token_accuracy" in logs
-    }
-    return logs | gaps
 
 
 class CurvesCallback(TrainerCallback):

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.utils import ModelOutput
-from trl.trainer.utils import maybe_gather_lm_head_ctx
+from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from ..config import PumaKLConfig
 from .loss_chunk import METRICS
@@ -151,6 +151,7 @@ def add_pair_forward(
     config: PumaKLConfig,
     teacher: SelfTeacher | SeparateTeacher,
     memo: TowerMemo | None = None,
+    watch: Callable[[ModelOutput], None] = lambda output: None,
 ) -> None:
     """
     Adds the pair step to `model`: `model(**student, labels=…, teacher_inputs=…)` returns a [`PairOutput`].
@@ -167,6 +168,8 @@ def add_pair_forward(
             Who reads the text-rich side.
         memo ([`TowerMemo`], *optional*):
             Used in steps called with `same_images=True`, where both sides show the same pictures.
+        watch (`Callable[[ModelOutput], None]`, *optional*):
+            Called with each output of TRL's fused head, which TRL's step does not hand on.
     """
     sft_forward = model.forward
     text_config = model.config.get_text_config()
@@ -180,7 +183,10 @@ def add_pair_forward(
         if teacher_inputs is None:
             if isinstance(self.get_output_embeddings(), FSDPModule):
                 self.get_output_embeddings().unshard()  # TRL's fused head has the need explained in `read_head`
-            return sft_forward(*args, **kwargs)
+            output = sft_forward(*args, **kwargs)
+            if isinstance(output, FusedCausalLMOutput):
+                watch(output)
+            return output
 
         labels, num_items = kwargs.pop("labels"), kwargs.pop("num_items_in_batch")
         teacher_inputs = dict(teacher_inputs)

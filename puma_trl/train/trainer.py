@@ -17,18 +17,19 @@ from transformers import (
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
 
 from ..config import PumaKLConfig
 from ..data.collator import DataCollatorForPumaPairs, split_sides
 from ..models.families import get_family
 from ..models.parts import split_groups
 from ..record.hub import CITATION, TAGS, write_card
-from ..record.provenance import describe_run, read_provenance
+from ..record.provenance import describe_trainer, read_provenance
 from ..step.forward import SelfTeacher, add_pair_forward
 from ..step.teacher import make_teacher
 from ..step.tower_memo import TowerMemo
 from .checkpoints import ExactCheckpoints
-from .metrics import NotFiniteError, StepMetrics
+from .metrics import StepMetrics, TokenMeans
 from .precision import prepare_precision
 from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
 
@@ -38,7 +39,7 @@ COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instr
 COLUMNS += ["length"]
 
 
-class PumaKLTrainer(ExactCheckpoints, SFTTrainer):
+class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     """
     Trainer for Math-PUMA ([Math-PUMA: Progressive Upward Multimodal Alignment to Enhance Mathematical
     Reasoning](https://huggingface.co/papers/2408.08640)).
@@ -149,7 +150,10 @@ class PumaKLTrainer(ExactCheckpoints, SFTTrainer):
         memo = None
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
             memo = TowerMemo(base_model, get_family(base_model.config))
-        add_pair_forward(base_model, self.args, self.teacher, memo)
+        add_pair_forward(base_model, self.args, self.teacher, memo, watch=self._keep_sft_output)
+
+    def _keep_sft_output(self, output: FusedCausalLMOutput) -> None:
+        self._sft_output = output
 
     # Step
 
@@ -179,6 +183,11 @@ class PumaKLTrainer(ExactCheckpoints, SFTTrainer):
         else:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             loss = result[0] if return_outputs else result
+            output, self._sft_output = self._sft_output, None
+            if mode == "eval":  # the loss is a mean over the tokens of this rank's batch
+                num_tokens = output.label_mask.sum()
+                sums = (loss * num_tokens, output.entropy.sum(), output.is_top1.sum(), num_tokens)
+                self._step_metrics.add_sums(mode, torch.stack([value.detach().double() for value in sums]))
         if mode == "train":
             self._step_metrics.add_loss(row_ids, loss)
         return result
@@ -188,7 +197,8 @@ class PumaKLTrainer(ExactCheckpoints, SFTTrainer):
     ) -> torch.Tensor:
         student, teacher = split_sides(inputs)
         output = model(**student, teacher_inputs=teacher, num_items_in_batch=num_items_in_batch)
-        self._step_metrics.add_sums(mode, output.sums, student["attention_mask"])
+        num_inputs = student["attention_mask"].sum()
+        self._step_metrics.add_sums(mode, torch.cat((output.sums, num_inputs.to(output.sums.dtype)[None])))
         loss = output.loss
         # `num_items_in_batch` counts the answer tokens of every rank, and the engines average gradients over ranks
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -198,42 +208,6 @@ class PumaKLTrainer(ExactCheckpoints, SFTTrainer):
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         mask_repeated_rows(inputs, self.accelerator, self.args, self.padding_free)
         return super().prediction_step(model, inputs, prediction_loss_only or self.args.use_kl, ignore_keys)
-
-    # Metrics
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        mode = "train" if self.model.training else "eval"
-        means = self._measure(mode)
-        self._metrics[mode] |= {name: [value] for name, value in means.items()}
-        if mode == "train" and self.args.part_learning_rates and "learning_rate" in logs:
-            logs |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
-        if mode == "eval" and "eval_loss" in logs and "kl" in means:
-            # the exact mean over tokens instead of Trainer's mean over batches
-            logs["eval_loss"] = means["kl"] * self.args.lambda_kl + means["ce"] * (1 - self.args.lambda_kl)
-        super().log(logs, start_time)
-
-    def _measure(self, mode: str | None = None) -> dict[str, float]:
-        """
-        Returns the means since the last log, and in the same reduction tells all ranks of what one of them has seen.
-
-        Stops the run, on all ranks, if a loss since the last call was NaN or infinite on one; saves and stops, on all
-        ranks, if one was asked to.
-        """
-        try:
-            means, stop = self._step_metrics.reduce(self.accelerator, mode, self.stop_requested)
-        except NotFiniteError as error:
-            raise FloatingPointError(
-                f"The loss is not finite by step {self.state.global_step}: {error}. The last checkpoint in "
-                f"{self.args.output_dir} was written before that and is good. Look at these rows, or lower "
-                "`learning_rate` or `max_grad_norm`, then resume."
-            ) from None
-        if stop:
-            self.stop_requested = self.control.should_training_stop = self.control.should_save = True
-        return means
-
-    def _save_checkpoint(self, model, trial):
-        self._measure()  # nothing is saved after a loss that is not finite
-        super()._save_checkpoint(model, trial)
 
     def create_model_card(
         self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
@@ -251,15 +225,7 @@ class PumaKLTrainer(ExactCheckpoints, SFTTrainer):
         """
         if not self.is_world_process_zero():
             return
-        facts = read_provenance(self.args.output_dir)
-        if facts is None:
-            is_peft = is_peft_model(self.model)
-            model = self.model.get_base_model() if is_peft else self.model
-            facts = describe_run(self.args, model, self.model.peft_config["default"] if is_peft else None)
-            if isinstance(self.train_dataset, Dataset):
-                sources = [dataset_name] if dataset_name else []
-                rows = {"sources": sources, "rows_kept": len(self.train_dataset), "dropped": {}}
-                facts["data"] = {"train": rows}
+        facts = read_provenance(self.args.output_dir) or describe_trainer(self, dataset_name)
         tags = [tags] if isinstance(tags, str) else tags or []
         write_card(self.args.output_dir, facts, self.hub_model_id or model_name, tags)
 

@@ -10,10 +10,11 @@ from puma_trl.record.report import PANELS, CurvesCallback, collect_curves, count
 
 HISTORY = [
     {"step": 1, "loss": 2.0, "kl": 0.5, "forward_kl": 0.6, "reverse_kl": 0.4, "ce": 3.0, "teacher_ce": 2.0}
-    | {"mean_token_accuracy": 0.5, "teacher_mean_token_accuracy": 0.75},
-    {"step": 2, "loss": 1.0, "kl": 0.4, "ce": 2.0, "mean_token_accuracy": 0.625, "teacher_mean_token_accuracy": 0.75},
+    | {"mean_token_accuracy": 0.5, "teacher_mean_token_accuracy": 0.75, "modality_gap": 0.25},
+    {"step": 2, "loss": 1.0, "kl": 0.4, "ce": 2.0, "mean_token_accuracy": 0.625, "teacher_mean_token_accuracy": 0.75}
+    | {"modality_gap": 0.125},
     {"step": 2, "eval_loss": 1.5, "eval_kl": 0.3, "eval_ce": 1.0}
-    | {"eval_mean_token_accuracy": 0.25, "eval_teacher_mean_token_accuracy": 0.75},
+    | {"eval_mean_token_accuracy": 0.25, "eval_teacher_mean_token_accuracy": 0.75, "eval_modality_gap": 0.5},
     {"step": 2, "train_runtime": 1.0},
 ]
 
