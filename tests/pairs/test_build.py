@@ -379,6 +379,14 @@ def test_bad_rows_of_a_worker_end_the_build(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]
 
 
+def test_a_build_that_ends_early_leaves_no_half_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(build_files, "ROWS_PER_GROUP", 1)  # written at once
+    source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
+    with pytest.raises(SystemExit, match="1 of 3 rows cannot be used"):
+        run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet")
+    assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]
+
+
 def test_formulas_that_do_not_parse_are_counted(build_rows, capsys):
     build_rows([{"question": "Is $\\unknowncommand{x}$ more than $x^2$?", "answer": "1"}])
     assert "1 of 2 formulas could not be drawn and stand as LaTeX" in capsys.readouterr().out

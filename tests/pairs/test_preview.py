@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from puma_trl.data.load import open_image, render_answer, render_prompt
-from puma_trl.models.families import get_family
+from puma_trl.data.images import open_image
+from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.generate.files import write_pairs
 from puma_trl.pairs.generate.pairs import generate_pairs
@@ -182,7 +182,6 @@ def test_broken_rows_are_listed_with_their_reason(pair_file, model_folder, with_
 def test_tokens_add_up_to_the_length_of_training(pair_file, model_folder, processor, tiny_model):
     _, page = preview(pair_file, model=str(model_folder))
     assert page.facts["unit"] == "tokens"
-    family = get_family(tiny_model().config)
     for line, row in zip(pair_file.read_text().splitlines(), page.rows, strict=True):
         source = json.loads(line)
         for side, suffix in zip(row["sides"], ("", "_2"), strict=True):
@@ -190,7 +189,7 @@ def test_tokens_add_up_to_the_length_of_training(pair_file, model_folder, proces
             images = [open_image(str(pair_file.parent / path))] if path else []
             prompt = render_prompt(processor, source[f"instruction{suffix}"], len(images))
             inputs = processor(text=[prompt], images=[images] if images else None, add_special_tokens=False)
-            answer = render_answer(processor, family, source["output_2"])
+            answer = render_answer(processor, source["output_2"])
             assert side["tokens"][0] + side["tokens"][1] == len(inputs["input_ids"][0])
             assert bool(side["tokens"][1]) == bool(images)
             assert side["tokens"][2] == len(processor.tokenizer(answer, add_special_tokens=False)["input_ids"])
@@ -241,10 +240,10 @@ def test_pictures_come_in_blocks(pair_file):
         assert page.picture(number).size == (20 + index, 30)
 
 
-def naive_losses(model, processor, family, instruction, images, output):
+def naive_losses(model, processor, instruction, images, output):
     """Log-probabilities (N, V) and answer tokens (N,) of one row, straight from the definition."""
     prompt = render_prompt(processor, instruction, len(images))
-    answer = processor.tokenizer(render_answer(processor, family, output), add_special_tokens=False)["input_ids"]
+    answer = processor.tokenizer(render_answer(processor, output), add_special_tokens=False)["input_ids"]
     inputs = processor(
         text=[prompt], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
     )
@@ -262,20 +261,19 @@ def test_measures_equal_the_definition(pair_file, model_folder, processor, tiny_
     edit(pair_file, {1: {"output": "", "output_2": ""}, 2: {"output": "é ∠ 四", "output_2": "é ∠ 四"}})
     _, page = preview(pair_file, model=str(model_folder), measure=True, max_pairs=4, batch_size=3)
     model = tiny_model().eval()
-    family = get_family(model.config)
     assert "measured" not in page.rows[1] and "problem" in page.rows[1]
     for index in (0, 2, 3):
         source, measured = json.loads(pair_file.read_text().splitlines()[index]), page.rows[index]["measured"]
         picture = [open_image(str(pair_file.parent / source["image_url_2"]))]
         answer = source["output_2"]
-        teacher, labels = naive_losses(model, processor, family, source["instruction"], [], answer)
-        student, _ = naive_losses(model, processor, family, source["instruction_2"], picture, answer)
+        teacher, labels = naive_losses(model, processor, source["instruction"], [], answer)
+        student, _ = naive_losses(model, processor, source["instruction_2"], picture, answer)
         assert measured["num_tokens"] == len(labels)
         forward = (teacher.exp() * (teacher - student)).sum() / len(labels)
         reverse = (student.exp() * (student - teacher)).sum() / len(labels)
         assert measured["forward_kl"] == pytest.approx(forward.item(), rel=1e-2, abs=1e-4)
         assert measured["reverse_kl"] == pytest.approx(reverse.item(), rel=1e-2, abs=1e-4)
-        assert "".join(text for text, _, _ in measured["tokens"]) == render_answer(processor, family, answer)
+        assert "".join(text for text, _, _ in measured["tokens"]) == render_answer(processor, answer)
         for side, log_probs in enumerate((teacher, student)):
             losses = -log_probs.gather(1, labels[:, None])[:, 0]
             assert measured["losses"][side] == pytest.approx(losses.mean().item(), abs=1e-3)

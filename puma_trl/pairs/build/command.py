@@ -3,7 +3,7 @@ Builds text-rich/vision-rich pairs from ordinary problems: question, answer, and
 
 ```bash
 python -m puma_trl.pairs build --input problems.jsonl --output outputs/built
-python -m puma_trl.pairs build --input gsm8k_train.jsonl --preset gsm8k --levels vision_only vision_dominant \
+python -m puma_trl.pairs build --input gsm8k_train.jsonl --preset gsm8k --levels vision_only vision_dominant \\
     --output outputs/gsm8k
 ```
 

@@ -83,7 +83,7 @@ EXPONENT = 0.7  # size of an exponent in mathtext, as a share of the letters
 MAX_GROWTH = 2.0  # of a formula beside the words; enough for an exponent of the third level
 _SMALLER = r"(?:[\^_]|\\binom|\\overset|\\underset)"
 # What may be smaller than an exponent
-SMALLEST = re.compile(rf"\\sqrt\s*\[|{_SMALLER}.*{_SMALLER}")
+NEEDS_GROWTH = re.compile(rf"\\sqrt\s*\[|{_SMALLER}.*{_SMALLER}")
 
 # Operators at which a formula is cut into terms, so that a term is drawn once for all formulas that have it.
 OPERATOR = re.compile(r"\\(?:leq|geq|neq|ne|approx|cong|sim|equiv|times|cdot|div|pm)(?![a-zA-Z])|[=<>+-]")
@@ -237,7 +237,7 @@ def find_growth(source: str, font_set: str) -> float:
     letters and digits, such as those of an exponent in an exponent, are as large as exponents.
     """
     source = normalise(source)
-    if not SMALLEST.search(source):
+    if not NEEDS_GROWTH.search(source):
         return 1.0  # the usual case, without parsing it
     prop = FontProperties(size=1, math_fontfamily=font_set)
     glyphs = MathTextParser("path").parse(f"${source}$", dpi=72, prop=prop).glyphs

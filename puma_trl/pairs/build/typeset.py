@@ -23,7 +23,7 @@ IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2065\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8\U000e0000-\U000e0fff]"
 )
 # Signs without ink: the Braille pattern without dots, the null notehead, the filler of Khitan.
-BLANK = frozenset("\u2800\U0001d159\U00016fe4")
+INKLESS = frozenset("\u2800\U0001d159\U00016fe4")
 # What LaTeX writes with a backslash outside of formulas.
 ESCAPED = re.compile(r"\\([$%&#])")
 # Emphasis in LaTeX, which is printed like the rest
@@ -126,7 +126,7 @@ def clean(text: str) -> str:
     kept = []
     for character in text:
         category = unicodedata.category(character)
-        if character != "\n" and (character.isspace() or category == "Cc" or character in BLANK):
+        if character != "\n" and (character.isspace() or category == "Cc" or character in INKLESS):
             character = " "
         elif category == "Cf" or IGNORABLE.match(character):  # zero-width and direction marks are Cf
             continue

@@ -20,7 +20,7 @@ from ...evaluation.answers import ANSWER_PHRASE, final_answer
 
 CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"  # scripts without spaces: each character is a word
 WORD = re.compile(rf"[{CJK}]|\d+(?:\.\d+)?|[^\W\d_{CJK}]+|[-+*/=<>%√°∠△⊥∥≤≥≠×÷±]")
-MARKUP = re.compile(
+WORDLESS = re.compile(
     r"<image\s?\d*>|\*\*|\\(?:[()\[\],;:!]|(?:left|right|quad|qquad|displaystyle|text|textbf|mathrm|mathbf)(?![a-zA-Z]))"
 )
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -59,7 +59,7 @@ def split_words(text: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text).casefold()
     for sign, same in SAME.items():
         text = text.replace(sign, same)
-    text = MARKUP.sub(" ", text)
+    text = WORDLESS.sub(" ", text)
     return WORD.findall(HYPHEN.sub(" ", THOUSANDS.sub("", text)))
 
 

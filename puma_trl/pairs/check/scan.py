@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoProcessor
 from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, TokenCounter
 from ...data.files import COLUMNS, BrokenRow, Chunk, Source, read_chunk
 from ...data.images import open_image
+from ...data.render import prompt_of
 from ...data.rows import read_row
 from ...errors import DataError
 from ...models.families import get_family
@@ -213,7 +214,7 @@ class Scanner:
                 part.lengths.extend(lengths if len(sides) == 2 else (*lengths, -1))
             return
         pairs = [(row, sides[""]) for row, sides in kept if len(sides) == 2]
-        prompts = self.checker.render_prompts([(row["instruction"], len(side.pictures)) for row, side in pairs])
+        prompts = self.checker.renderer.prompts([prompt_of(row, "") for row, _ in pairs])
         counts = iter(self.checker.counter.count_texts(prompts))
         for row, sides in kept:
             if len(sides) == 1:

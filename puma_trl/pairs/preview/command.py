@@ -21,6 +21,7 @@ from datasets import Dataset, Features
 
 from ...data.checks import FEATURES, SIDE_NAMES, RowChecker
 from ...data.files import COLUMNS, Chunk, Source, find_chunks, find_sources, read_chunk
+from ...data.render import prompt_of
 from ...data.rows import shorten
 from ...errors import DataError, EvaluationError
 from ...evaluation.progress import Progress
@@ -195,9 +196,7 @@ def _count_tokens(
     checker: RowChecker, sides: list[tuple[dict[str, Any], str]], shown: dict[tuple[str, str], dict[str, Any]]
 ) -> None:
     """Gives each side its tokens of prompt, pictures and answer, end token included."""
-    prompts = checker.render_prompts(
-        [(row[f"instruction{side}"], len(row[f"image_url{side}"])) for row, side in sides]
-    )
+    prompts = checker.renderer.prompts([prompt_of(row, side) for row, side in sides])
     for (row, side), prompt in zip(sides, checker.counter.count_texts(prompts), strict=True):
         record = shown[row["row_id"], side]
         images = sum(checker.counter.count_image((height, width)) for _, width, height in record["images"])

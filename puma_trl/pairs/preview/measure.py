@@ -10,8 +10,8 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from ...data.checks import render_answer
 from ...data.collator import DataCollatorForPumaPairs
+from ...data.render import render_answer
 from ...errors import EvaluationError
 from ...evaluation.gap import SIDES, answer_logits, answer_pairs, divergence_per_pair, split_sides
 from ...evaluation.local_model import Generator, load_for_generation
@@ -71,7 +71,7 @@ class LoadedModel:
                     positions, pairs, divergences, teacher, student, strict=True
                 ):
                     losses = [cross_entropy(logits, labels, reduction="none").tolist() for logits, labels in sides]
-                    answer = render_answer(self.processor, self.family, pair["output_2"])
+                    answer = render_answer(self.processor, pair["output_2"])
                     texts = split_answer(self.processor.tokenizer, answer, sides[0][1].tolist())
                     results[position] = _round(divergence, losses, texts)
                 progress.advance(len(positions))
