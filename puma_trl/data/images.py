@@ -1,74 +1,124 @@
-"""Pictures: a check of the header before training, and the pixels in RGB when a batch is made."""
+"""Pictures: where they come from, a check of the file before training, and the pixels in RGB when a batch is made."""
 
+import functools
 import os
+import re
+import stat
 import warnings
+from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.parse import unquote
 
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import DataError
+from .damage import is_cut_jpeg, is_whole
 
+
+# Formats that pictures come in; a JPEG may be an MPO to Pillow. Its others are documents, of other fields, or start a
+# program: Ghostscript for EPS.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+# What else is found under the name of a picture, by its first bytes.
+OTHER_FORMATS = {
+    "a web page": rb"(?i)\s*<(!doctype )?html",
+    "SVG or other XML": rb"(?i)\s*<(\?xml|!--|!doctype svg|svg)",
+    "PostScript (EPS)": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "PDF": rb"%PDF",
+    "WMF or EMF": rb"\xd7\xcd\xc6\x9a|\x01\x00\x09\x00|(?s:\x01\x00\x00\x00.{36} EMF)",
+    "HEIC": rb"(?s:....)ftyp(hei|hev|mif|msf)",
+    "PSD": rb"8BPS",
+    "ICO": rb"\x00\x00[\x01\x02]\x00",
+    "a ZIP archive": rb"PK\x03\x04",
+    "a Git LFS pointer": rb"version https://git-lfs",
+}
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 # Pillow's own limit, above which it suspects a decompression bomb: about 89 million pixels.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
 
-# The last bytes of a complete file. Some writers leave padding behind them.
-END_MARKERS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
-TAIL = 64
+# An address, as opposed to a path; a drive of Windows has one letter.
+ADDRESS = re.compile(r"(?i)(data|file):|[a-z][a-z0-9+.-]+://")
 
-# EXIF orientations that turn a picture by a quarter, so that width and height change places.
+# How a picture is turned by each orientation of EXIF.
 ORIENTATION = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 QUARTER_TURNS = (5, 6, 7, 8)
 
 
-def _source(value: Any) -> BytesIO | str:
-    if isinstance(value, dict):
-        value = value["bytes"] if value["bytes"] is not None else value["path"]
-    return BytesIO(value) if isinstance(value, bytes) else value
+def read_address(text: str) -> dict[str, Any] | None:
+    """
+    Reads an address that stands where a path could.
+
+    Args:
+        text (`str`):
+            A path or an address.
+
+    Returns:
+        `dict`, *optional*: the bytes of a `data:` address or the absolute path of a `file:` address, as
+        `{"bytes": …, "path": …}`; `None` for a path.
+
+    Raises:
+        DataError: for any other address: nothing is downloaded.
+    """
+    match = ADDRESS.match(text)
+    if match is None:
+        return None
+    scheme = match[0].rstrip("/").lower()
+    if scheme == "data:":
+        return {"bytes": _read_data(text), "path": None}
+    if scheme == "file:":
+        return {"bytes": None, "path": _read_file_address(text)}
+    raise DataError(
+        f"image address: {_quote(text)} is no path, and nothing is downloaded here; download it and give its path"
+    )
 
 
-def _name(value: Any) -> str:
-    if isinstance(value, dict):
-        value = value["path"] or value["bytes"]
-    return f"{len(value):,} bytes" if isinstance(value, bytes) else f"'{value}'"
-
-
-def _open_header(value: Any) -> Image.Image:
-    """Opens an image without decoding it, and refuses what can be refused from its header."""
-    name = _name(value)
+def _read_data(text: str) -> bytes:
+    head, _, body = text.partition(",")
+    if not head.lower().endswith(";base64"):
+        raise DataError(
+            f"image address: {_quote(text)} has no `;base64,`; encode the picture in base64, or name a path"
+        )
+    body = "".join(unquote(body).split())
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(_source(value))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"missing image: {name} does not exist") from None
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image too large: {name}: {error}") from None
-    except Exception as error:  # Pillow's plugins raise all kinds of errors on broken headers
-        raise DataError(f"unreadable image: {name}: {error}") from None
-    width, height = image.size
-    problem = None
-    if width * height > MAX_PIXELS:
-        problem = f"image too large: {name} has {width} x {height} pixels, more than {MAX_PIXELS:,}"
-    elif image.mode == "F":
-        problem = f"unreadable image: {name} has floating-point pixels; convert it to 8 or 16 bits"
-    if problem:
-        image.close()
-        raise DataError(problem)
-    return image
+        content = b64decode(body + "=" * (-len(body) % 4), validate=True)
+    except ValueError as error:
+        raise DataError(f"unreadable image: {_quote(text)} is not base64: {error}") from None
+    if not content:
+        raise DataError(f"unreadable image: {_quote(text)} holds no bytes")
+    return content
 
 
-def _ends_well(value: Any, image_format: str) -> bool:
-    marker = END_MARKERS.get(image_format)
-    source = _source(value)
-    if marker is None:
-        return False
-    if isinstance(source, BytesIO):
-        return marker in source.getvalue()[-TAIL:]
-    with open(source, "rb") as file:
-        file.seek(max(0, os.path.getsize(source) - TAIL))
-        return marker in file.read()
+def _read_file_address(text: str) -> str:
+    path = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", text)
+    if not path.startswith("/") or path.startswith("//"):
+        raise DataError(
+            f"image address: {_quote(text)} names no absolute path of this machine; write file:///… or a path"
+        )
+    return unquote(path)
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
 def image_stamp(value: dict[str, Any]) -> int:
@@ -76,38 +126,44 @@ def image_stamp(value: dict[str, Any]) -> int:
     if value["bytes"] is not None:
         return 0
     try:
-        stat = os.stat(value["path"])
+        status = os.stat(value["path"])
     except (OSError, ValueError):
         return -1
-    return stat.st_mtime_ns + stat.st_size
+    return status.st_mtime_ns + status.st_size
 
 
-def image_size(value: Any) -> tuple[int, int]:
+def image_size(value: Any, decode: bool = False) -> tuple[int, int]:
     """
-    Reads the size of an image from its header and makes sure that the file is complete.
+    Reads the size of an image from its header and makes sure that the file is complete and undamaged.
 
-    The pixels are only decoded when the format has no end marker (other than PNG and JPEG) or the marker is missing.
+    The checksums of a PNG are verified, and the ends of JPEG and WebP. The pixels are only decoded for other formats,
+    and where there is no end.
 
     Args:
         value (`dict`, `str` or `bytes`):
             A path, the bytes of a file, or `{"bytes": …, "path": …}` as [`~datasets.Image`] stores them.
+        decode (`bool`, *optional*, defaults to `False`):
+            Whether to decode the pixels of every format, which finds damage inside too. A JPEG has no checksums: it is
+            found to be cut, but what is wrong in its middle only where pixels are missing for it.
 
     Returns:
         `tuple[int, int]`: height and width in pixels, as [`open_image`] turns the picture.
 
     Raises:
-        DataError: if the image is missing, unreadable, truncated or too large.
+        DataError: if the image is missing, unreadable, truncated, damaged or too large.
     """
-    with _open_header(value) as image:
+    with _opened(value) as (image, file):
+        whole = is_whole(file, image.format)
+        if decode or not whole:
+            image.load()
+        if decode and image.format in ("JPEG", "MPO"):
+            file.seek(0)
+            if is_cut_jpeg(image, file.read()):
+                raise ValueError("it is cut: its data end before its last pixel")
+        # not the method of PNG, which decodes the pixels first
+        turned = Image.Image.getexif(image).get(ORIENTATION) in QUARTER_TURNS
         width, height = image.size
-        if not _ends_well(value, image.format):
-            try:
-                image.load()
-            except Exception as error:
-                raise DataError(f"unreadable image: {_name(value)}: {error}") from None
-        if image.format == "JPEG" and image.getexif().get(ORIENTATION) in QUARTER_TURNS:
-            width, height = height, width
-    return height, width
+    return (width, height) if turned else (height, width)
 
 
 def open_image(value: Any) -> Image.Image:
@@ -126,15 +182,85 @@ def open_image(value: Any) -> Image.Image:
     """
     if isinstance(value, Image.Image):
         return _to_rgb(value)
-    with _open_header(value) as image:
-        try:
-            return _to_rgb(image)
-        except Exception as error:
-            raise DataError(f"unreadable image: {_name(value)}: {error}") from None
+    with _opened(value) as (image, _):
+        return _to_rgb(image)
+
+
+@contextmanager
+def _opened(value: Any) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Opens an image without decoding it, with its file, and names it in whatever goes wrong."""
+    value = value if isinstance(value, dict) else _as_struct(value)
+    name = f"{len(value['bytes']):,} bytes" if value["path"] is None else repr(value["path"])
+    try:
+        with _open_file(value, name) as file:
+            image = _identify(file)
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"image too large: {name} has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+            if image.mode == "F":
+                raise ValueError("has floating-point pixels; convert it to 8 or 16 bits")
+            yield image, file
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image too large: {name}: {error}") from None
+    except Exception as error:  # Pillow's plugins raise all kinds of errors on broken files
+        raise DataError(f"unreadable image: {name}: {error}") from None
+
+
+def _as_struct(value: str | bytes) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    return read_address(value) or {"bytes": None, "path": value}
+
+
+def _open_file(value: dict[str, Any], name: str) -> BinaryIO:
+    if value["bytes"] is not None:
+        return BytesIO(value["bytes"])
+    try:
+        mode = os.stat(value["path"]).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"missing image: {name} does not exist") from None
+    if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
+        raise DataError(
+            f"unreadable image: {name} is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file with a picture"
+        )
+    return open(value["path"], "rb")
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Returns those of [`FORMATS`] that this version of Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _identify(file: BinaryIO) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise ValueError(f"{_describe(file.read(512))}; pictures are {', '.join(_formats())}") from None
+
+
+def _describe(head: bytes) -> str:
+    """Says what a file is that could not be opened, from its first bytes."""
+    if not head:
+        return "the file is empty"
+    for name in _formats():
+        if Image.OPEN[name][1](head[:16]) is True:
+            return f"it begins like {name}, but its header is damaged"
+    found = (name for name, pattern in OTHER_FORMATS.items() if re.match(pattern, head))
+    return f"it is {next(found, 'of an unknown format')}"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    image.load()  # a PNG may have its orientation behind the pixels
+    turn = TURNS.get(image.getexif().get(ORIENTATION))
+    if turn is not None:
+        image = image.transpose(turn)
     if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
         image = image.convert("I").point(lambda level: level * (255 / 65535)).convert("L")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:

@@ -1,36 +1,21 @@
-"""Pictures of every kind become RGB; those that cannot are found from their headers."""
+"""Pictures of every kind become RGB; those that cannot are found before training."""
 
+import base64
 import io
-import struct
-import zlib
+import os
+import re
+import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
-from puma_trl.data.images import image_size, image_stamp, open_image
+import puma_trl
+from puma_trl.data.images import FORMATS, image_size, image_stamp, open_image, read_address
 from puma_trl.errors import DataError
 
-
-def encode(image, image_format, **options):
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
-
-def png_header(width, height):
-    """Returns a small file whose header claims any size."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
-def noise(mode="RGB", size=(64, 48)):
-    values = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    return Image.fromarray(values).convert(mode)
+from .pictures import chunk, encode, noise, png_header
 
 
 PALETTE = Image.new("P", (8, 8), 1)
@@ -73,14 +58,90 @@ def test_open_image_scales_16_bits_without_clipping():
     assert np.abs(levels - np.arange(256)).max() <= 1
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_size_and_pixels_follow_the_exif_orientation(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    content = encode(noise(), "JPEG", exif=exif)
+def exif(orientation):
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def xmp(orientation):
+    return f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="{orientation}"/></x:xmpmeta>'
+
+
+def png_texts(key, text):
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt(key, text)
+    return texts
+
+
+def raw_profile(orientation):
+    content = b"Exif\0\0" + exif(orientation).tobytes().removeprefix(b"Exif\0\0")
+    return f"\nexif\n{len(content):8}\n{content.hex()}\n"
+
+
+def before_end(content, kind, data):
+    return content[:-12] + chunk(kind, data) + content[-12:]
+
+
+# where a format keeps the orientation → a picture with it
+TURNED = {
+    "JPEG, EXIF": lambda n: encode(noise(), "JPEG", exif=exif(n)),
+    "JPEG, XMP": lambda n: encode(noise(), "JPEG", xmp=xmp(n).encode()),
+    "MPO, EXIF": lambda n: encode(noise(), "MPO", save_all=True, append_images=[noise(size=(8, 8))], exif=exif(n)),
+    "PNG, EXIF": lambda n: encode(noise(), "PNG", exif=exif(n)),
+    "PNG, XMP": lambda n: encode(noise(), "PNG", pnginfo=png_texts("XML:com.adobe.xmp", xmp(n))),
+    "PNG, profile": lambda n: encode(noise(), "PNG", pnginfo=png_texts("Raw profile type exif", raw_profile(n))),
+    "PNG, EXIF at the end": lambda n: before_end(encode(noise(), "PNG"), b"eXIf", exif(n).tobytes()[6:]),
+    "PNG, XMP at the end": lambda n: before_end(
+        encode(noise(), "PNG"), b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(n).encode()
+    ),
+    "PNG, two": lambda n: before_end(encode(noise(), "PNG", exif=exif(1)), b"eXIf", exif(n).tobytes()[6:]),
+    "WebP, EXIF": lambda n: encode(noise(), "WEBP", lossless=True, exif=exif(n)),
+    "WebP, XMP": lambda n: encode(noise(), "WEBP", lossless=True, xmp=xmp(n).encode()),
+    "TIFF": lambda n: encode(noise(), "TIFF", exif=exif(n)),
+    "TIFF, compressed": lambda n: encode(noise(), "TIFF", exif=exif(n), compression="tiff_lzw"),
+    "AVIF": lambda n: encode(noise(), "AVIF", exif=exif(n)),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kept", TURNED)
+def test_size_and_pixels_follow_the_orientation_wherever_it_is_kept(kept, orientation):
+    content = TURNED[kept](orientation)
     image = open_image(content)
-    assert image.size == ((48, 64) if orientation in (6, 8) else (64, 48))
-    assert image_size(content) == (image.height, image.width)
+    assert image.size == ((48, 64) if orientation > 4 else (64, 48))
+    for decode in (False, True):
+        assert image_size(content, decode=decode) == (image.height, image.width)
+    # noise() is no brighter at one end; what Pillow makes of the file is the measure
+    with Image.open(io.BytesIO(content)) as stored:
+        assert np.array_equal(np.asarray(image), np.asarray(ImageOps.exif_transpose(stored).convert("RGB")))
+    if kept.startswith(("PNG", "WebP", "TIFF")):
+        undo = [1, 2, 3, 4, 5, 8, 7, 6][orientation - 1]
+        again = open_image(encode(image, "PNG", exif=exif(undo)))
+        assert np.array_equal(np.asarray(again), np.asarray(noise()))
+
+
+def test_texts_behind_the_pixels_do_not_make_the_check_decode(monkeypatch):
+    content = before_end(encode(noise(), "PNG"), b"tEXt", b"date:create\0" + b"2024")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
+    assert image_size(content) == (48, 64)
+
+
+def test_broken_orientation_is_found_by_the_check():
+    content = encode(noise(), "PNG", pnginfo=png_texts("Raw profile type exif", "\nexif\n 4\nzz"))
+    for read in (image_size, open_image):
+        with pytest.raises(DataError, match="unreadable image: .*hexadecimal"):
+            read(content)
+
+
+def test_tags_that_cannot_be_written_again_do_no_harm():
+    tags = exif(6)
+    tags[0x011A] = 72.5  # the resolution, then said to be text
+    content = encode(noise(), "JPEG", exif=tags.tobytes().replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x02"))
+    with pytest.raises(TypeError), Image.open(io.BytesIO(content)) as image:
+        ImageOps.exif_transpose(image)
+    assert image_size(content) == (64, 48)
+    assert open_image(content).size == (48, 64)
 
 
 def test_open_image_takes_paths_bytes_structs_and_images(tmp_path):
@@ -99,16 +160,35 @@ def test_open_image_takes_paths_bytes_structs_and_images(tmp_path):
 
 
 PNG, JPEG, GIF, WEBP, BMP = (encode(noise(), kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "BMP"))
+TIFF, PPM, AVIF, JPEG2000 = (encode(noise(), kind) for kind in ("TIFF", "PPM", "AVIF", "JPEG2000"))
+EPS = encode(noise(), "EPS")
 BROKEN = {
     "truncated PNG": (PNG[: len(PNG) // 2], "unreadable image"),
     "PNG without its last bytes": (PNG[:-12], None),
+    "PNG, zeros at a part's beginning": (PNG[:33] + b"\0" * 8 + PNG[41:], "unreadable image"),
+    "PNG, wrong header": (PNG[:20] + b"\x07" + PNG[21:], "unreadable image"),
     "truncated JPEG": (JPEG[: len(JPEG) // 2], "unreadable image"),
     "truncated GIF": (GIF[: len(GIF) // 2], "unreadable image"),
     "truncated WebP": (WEBP[: len(WEBP) // 2], "unreadable image"),
+    "WebP without its last bytes": (WEBP[:-3], "unreadable image"),
     "truncated BMP": (BMP[: len(BMP) // 2], "unreadable image"),
+    "truncated TIFF": (TIFF[: len(TIFF) // 2], "unreadable image"),
+    "truncated PPM": (PPM[: len(PPM) // 2], "unreadable image"),
+    "truncated AVIF": (AVIF[: len(AVIF) // 2], "unreadable image"),
+    "truncated JPEG 2000": (JPEG2000[: len(JPEG2000) // 2], "unreadable image"),
     "header only": (PNG[:40], "unreadable image"),
-    "text named .png": (b"not a picture at all", "unreadable image"),
-    "empty file": (b"", "unreadable image"),
+    "beginning of a header": (PNG[:12], "it begins like PNG, but its header is damaged"),
+    "text named .png": (b"not a picture at all", "it is of an unknown format; pictures are PNG, JPEG, WEBP"),
+    "empty file": (b"", "the file is empty"),
+    "EPS": (EPS, r"it is PostScript \(EPS\); pictures are PNG"),
+    "PDF": (encode(noise(), "PDF"), "it is PDF; pictures are PNG"),
+    "WMF": (b"\xd7\xcd\xc6\x9a" + b"\0" * 60, "it is WMF or EMF; pictures are PNG"),
+    "EMF": (b"\1\0\0\0" + b"\0" * 36 + b" EMF" + b"\0" * 60, "it is WMF or EMF; pictures are PNG"),
+    "SVG": (b'<?xml version="1.0"?>\n<svg></svg>', "it is SVG or other XML; pictures are PNG"),
+    "web page": (b"<!DOCTYPE html><html></html>", "it is a web page; pictures are PNG"),
+    "HEIC": (b"\0\0\0\x18ftypheic" + b"\0" * 60, "it is HEIC; pictures are PNG"),
+    "ICO": (encode(noise(), "ICO"), "it is ICO; pictures are PNG"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "it is a Git LFS pointer; pictures"),
     "bomb": (png_header(30_000, 30_000), "image too large"),
     "below Pillow's error, above its warning": (png_header(10_000, 10_000), "image too large"),
     "floating-point pixels": (encode(Image.new("F", (8, 8), 0.5), "TIFF"), "floating-point"),
@@ -135,18 +215,116 @@ def test_broken_images_are_found_before_training(name, as_file, tmp_path, recwar
     assert not recwarn.list
 
 
-def test_missing_images_and_folders_are_found(tmp_path):
-    with pytest.raises(DataError, match="missing image: .*nothing.png' does not exist"):
-        image_size(str(tmp_path / "nothing.png"))
-    with pytest.raises(DataError, match="unreadable image: .*directory"):
-        image_size(str(tmp_path))
+def test_missing_images_are_found(tmp_path):
+    for path in (tmp_path / "nothing.png", tmp_path / "a" / "b.png"):
+        with pytest.raises(DataError, match=f"missing image: '{path}' does not exist"):
+            image_size(str(path))
 
 
-@pytest.mark.parametrize("content", [PNG, JPEG], ids=["png", "jpeg"])
+def test_only_regular_files_are_opened(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.png")
+    (tmp_path / "link.png").symlink_to("pipe.png")
+    kinds = {"pipe.png": "a named pipe", "link.png": "a named pipe", ".": "a folder", "socket.png": "a socket"}
+    for path, kind in (
+        {str(tmp_path / name): kind for name, kind in kinds.items()} | {os.devnull: "a device"}
+    ).items():
+        for read in (image_size, open_image):
+            with pytest.raises(DataError) as caught:
+                read({"bytes": None, "path": path})
+            assert str(caught.value) == f"unreadable image: '{path}' is {kind}, not a file with a picture"
+
+
+def test_links_to_files_are_opened(tmp_path):
+    (tmp_path / "picture.png").write_bytes(PNG)
+    (tmp_path / "link.png").symlink_to("picture.png")
+    assert image_size(str(tmp_path / "link.png")) == (48, 64)
+
+
+def test_names_are_printed_on_one_line_without_control_characters():
+    with pytest.raises(DataError) as caught:
+        image_size("a\n\x1b[31m.png")
+    assert str(caught.value) == r"missing image: 'a\n\x1b[31m.png' does not exist"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_the_list_is_read(name):
+    content = encode(noise(), name)
+    assert image_size(content) == image_size(content, decode=True) == (48, 64)
+    assert open_image(content).size == (64, 48)
+
+
+@pytest.mark.parametrize("content", [PNG, JPEG, WEBP, TURNED["MPO, EXIF"](1)], ids=["png", "jpeg", "webp", "mpo"])
 def test_header_check_decodes_no_pixels(content, monkeypatch):
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("pixels were decoded"))
     assert image_size(content) == (48, 64)
     assert image_size(content + b"\0" * 16) == (48, 64)
+
+
+def test_later_frames_may_be_cut():
+    content = encode(noise(), "GIF", save_all=True, append_images=[noise().rotate(180)])
+    assert image_size(content[:-200], decode=True) == (48, 64)
+
+
+def test_addresses_with_the_picture_are_read(tmp_path):
+    text = base64.b64encode(PNG).decode()
+    lines = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
+    escaped = text.replace("+", "%2B").replace("=", "%3D")
+    for body in (text, lines, escaped, text.rstrip("=")):
+        for head in ("data:image/png;base64,", "DATA:;charset=utf-8;BASE64,"):
+            assert read_address(head + body) == {"bytes": PNG, "path": None}
+    path = tmp_path / "a b#1.png"
+    path.write_bytes(PNG)
+    for address in (path.as_uri(), f"file://localhost{path}", f"FILE:{path}"):
+        assert read_address(address) == {"bytes": None, "path": str(path)}
+        assert image_size(address) == (48, 64)
+        assert open_image(address).size == (64, 48)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a.png", "/a/b.png", "C:\\a\\b.png", "a:b/c.png", "../x//y.png", "data/a.png", "file.png", "filed:x", "", "~"],
+)
+def test_paths_are_no_addresses(path):
+    assert read_address(path) is None
+
+
+@pytest.mark.parametrize(
+    "address, message",
+    {
+        "https://host/a.png": "^image address: 'https://host/a.png' is no path, .*; download it and give its path$",
+        "HTTP://host/a.png": "nothing is downloaded",
+        "s3://bucket/a.png": "nothing is downloaded",
+        "gs://bucket/a.png": "nothing is downloaded",
+        "hf://datasets/a/b.png": "nothing is downloaded",
+        "https://host/" + "a" * 99: "'https://host/a{47}…' is no path",
+        "file://host/a.png": "names no absolute path of this machine",
+        "file://a.png": "names no absolute path of this machine",
+        "file:a.png": "names no absolute path of this machine",
+        "data:image/svg+xml,<svg/>": "has no `;base64,`; encode the picture in base64",
+        "data:image/png;base64": "holds no bytes",
+        "data:image/png;base64,": "holds no bytes",
+        "data:image/png;base64,a*b=": "is not base64",
+        "data:image/png;base64,äöüß": "is not base64",
+        "data:image/png;base64," + "A" * 10_001: "unreadable image: 'data:image/png;base64,A{38}…' is not base64",
+    }.items(),
+)
+def test_other_addresses_are_refused_by_what_they_are(address, message):
+    for read in (read_address, image_size, open_image):
+        with pytest.raises(DataError, match=message) as caught:
+            read(address)
+        assert len(str(caught.value)) < 250
+
+
+def test_pictures_of_addresses_are_checked_as_others():
+    content = read_address("data:image/png;base64," + base64.b64encode(EPS).decode())
+    with pytest.raises(DataError, match="PostScript"):
+        image_size(content)
+    bomb = "data:;base64," + base64.b64encode(png_header(30_000, 30_000)).decode()
+    with pytest.raises(DataError, match="image too large"):
+        image_size(bomb)
 
 
 def test_image_stamp_changes_with_the_file(tmp_path):
@@ -159,3 +337,13 @@ def test_image_stamp_changes_with_the_file(tmp_path):
     path.write_bytes(PNG + b"\0")
     assert image_stamp(value) not in (stamp, -1)
     assert image_stamp({"bytes": PNG, "path": None}) == 0
+
+
+def test_pillow_opens_no_other_format_anywhere():
+    package = Path(puma_trl.__file__).parent
+    calls = [
+        (path.name, call)
+        for path in package.rglob("*.py")
+        for call in re.findall(r"Image\.open\((?:[^()]|\([^()]*\))*\)", path.read_text(encoding="utf-8"))
+    ]
+    assert calls and all("formats=" in call for _, call in calls), calls
