@@ -1,4 +1,4 @@
-"""How many pixels of a picture the model sees: set by `min_pixels` and `max_pixels`, and what a processor cuts away."""
+"""How many pixels of a picture a model sees: `min_pixels` and `max_pixels`, and what its processor cuts away."""
 
 import math
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ def set_pixels(
     max_pixels: int | None,
 ) -> None:
     """
-    Sets between how many pixels the processor resizes pictures. It changes in memory, so that whatever counts tokens or
-    makes batches with it afterwards does as it does, and is saved with it.
+    Sets between how many pixels the processor resizes pictures. It changes in memory, so that whatever counts tokens
+    or makes batches with it afterwards does as it does, and is saved with it.
 
     Qwen-VL enlarges and reduces pictures to these numbers. LLaVA-NeXT and LLaVA-OneVision lay a picture on the best of
-    some grids, of which those in between stay; InternVL cuts it into as many tiles as fit in between. Idefics3 and SmolVLM
-    resize every picture to one longest edge, which becomes the longest whose square has no more than `max_pixels`.
+    some grids, of which those in between stay; InternVL cuts it into as many tiles as fit in between. Idefics3 and
+    SmolVLM resize every picture to one longest edge, which becomes the longest whose square has at most `max_pixels`.
 
     Args:
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
@@ -83,8 +83,8 @@ def _set_grids(
     if not kept:
         pixels = sorted({math.prod(grid) for grid in grids})
         raise ModelError(
-            f"{names}: the processor lays pictures on grids of {pixels[0]} to {pixels[-1]} pixels (`image_grid_pinpoints`), "
-            f"and none would stay. Set `min_pixels` to at most {pixels[-1]}, `max_pixels` to at least {pixels[0]}."
+            f"{names}: none of the processor's `image_grid_pinpoints`, of {pixels[0]} to {pixels[-1]} pixels, would "
+            f"stay. Set `min_pixels` to at most {pixels[-1]}, `max_pixels` to at least {pixels[0]}."
         )
     image_processor.image_grid_pinpoints = kept
     config.image_grid_pinpoints = kept  # the model finds the grid of a picture on its own
@@ -96,8 +96,8 @@ def _set_tiles(image_processor: Any, names: str, min_pixels: int | None, max_pix
     high = image_processor.max_patches if max_pixels is None else max_pixels // (height * width)
     if high < max(low, 1):
         raise ModelError(
-            f"{names}: the processor cuts pictures into at least {max(low, 1)} tiles of {height} x {width} pixels. Set "
-            f"`max_pixels` to {max(low, 1) * height * width} or more."
+            f"{names}: the processor cuts pictures into at least {max(low, 1)} tiles of {height} x {width} pixels. "
+            f"Set `max_pixels` to {max(low, 1) * height * width} or more."
         )
     image_processor.min_patches, image_processor.max_patches = low, high
 
@@ -119,8 +119,8 @@ def _set_longest_edge(processor: ProcessorMixin, names: str, min_pixels: int | N
     if number > 1 and f"<row_{number}_col_{number}>" not in vocabulary:
         most = next((n for n in range(number, 1, -1) if f"<row_{n}_col_{n}>" in vocabulary), 1)
         raise ModelError(
-            f"{names}: pictures of {number} x {number} tiles of {tile} pixels would need tokens that the tokenizer lacks. "
-            f"Set it to less than {((most + 1) * tile) ** 2}."
+            f"{names}: {number} x {number} tiles of {tile} x {tile} pixels need tokens that the tokenizer lacks. Set "
+            f"it to less than {((most + 1) * tile) ** 2}."
         )
     image_processor.size = SizeDict(longest_edge=number * tile)
 

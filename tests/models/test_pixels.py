@@ -96,8 +96,8 @@ def test_processors_of_one_size_say_so(name, message):
     [
         ("qwen2_vl", None, 783, "one token takes 28 x 28 pixels. Set `max_pixels` to 784 or more"),
         ("qwen2_vl", 30_000, None, "enlarge pictures to 30000 pixels and reduce them to 28224"),
-        ("llava_next", None, 784, "on grids of 1568 to 3136 pixels"),
-        ("llava_next", 1569, 3135, "none would stay"),
+        ("llava_next", None, 784, "of 1568 to 3136 pixels, would stay"),
+        ("llava_next", 1569, 3135, "Set `min_pixels` to at most 3136, `max_pixels` to at least 1568"),
         ("internvl", None, 783, "at least 1 tiles of 28 x 28 pixels. Set `max_pixels` to 784 or more"),
         ("internvl", 3000, 3000, "at least 4 tiles of 28 x 28 pixels. Set `max_pixels` to 3136 or more"),
         ("idefics3", 784, None, "small ones too, to a longest edge of 56 pixels"),
