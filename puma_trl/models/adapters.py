@@ -19,8 +19,8 @@ def build_peft_config(
     """
     Returns the adapter configuration of the recipe, or `None` without `use_peft`.
 
-    Adapters go on linear layers of the trainable parts: those that `lora_target_modules` matches, or all without it (and
-    with `all-linear`). The language-model head and what `lora_modules_to_save` trains whole are left out.
+    Adapters go on linear layers of the trainable parts: those that `lora_target_modules` matches, or all without it
+    (and with `all-linear`). The language-model head and what `lora_modules_to_save` trains whole are left out.
     `lora_modules_to_save` also takes the names of parts.
 
     Args:
@@ -61,8 +61,8 @@ def build_peft_config(
     ]
     if not peft_config.target_modules:
         raise ModelError(
-            f"`use_peft: true` finds no linear layer to adapt: `lora_target_modules` is {targets}, `trainable_parts` is "
-            f"{parts} and `lora_modules_to_save` is {saved or None}. Name layers of the trainable parts, or set "
+            f"`use_peft: true` finds no linear layer to adapt: `lora_target_modules` is {targets}, `trainable_parts` "
+            f"is {parts} and `lora_modules_to_save` is {saved or None}. Name layers of the trainable parts, or set "
             "`use_peft: false` to train the parts themselves."
         )
     return peft_config
@@ -98,8 +98,8 @@ def _whole_modules(model: PreTrainedModel, name: str, family: Family) -> list[st
     quantised = [path for path in sorted(members) if not model.get_parameter(path).is_floating_point()]
     if quantised:
         raise ModelError(
-            f"`lora_modules_to_save` names '{name}', but {quantised[0]} is quantised and cannot be trained whole. Give "
-            "it adapters with `lora_target_modules`, or load the model without quantisation."
+            f"`lora_modules_to_save` names '{name}', but {quantised[0]} is quantised and cannot be trained whole. "
+            "Give it adapters with `lora_target_modules`, or load the model without quantisation."
         )
     return _largest_modules(model, name, members) if is_part else [name]
 
@@ -114,8 +114,8 @@ def _largest_modules(model: PreTrainedModel, part: str, members: set[str]) -> li
             members -= parameters
     if members:
         raise ModelError(
-            f"`lora_modules_to_save` names the part '{part}', but {sorted(members)} belong to no module of it alone, and "
-            f"PEFT trains whole modules. Name the modules instead: {', '.join(paths)}."
+            f"`lora_modules_to_save` names the part '{part}', but {sorted(members)} belong to no module of it alone, "
+            f"and PEFT trains whole modules. Name the modules instead: {', '.join(paths)}."
         )
     return paths
 
@@ -124,9 +124,9 @@ def prepare_adapters(model: PeftModel, autocast: bool, fresh: bool) -> None:
     """
     Gives what trains of a model with adapters the dtype that it learns best in; the frozen weights stay as they are.
 
-    Adapters become fp32, which is PEFT's rule: TRL casts them to bf16 where the base is quantised, and in bf16 the steps
-    of a small learning rate are rounded away. For the same reason modules trained whole become fp32 under autocast;
-    without it they need the dtype of the base, as their neighbours' outputs have it.
+    Adapters become fp32, which is PEFT's rule: TRL casts them to bf16 where the base is quantised, and in bf16 the
+    steps of a small learning rate are rounded away. For the same reason modules trained whole become fp32 under
+    autocast; without it they need the dtype of the base, as their neighbours' outputs have it.
 
     Args:
         model ([`~peft.PeftModel`]):

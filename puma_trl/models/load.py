@@ -20,24 +20,28 @@ from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import ModelConfig, get_quantization_config
 
 from ..config import PumaKLConfig
-from .families import Family, get_auto_class
+from ..errors import ModelError
+from .families import Family, get_auto_class, is_multimodal
 from .parts import part_of
+from .templates import check_chat_template, set_chat_template
+from .weights import check_folder
 
 
 def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrainedConfig:
     """
-    Reads the configuration of the model.
+    Reads the configuration of the model, and looks at the files of its folder.
 
     Raises:
-        ValueError: if `model_name_or_path` is neither a model folder nor a model of the Hub, a folder with adapters, or a
-            model of an unknown type.
+        ModelError: if `model_name_or_path` is neither a model folder nor a model of the Hub, a folder with adapters,
+            with torn files or without usable weights (see [`check_folder`]), or a model of an unknown type.
     """
     folder = model_args.model_name_or_path
     if os.path.isfile(os.path.join(folder, "adapter_config.json")):
-        raise ValueError(
+        raise ModelError(
             f"`model_name_or_path: {folder}` holds adapters and no model. Merge them into their base model first: "
             f"`python -m puma_trl.merge {folder} {folder.rstrip('/')}-merged`."
         )
+    check_folder(folder)
     try:
         return AutoConfig.from_pretrained(
             model_args.model_name_or_path,
@@ -45,16 +49,17 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
             trust_remote_code=training_args.trust_remote_code,
         )
     except OSError as error:
-        raise ValueError(
-            f"No model configuration was found for `model_name_or_path: {model_args.model_name_or_path}`. It must be a "
-            "model folder with a config.json, or the id of a model on the Hub. Recipes start from what the stage before "
-            "has left: run that first."
+        reason = "" if os.path.isdir(folder) else f" ({str(error).strip().splitlines()[0]})"
+        raise ModelError(
+            f"No model configuration was found for `model_name_or_path: {folder}`{reason}. It must be a model folder "
+            "with a config.json, or the id of a model on the Hub. Recipes start from what the stage before has left: "
+            "run that first."
         ) from error
     except ValueError as error:
-        raise ValueError(
-            f"`model_name_or_path: {model_args.model_name_or_path}` is no model that transformers knows: {error} Original "
-            "Math-PUMA checkpoints are converted with `python -m puma_trl.convert`; code that comes with a model runs "
-            "only with `trust_remote_code: true`."
+        raise ModelError(
+            f"`model_name_or_path: {model_args.model_name_or_path}` is not a model that transformers knows: {error} "
+            "Original Math-PUMA checkpoints are converted with `python -m puma_trl.convert`; code that comes with a "
+            "model runs only with `trust_remote_code: true`."
         ) from error
 
 
@@ -63,11 +68,11 @@ def check_attention(model_args: ModelConfig) -> None:
     Makes sure, before the data is read, that the attention of the recipe can run here.
 
     Raises:
-        ValueError: if it is FlashAttention 2, which is not installed, or there is no GPU for it.
+        ModelError: if it is FlashAttention 2, which is not installed, or there is no GPU for it.
     """
     wanted = model_args.attn_implementation
     if wanted == "flash_attention_2" and not (is_flash_attn_2_available() or is_kernels_available()):
-        raise ValueError(
+        raise ModelError(
             "`attn_implementation: flash_attention_2` needs a GPU and the package `flash-attn`. Install it with `pip "
             "install flash-attn --no-build-isolation`, or set `attn_implementation: sdpa`."
         )
@@ -75,10 +80,11 @@ def check_attention(model_args: ModelConfig) -> None:
 
 def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
     """
-    Loads the processor of a vision-language model, or the tokenizer of a text model, and makes sure that it can pad.
+    Loads the processor of a vision-language model, or the tokenizer of a text model, with the template of
+    `chat_template_path` (see [`set_chat_template`]), and makes sure that it can pad.
 
     Raises:
-        ValueError: if the folder has no processor, or the processor no chat template.
+        ModelError: if the folder has no processor, or the processor no chat template.
     """
     try:
         processor = AutoProcessor.from_pretrained(
@@ -87,24 +93,70 @@ def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> Proc
             trust_remote_code=training_args.trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {error}. Copy the base "
-            "model's processor and tokenizer files into the folder."
+        raise ModelError(
+            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {error}. Copy the "
+            "base model's processor and tokenizer files into the folder."
         ) from error
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     if tokenizer.eos_token is None:
-        raise ValueError(
+        raise ModelError(
             f"The tokenizer of `{model_args.model_name_or_path}` has no end token (`eos_token`), so answers could not "
             "end. Set it in tokenizer_config.json."
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if training_args.chat_template_path is None and processor.chat_template is None:
-        raise ValueError(
-            f"The processor of `{model_args.model_name_or_path}` has no chat template. Give one with "
-            "`chat_template_path`."
-        )
+    set_chat_template(processor, training_args)
+    check_chat_template(processor, model_args.model_name_or_path)
     return processor
+
+
+def check_vocabulary(config: PreTrainedConfig, processor: ProcessorMixin | PreTrainedTokenizerBase) -> None:
+    """
+    Makes sure, before the data is read, that the processor is of the model, and that both agree on the ids of tokens.
+
+    Special tokens beyond the embedding that no prompt has are let be: texts cannot contain them, and some published
+    tokenizers have them.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Its processor or tokenizer, with its chat template.
+
+    Raises:
+        ModelError: if a vision-language model has a tokenizer alone, a token has no row in the embedding, or the image
+            token has another id in the model.
+    """
+    if is_multimodal(config) and not isinstance(processor, ProcessorMixin):
+        raise ModelError(
+            f"The model is a '{config.model_type}', which reads pictures, but beside it is a tokenizer alone. Copy "
+            "the base model's processor_config.json or preprocessor_config.json into its folder."
+        )
+    tokenizer = getattr(processor, "tokenizer", processor)
+    image_ids = processor.image_token_ids if isinstance(processor, ProcessorMixin) else []
+    image_ids = [number for number in image_ids if number is not None]
+    image_tokens = tokenizer.convert_ids_to_tokens(image_ids)
+    wanted = getattr(config, "image_token_id", None)
+    if image_ids and wanted is not None and wanted not in image_ids:
+        raise ModelError(
+            f"The processor writes pictures as {', '.join(image_tokens)} (id {', '.join(map(str, image_ids))}), but "
+            f"the model's config.json says `image_token_id: {wanted}`. Take processor and tokenizer files that belong "
+            "to it."
+        )
+    num_rows = config.get_text_config().vocab_size
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= num_rows}
+    unused = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    unused -= {tokenizer.eos_token, tokenizer.pad_token, *image_tokens}
+    turn = {"role": "user", "content": "1" if processor is tokenizer else [{"type": "text", "text": "1"}]}
+    prompt = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+    unused -= set(tokenizer.convert_ids_to_tokens(tokenizer(prompt)["input_ids"]))
+    missing = sorted(beyond.keys() - unused, key=beyond.get)
+    if missing:
+        raise ModelError(
+            f"The tokenizer goes up to id {max(beyond.values())}, but the embedding has {num_rows} rows only: "
+            f"{len(missing)} tokens have none, the first being {missing[0]!r} with id {beyond[missing[0]]}. Take the "
+            "tokenizer files that belong to this model, or give it the rows with `resize_token_embeddings`."
+        )
 
 
 def load_model(
@@ -113,11 +165,12 @@ def load_model(
     """
     Loads the model with its native class: image-text-to-text where there is one, else a causal language model.
 
-    With `load_in_4bit` or `load_in_8bit` only the language model is quantised; aligner, vision towers and head are not.
+    With `load_in_4bit` or `load_in_8bit` only the language model is quantised; aligner, vision towers and head are
+    not.
 
     Raises:
-        ValueError: if the folder holds no weights, or weights that do not fit the configuration, or quantisation is asked
-            for without adapters or of a model whose language model is not known.
+        ModelError: if the folder holds no weights, or weights that do not fit the configuration, or quantisation is
+            asked for without adapters or of a model whose language model is not known.
     """
     auto_class = get_auto_class(config)
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
@@ -132,15 +185,16 @@ def load_model(
             dtype=dtype,
             quantization_config=quantization_config,
             output_loading_info=True,
+            use_safetensors=True,
         )
     except (OSError, SafetensorError) as error:
-        raise ValueError(
+        raise ModelError(
             f"No usable weights were found in `{model_args.model_name_or_path}`: {error}. A checkpoint folder needs "
             "model.safetensors, or its shards and their index, all of them whole."
         ) from error
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
-        raise ValueError(
+        raise ModelError(
             f"The checkpoint `{model_args.model_name_or_path}` lacks {len(missing)} tensors of "
             f"{type(model).__name__}, the first being {missing[:3]}. They would train from random values. Check that "
             "the folder holds this model; original Math-PUMA checkpoints are converted with `puma_trl.convert`."
@@ -160,20 +214,20 @@ def _build_quantization_config(
     if not (model_args.load_in_4bit or model_args.load_in_8bit):
         return None
     if not model_args.use_peft:
-        raise ValueError(
-            "`load_in_4bit` and `load_in_8bit` need `use_peft: true`: quantised weights cannot be trained, only adapters "
-            "on them."
+        raise ModelError(
+            "`load_in_4bit` and `load_in_8bit` need `use_peft: true`: quantised weights cannot be trained, only "
+            "adapters on them."
         )
     if is_deepspeed_zero3_enabled():
-        raise ValueError(
-            "`load_in_4bit` and `load_in_8bit` do not go with ZeRO-3: transformers loads quantised weights whole on every "
-            "process, so nothing would be sharded. Use DDP or ZeRO-2, or LoRA without quantisation."
+        raise ModelError(
+            "`load_in_4bit` and `load_in_8bit` do not go with ZeRO-3: transformers loads quantised weights whole on "
+            "every process, so nothing would be sharded. Use DDP or ZeRO-2, or LoRA without quantisation."
         )
     if "language_model" not in family.parts:
-        raise ValueError(
+        raise ModelError(
             f"`load_in_4bit` and `load_in_8bit` quantise the language model only, but which modules that is is not "
-            f"known for models of type '{config.model_type}'. Use LoRA without quantisation, or register the family in "
-            "puma_trl/families."
+            f"known for models of type '{config.model_type}'. Use LoRA without quantisation, or register the family "
+            "in puma_trl/families."
         )
     if model_args.dtype in ("auto", None):  # the dtype that the quantised layers compute in
         model_args = dataclasses.replace(model_args, dtype=str(config.dtype or torch.float32).removeprefix("torch."))

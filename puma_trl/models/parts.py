@@ -1,4 +1,4 @@
-"""The parts of a model: their names, which parameters belong to each, which of them train, and at what learning rate."""
+"""The parts of a model: their names, which parameters belong to each, which of them train, and at what rate."""
 
 import difflib
 from collections.abc import Iterable
@@ -25,11 +25,11 @@ ALSO = {
 
 def resolve_part(name: str, family: Family, setting: str) -> list[str]:
     """
-    Returns the parts that a name in a recipe stands for: the one vocabulary of `trainable_parts`, `part_learning_rates`
-    and `lora_modules_to_save`.
+    Returns the parts that a name in a recipe stands for: the one vocabulary of `trainable_parts`,
+    `part_learning_rates` and `lora_modules_to_save`.
 
-    Names are those of `PARTS`, and `vision_tower` for both towers. In a family with one vision tower all three tower names
-    mean that one, `vision_tower_low`.
+    Names are those of `PARTS`, and `vision_tower` for both towers. In a family with one vision tower all three tower
+    names mean that one, `vision_tower_low`.
 
     Args:
         name (`str`):
@@ -47,7 +47,7 @@ def resolve_part(name: str, family: Family, setting: str) -> list[str]:
     parts = ["vision_tower_low" if part == "vision_tower_high" and high == low else part for part in names]
     if any(part not in family.parts for part in parts):
         raise ModelError(
-            f"`{setting}` names '{name}', which is no part of this model.{_advice(name, family, setting)}"
+            f"`{setting}` names '{name}', which is not a part of this model.{_advice(name, family, setting)}"
         )
     return list(dict.fromkeys(parts))
 
@@ -63,7 +63,8 @@ def _advice(name: str, family: Family, setting: str) -> str:
 
 def check_parts(args: PumaKLConfig, family: Family) -> None:
     """
-    Makes sure, before data and model are loaded, that the parts of `trainable_parts` and `part_learning_rates` are known.
+    Makes sure, before data and model are loaded, that the parts of `trainable_parts` and `part_learning_rates` are
+    known.
 
     Prefixes of parameter names, and any name for a family without named parts, are looked up in the model later.
 
@@ -137,8 +138,8 @@ def select_parts(model: PreTrainedModel, parts: list[str], family: Family) -> di
         except ModelError as error:
             if any(member.startswith(f"{name}.") for names in members.values() for member in names):
                 raise ModelError(
-                    f"`trainable_parts` names '{name}', which is no part but a beginning of parameter names. End it with a "
-                    f"dot: `{name}.`"
+                    f"`trainable_parts` names '{name}', which is a beginning of parameter names. End it "
+                    f"with a dot: `{name}.`"
                 ) from None
             raise ModelError(f"{error} The modules, to two levels:\n{module_tree(model)}") from None
         for part in resolved:
@@ -182,7 +183,8 @@ def count_parameters(model: PreTrainedModel | PeftModel, family: Family) -> dict
     Returns part → (trainable, all) numbers of parameters.
 
     Quantised weights count as many as they stand for, the student's adapters with the part that they adapt. What
-    `lora_modules_to_save` trains whole counts once, without its frozen original, and a teacher's adapters do not count.
+    `lora_modules_to_save` trains whole counts once, without its frozen original, and a teacher's adapters do not
+    count.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -227,8 +229,8 @@ def split_groups(
         family ([`Family`]):
             The model family.
         part_learning_rates (`dict[str, float]`):
-            Part (see [`resolve_part`]), or prefix of parameter names that ends with a dot → learning rate. A tower's own
-            name wins over `vision_tower`. What is not named keeps the rate of its group.
+            Part (see [`resolve_part`]), or prefix of parameter names that ends with a dot → learning rate. A tower's
+            own name wins over `vision_tower`. What is not named keeps the rate of its group.
 
     Raises:
         ModelError: if the model has no such part, none of it trains, or two names give it two rates.

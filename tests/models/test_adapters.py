@@ -1,4 +1,4 @@
-"""Adapters on parts of the model, on whole and on nf4 weights: what trains, what is quantised, who teaches, resuming."""
+"""Adapters on parts of the model, on whole and on nf4 weights: what trains and is quantised, teachers, resuming."""
 
 import json
 

@@ -93,8 +93,8 @@ def test_light_imports(tmp_path, module):
         "import puma_trl\n"
         if module == "puma_trl"
         else (
-            f"sys.argv = ['{module}', '--help']\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
-            f"    runpy.run_module('{module}', run_name='__main__')\n"
+            f"sys.argv = ['{module}', '--help']\nwith contextlib.suppress(SystemExit), "
+            f"contextlib.redirect_stdout(io.StringIO()):\n    runpy.run_module('{module}', run_name='__main__')\n"
         )
     )
     code += "print(json.dumps(sorted(sys.modules)))"

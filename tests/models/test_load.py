@@ -1,11 +1,16 @@
 import json
 
 import pytest
+from transformers import AutoTokenizer
 from trl import ModelConfig
 
 from puma_trl.config import PumaKLConfig
+from puma_trl.errors import ModelError
 from puma_trl.models.families import get_family
-from puma_trl.models.load import load_config, load_model, load_processor
+from puma_trl.models.load import check_vocabulary, load_config, load_model, load_processor
+
+from ..checkpoints.test_assemble import write_language_model
+from .family_models import MINI, OTHERS, build_family
 
 
 @pytest.fixture
@@ -29,14 +34,6 @@ def test_load_round_trip(checkpoint, training_args):
     assert load_processor(model_args, training_args).tokenizer.pad_token == "<|endoftext|>"
 
 
-def test_folder_without_weights(checkpoint, training_args):
-    (checkpoint / "model.safetensors").unlink()
-    model_args = ModelConfig(model_name_or_path=str(checkpoint))
-    config = load_config(model_args, training_args)
-    with pytest.raises(ValueError, match="No usable weights"):
-        load_model(model_args, training_args, config, get_family(config))
-
-
 def test_folder_with_another_models_weights(checkpoint, training_args):
     path = checkpoint / "config.json"
     config = json.loads(path.read_text())
@@ -54,9 +51,55 @@ def test_no_model_folder(tmp_path, training_args):
         load_config(ModelConfig(model_name_or_path=str(tmp_path / "nothing")), training_args)
 
 
+def test_a_model_of_the_hub_tells_why_it_was_not_found(monkeypatch, training_args):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"`model_name_or_path: me/nothing` \(.+\)\. It must be"):
+        load_config(ModelConfig("me/nothing"), training_args)
+
+
 def test_folder_without_processor(checkpoint, training_args):
     for path in checkpoint.iterdir():
         if "token" in path.name or "process" in path.name or "template" in path.name:
             path.unlink()
     with pytest.raises(ValueError, match="No processor or tokenizer"):
         load_processor(ModelConfig(model_name_or_path=str(checkpoint)), training_args)
+
+
+@pytest.mark.parametrize("name", [*MINI, *OTHERS])
+def test_the_vocabulary_of_every_family(name):
+    processor, model = build_family(name)
+    check_vocabulary(model.config, processor)
+    image_id, model.config.image_token_id = model.config.image_token_id, processor.tokenizer.eos_token_id
+    message = rf"\(id .*\b{image_id}\b.*\), but .* `image_token_id: {processor.tokenizer.eos_token_id}`"
+    with pytest.raises(ModelError, match=message):
+        check_vocabulary(model.config, processor)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "special", "template", "found"),
+    [
+        (["sine"], False, "", "'sine'"),
+        (["<unused>"], True, "", None),  # as those of Gemma 3 1B, which no text may contain
+        (["<unused>", "<turn>"], True, "<turn>", "'<turn>'"),
+        (["<unused>", "sine"], False, "", "'<unused>'"),
+    ],
+)
+def test_tokens_beyond_the_embedding(tmp_path, tokens, special, template, found):
+    text = write_language_model(tmp_path / "text")
+    tokenizer = AutoTokenizer.from_pretrained(text)
+    config = load_config(ModelConfig(text), PumaKLConfig(str(tmp_path / "out"), bf16=False, use_cpu=True))
+    check_vocabulary(config, tokenizer)
+    tokenizer.add_tokens(tokens, special_tokens=special)
+    tokenizer.chat_template += template
+    if found is None:
+        return check_vocabulary(config, tokenizer)
+    last, rows = len(tokenizer) - 1, config.vocab_size
+    with pytest.raises(
+        ModelError, match=f"goes up to id {last}, but the embedding has {rows} rows only.*first being {found}"
+    ):
+        check_vocabulary(config, tokenizer)
+
+
+def test_a_tokenizer_alone_of_a_model_that_reads_pictures(tiny_model, processor):
+    with pytest.raises(ModelError, match="'qwen2_vl', which reads pictures, but beside it is a tokenizer alone"):
+        check_vocabulary(tiny_model().config, processor.tokenizer)

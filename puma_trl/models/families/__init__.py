@@ -46,5 +46,5 @@ def is_multimodal(config: PretrainedConfig) -> bool:
 
 
 def get_auto_class(config: PretrainedConfig) -> type:
-    """Returns the Auto class that loads a model: image-text-to-text where there is one, else a causal language model."""
+    """Returns the Auto class that loads a model: image-text-to-text where it can, else that of language models."""
     return AutoModelForImageTextToText if is_multimodal(config) else AutoModelForCausalLM

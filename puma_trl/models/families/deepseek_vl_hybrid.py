@@ -1,4 +1,4 @@
-"""DeepSeek-VL-hybrid, the network of Math-PUMA_DeepSeek-Math-VL-7B: a SigLIP tower and a SAM tower of high resolution."""
+"""DeepSeek-VL-hybrid, the network of Math-PUMA_DeepSeek-Math-VL-7B: a SigLIP tower and a larger SAM tower."""
 
 from transformers import (
     DeepseekVLHybridConfig,

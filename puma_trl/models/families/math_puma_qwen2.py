@@ -75,8 +75,8 @@ class MathPumaQwen2Projector(nn.Module):
 
     Args:
         config ([`MathPumaQwen2Config`]):
-            `gate_proj` and `up_proj` go from the vision tower's width to the language model's width H, `down_proj` from
-            H to H.
+            `gate_proj` and `up_proj` go from the vision tower's width to the language model's width H, `down_proj`
+            from H to H.
     """
 
     def __init__(self, config: MathPumaQwen2Config):
