@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, ProcessorMixin
 
 from ..config import PumaKLConfig, PumaScriptArguments
-from ..data.collator import DataCollatorForPumaPairs
+from ..data.collator import DataCollatorForPumaPairs, split_sides
 from ..data.load import load_data
 from ..errors import EvaluationError
 from ..models.families import Family, get_family
@@ -168,14 +168,6 @@ def measure_divergence(
     return results
 
 
-def split_sides(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the student's and the teacher's part of a collated batch."""
-    batch = {name: value for name, value in batch.items() if name not in ("row_id", "same_images")}
-    student = {name: value for name, value in batch.items() if not name.startswith("teacher_")}
-    teacher = {name.removeprefix("teacher_"): value for name, value in batch.items() if name.startswith("teacher_")}
-    return student, teacher
-
-
 def answer_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """
     Runs one side and keeps what predicts the answer.
@@ -183,7 +175,7 @@ def answer_logits(model: PreTrainedModel, inputs: dict[str, Any]) -> list[tuple[
     Returns:
         Per row the logits (N, V) at the positions that predict its answer tokens, and these tokens (N,).
     """
-    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    inputs = {name: value.to(model.device) for name, value in inputs.items() if torch.is_tensor(value)}
     labels = inputs.pop("labels")[:, 1:]
     is_answer = labels != -100
     # only the columns where some row has an answer are projected to the vocabulary

@@ -10,10 +10,10 @@ from datasets import Dataset
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from ...data.collator import DataCollatorForPumaPairs
+from ...data.collator import DataCollatorForPumaPairs, split_sides
 from ...data.render import render_answer
 from ...errors import EvaluationError
-from ...evaluation.gap import SIDES, answer_logits, answer_pairs, divergence_per_pair, split_sides
+from ...evaluation.gap import SIDES, answer_logits, answer_pairs, divergence_per_pair
 from ...evaluation.local_model import Generator, load_for_generation
 from ...evaluation.progress import Progress
 from ...models.families import Family, get_family
