@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..errors import CheckpointError
+from ..models.weights import leads_outside
 
 
 SAFETENSORS, PICKLE = "model.safetensors", "pytorch_model.bin"
@@ -121,6 +122,11 @@ def _find_files(folder: Path, allow_pickle: bool) -> tuple[list[Path], dict[str,
         listed = read_json(index).get("weight_map")
         if not isinstance(listed, dict) or not listed:
             raise CheckpointError(f"{index} has no `weight_map`. Download the file again.")
+        outside = [file for file in listed.values() if not isinstance(file, str) or leads_outside(file)]
+        if outside:
+            raise CheckpointError(
+                f"{index} names '{outside[0]}', which lies outside of its folder. Download it again."
+            )
         paths = [folder / file for file in sorted(set(listed.values()))]
         missing = [path.name for path in paths if not path.exists()]
         if missing:

@@ -111,9 +111,11 @@ def find_weights(folder: Path) -> list[Path]:
 def convert_command(folder: str | Path) -> str:
     """Returns the command that writes safetensors beside pickled weights."""
     code = (
-        "import sys; from transformers import AutoConfig; from puma_trl.models.families import get_auto_class; "
-        "path = sys.argv[1]; model = get_auto_class(AutoConfig.from_pretrained(path)).from_pretrained(path, "
-        "dtype='auto'); model.save_pretrained(path)"
+        "import pathlib, sys, torch; from safetensors.torch import save_file; folder = pathlib.Path(sys.argv[1]); "
+        "files = sorted(folder.glob('pytorch_model*.bin')); "
+        "parts = [torch.load(file, map_location='cpu', weights_only=True) for file in files]; "
+        "tensors = {name: value.clone().contiguous() for part in parts for name, value in part.items()}; "
+        "save_file(tensors, folder / 'model.safetensors', {'format': 'pt'})"
     )
     return f'python -c "{code}" {shlex.quote(str(folder))}'
 
