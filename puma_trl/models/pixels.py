@@ -44,7 +44,8 @@ def set_pixels(
         raise ModelError(f"{names}: a text model takes no pictures. Leave it out.")
     image_processor = processor.image_processor
     known = getattr(image_processor.valid_kwargs, "__annotations__", {})
-    if {"min_pixels", "max_pixels"} <= set(known):
+    size = getattr(image_processor, "size", None) or {}
+    if {"min_pixels", "max_pixels"} <= set(known) and size.get("shortest_edge") and size.get("longest_edge"):
         _set_bounds(image_processor, names, min_pixels, max_pixels)
     elif "image_grid_pinpoints" in known:
         _set_grids(image_processor, config, names, min_pixels, max_pixels)
@@ -126,12 +127,15 @@ def _set_longest_edge(processor: ProcessorMixin, names: str, min_pixels: int | N
 
 
 def _describe_fixed(image_processor: Any) -> str:
-    size = image_processor.size
-    edges = (size.height, size.width) if size.height else (size.shortest_edge or size.longest_edge,) * 2
-    text = f"{type(image_processor).__name__} resizes every picture to {edges[0]} x {edges[1]} pixels"
+    name = type(image_processor).__name__
+    shapes = (getattr(image_processor, key, None) for key in ("crop_size", "size"))
+    shape = next((shape for shape in shapes if shape and shape.get("height")), None)
+    if shape is None:
+        return f"{name} does not resize pictures by their number of pixels."
+    text = f"{name} resizes every picture to {shape['height']} x {shape['width']} pixels"
     if hasattr(image_processor, "pan_and_scan_min_crop_size"):
         text += "; `do_pan_and_scan` in preprocessor_config.json adds parts of wide pictures"
-    return f"{text}, so each takes as many tokens."
+    return f"{text}, so each takes the same number of tokens."
 
 
 def cropped_share(processor: ProcessorMixin | PreTrainedTokenizerBase, sizes: Iterable[tuple[int, int]]) -> float:

@@ -91,6 +91,17 @@ def test_processors_of_one_size_say_so(name, message):
         set_pixels(processor, model.config, None, 5000)
 
 
+def test_processors_whose_option_of_several_parts_is_off():
+    processor, model = build_family("idefics3")
+    processor.image_processor.do_image_splitting = False
+    with pytest.raises(ModelError, match="Idefics3ImageProcessor does not resize pictures by their number of pixels"):
+        set_pixels(processor, model.config, None, 5000)
+    processor, model = build_family("internvl")
+    processor.images_kwargs = {"crop_to_patches": False}
+    with pytest.raises(ModelError, match="GotOcr2ImageProcessor resizes every picture to 28 x 28 pixels"):
+        set_pixels(processor, model.config, None, 5000)
+
+
 @pytest.mark.parametrize(
     "name, minimum, maximum, message",
     [
