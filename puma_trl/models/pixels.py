@@ -131,11 +131,11 @@ def _describe_fixed(image_processor: Any) -> str:
     shapes = (getattr(image_processor, key, None) for key in ("crop_size", "size"))
     shape = next((shape for shape in shapes if shape and shape.get("height")), None)
     if shape is None:
-        return f"{name} does not resize pictures by their number of pixels."
-    text = f"{name} resizes every picture to {shape['height']} x {shape['width']} pixels"
+        return f"{name} has no such setting as it is configured; what it has instead stands in the processor's file."
+    text = f"{name} resizes every picture to {shape['height']} x {shape['width']} pixels, each takes as many tokens"
     if hasattr(image_processor, "pan_and_scan_min_crop_size"):
-        text += "; `do_pan_and_scan` in preprocessor_config.json adds parts of wide pictures"
-    return f"{text}, so each takes the same number of tokens."
+        text += "; `do_pan_and_scan` in the processor's file adds parts of wide pictures"
+    return f"{text}."
 
 
 def cropped_share(processor: ProcessorMixin | PreTrainedTokenizerBase, sizes: Iterable[tuple[int, int]]) -> float:

@@ -82,7 +82,7 @@ def test_one_number_leaves_the_other_as_it_was():
         "math_puma_qwen2": "SiglipImageProcessor resizes every picture to 84 x 84 pixels",
         "deepseek_vl_hybrid": "DeepseekVLHybridImageProcessor resizes every picture to 84 x 84 pixels",
         "llava": "CLIPImageProcessor resizes every picture to 28 x 28 pixels",
-        "gemma3": "Gemma3ImageProcessor resizes every picture to 28 x 28 pixels; `do_pan_and_scan`",
+        "gemma3": "Gemma3ImageProcessor resizes every picture to 28 x 28 pixels, each takes as many tokens; `do_pan_and_scan`",
     }.items(),
 )
 def test_processors_of_one_size_say_so(name, message):
@@ -94,7 +94,7 @@ def test_processors_of_one_size_say_so(name, message):
 def test_processors_whose_option_of_several_parts_is_off():
     processor, model = build_family("idefics3")
     processor.image_processor.do_image_splitting = False
-    with pytest.raises(ModelError, match="Idefics3ImageProcessor does not resize pictures by their number of pixels"):
+    with pytest.raises(ModelError, match="Idefics3ImageProcessor has no such setting as it is configured"):
         set_pixels(processor, model.config, None, 5000)
     processor, model = build_family("internvl")
     processor.images_kwargs = {"crop_to_patches": False}
