@@ -55,8 +55,9 @@ def end_process_group() -> None:
     """
     Ends the process group, so that the process can end after it.
 
-    DDP holds the group, and so its threads, beyond that (PyTorch 2.14). A thread of gloo that drops the tensor of the
-    last collective waits for the interpreter's lock, and aborts the process (SIGABRT) if the interpreter ends meanwhile.
+    Workaround (PyTorch 2.14, pytorch/pytorch#190489): DDP holds the group, and so its threads, beyond that. A thread of
+    gloo that drops the tensor of the last collective waits for the interpreter's lock, and aborts the process (SIGABRT)
+    if the interpreter ends meanwhile.
     """
     if torch.distributed.is_initialized():
         time.sleep(0.5)  # leaves the lock to such threads

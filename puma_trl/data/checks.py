@@ -185,7 +185,9 @@ class TokenCounter:
         """
         try:
             offsets = {run - self._by_rule(size) for size, run in zip(PROBE_SIZES, self._probes, strict=True)}
-        except (AttributeError, TypeError):  # LlavaProcessor's rule fails with image processors that do not crop
+        # Workaround (transformers 5.23, no upstream issue found): LlavaProcessor's rule fails with image processors
+        # that do not crop
+        except (AttributeError, TypeError):
             return None
         return offsets.pop() if len(offsets) == 1 else None
 

@@ -261,7 +261,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     turn = TURNS.get(image.getexif().get(ORIENTATION))
     if turn is not None:
         image = image.transpose(turn)
-    if image.mode.startswith("I"):  # 16 bits; Pillow would clip them at 255
+    # Workaround (Pillow 13, python-pillow/Pillow#3159): it would clip the levels of 16 bits at 255
+    if image.mode.startswith("I"):
         image = image.convert("I").point(lambda level: level * (255 / 65535)).convert("L")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")

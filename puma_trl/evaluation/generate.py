@@ -74,7 +74,8 @@ def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allo
     state.wait_for_everyone()
     _ask_model(questions, settings, output, state.process_index, state.num_processes)
     state.wait_for_everyone()
-    state.destroy_process_group()  # its threads may abort a process that ends with them running
+    # Workaround (PyTorch 2.14, pytorch/pytorch#190489): its threads may abort a process that ends with them running
+    state.destroy_process_group()
     if state.is_main_process:
         merge_ranks(output)
     return state.is_main_process

@@ -201,8 +201,8 @@ def load_model(
         )
     for module in model.modules():
         if isinstance(module, Linear4bit):
-            # in a pass without gradient, as the teacher's, it would repack its weights for inference on CPUs with
-            # AVX512-BF16, and packed ones pass no gradient (bitsandbytes 0.50)
+            # Workaround (bitsandbytes 0.50, no upstream issue found): in a pass without gradient, as the teacher's, it
+            # would repack its weights for inference on CPUs with AVX512-BF16, and packed ones pass no gradient
             module.support_avx512bf16_for_cpu = False
     return model
 
@@ -229,7 +229,8 @@ def _build_quantization_config(
             f"known for models of type '{config.model_type}'. Use LoRA without quantisation, or register the family "
             "in puma_trl/families."
         )
-    if model_args.dtype in ("auto", None):  # the dtype that the quantised layers compute in
+    # Workaround (TRL 1.16, no upstream issue found): it takes `auto` for the dtype that the quantised layers compute in
+    if model_args.dtype in ("auto", None):
         model_args = dataclasses.replace(model_args, dtype=str(config.dtype or torch.float32).removeprefix("torch."))
     quantization_config = get_quantization_config(model_args)
     with torch.device("meta"):

@@ -73,8 +73,9 @@ def read_head(model: PreTrainedModel) -> Head:
     Under ZeRO-3 they may still be sharded; `maybe_gather_lm_head_ctx` gathers them.
     """
     head = model.get_output_embeddings()
-    # FSDP2 makes the head of a vision-language model a unit of its own. The loss reads its weight without calling it,
-    # so nothing would gather it, and the gradient of a DTensor gathered by hand would keep this rank's part only.
+    # Workaround (accelerate 1.15, huggingface/accelerate#4015): since that change the head of a vision-language model is
+    # a unit of its own under FSDP2. The loss reads its weight without calling it, so nothing would gather it, and the
+    # gradient of a DTensor gathered by hand would keep this rank's part only.
     if isinstance(head, FSDPModule):
         head.unshard()
     weight, bias = head.weight, head.bias
@@ -182,7 +183,8 @@ def add_pair_forward(
     def pair_forward(self, *args, teacher_inputs=None, same_images=False, **kwargs):
         if teacher_inputs is None:
             if isinstance(self.get_output_embeddings(), FSDPModule):
-                self.get_output_embeddings().unshard()  # TRL's fused head has the need explained in `read_head`
+                # Workaround (TRL 1.16, huggingface/trl#6077): its fused head gathers by hand, see `read_head`
+                self.get_output_embeddings().unshard()
             output = sft_forward(*args, **kwargs)
             if isinstance(output, FusedCausalLMOutput):
                 watch(output)

@@ -156,7 +156,8 @@ def _copy_model(model: PreTrainedModel) -> PreTrainedModel:
             revision=getattr(model.config, "_commit_hash", None) or "main",  # only set where it came from the Hub
         )
     copied = copy.deepcopy(model)
-    del copied.forward  # TRL's patch, which would still run the original
+    # Workaround (TRL 1.16, no upstream issue found): its patch would still run the original
+    del copied.forward
     return copied
 
 
@@ -170,7 +171,8 @@ def _make_adapter_teacher(trainer: SFTTrainer) -> SelfTeacher:
     average = AdapterEMACallback(model)
     trainer.add_callback(average)
     if trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled:
-        # what they gather for saving lacks frozen parameters, and PEFT looks for those of all adapters
+        # Workaround (PEFT 0.21, huggingface/peft#2946): what they gather for saving lacks frozen parameters, and PEFT
+        # looks for those of all adapters
         model.save_pretrained = functools.partial(model.save_pretrained, selected_adapters=["default"])
 
     @contextmanager

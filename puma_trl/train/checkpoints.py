@@ -131,7 +131,8 @@ class ExactCheckpoints:
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:
-            # resumed from its last step: Trainer would take one more before it looks
+            # Workaround (transformers 5.23, no upstream issue found): resumed from its last step, Trainer would take
+            # one more before it looks
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -159,8 +160,9 @@ class ExactCheckpoints:
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         if is_peft_model(self.model) or self.is_fsdp_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        # Trainer's own way loads non-strictly under names that vision-language checkpoints do not use, and so keeps
-        # the base weights (transformers 5.23). `from_pretrained` knows the names.
+        # Workaround (transformers 5.23, huggingface/transformers#43701): Trainer's own way loads non-strictly under
+        # names that vision-language checkpoints do not use, and so keeps the base weights. `from_pretrained` knows
+        # the names.
         load_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _adapter_average(self) -> AdapterEMACallback | None:
@@ -193,4 +195,5 @@ class ExactCheckpoints:
     def _load_best_model(self) -> None:
         if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
+        # for the reason given in `_load_from_checkpoint`
         load_weights(self.model, self.state.best_model_checkpoint)

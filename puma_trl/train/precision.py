@@ -32,8 +32,8 @@ def prepare_precision(
     """
     mixed = args.bf16 or args.fp16
     if is_peft_model(model):
-        # in half precision DeepSpeed keeps its own fp32 copies, and accelerate makes them for FSDP, but not beside
-        # 4-bit weights; ZeRO-3 has sharded the parameters already
+        # In half precision DeepSpeed keeps its own fp32 copies, and accelerate makes them for FSDP; ZeRO-3 has sharded
+        # the parameters already. Workaround (accelerate 1.15, no upstream issue found): not beside weights in 4 bits.
         is_4bit = getattr(model, "is_loaded_in_4bit", False)
         has_copies = mixed and is_engine and not (is_fsdp and is_4bit)
         if not has_copies and not is_deepspeed_zero3_enabled():

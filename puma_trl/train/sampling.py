@@ -15,8 +15,9 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
     """
     transformers' length-grouped sampler with an order of its own for every epoch.
 
-    Without a generator it draws from the global random state, which differs in a run that is resumed in a later epoch,
-    and may differ between ranks, each of which takes its part of what must be the same order.
+    Workaround (transformers 5.23, huggingface/transformers#48025): without a generator, which that change gives to
+    evaluation alone, it draws from the global random state. That differs in a run that is resumed in a later epoch, and
+    may differ between ranks, each of which takes its part of what must be the same order.
 
     Args:
         batch_size (`int`):
@@ -66,7 +67,7 @@ def mask_repeated_rows(
     dataset = state.active_dataloader.dataset
     if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
         return
-    # accelerate's own `remainder` is unknown in an epoch that is resumed
+    # Workaround (accelerate 1.15, huggingface/accelerate#4235): its `remainder` is unknown in an epoch that is resumed
     batch_size = batch["labels"].shape[0]
     remainder = len(dataset) % (batch_size * num_processes)
     if remainder == 0:

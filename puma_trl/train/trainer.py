@@ -124,8 +124,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             callbacks=callbacks,
             peft_config=peft_config,
         )
-        # Qwen2.5-VL and Qwen3-VL declare False, which would turn the token mean of the global batch into a mean of
-        # micro-batch means
+        # Workaround (transformers 5.23, huggingface/transformers#40333): Qwen2.5-VL, Qwen3-VL and others declare False,
+        # which would turn the token mean of the global batch into a mean of micro-batch means
         self.model_accepts_loss_kwargs = True
         # checked here instead, where the rows are known, and without a device synchronisation per micro-batch
         self.args.logging_nan_inf_filter = False
@@ -134,6 +134,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         prepare_precision(self.model, args, is_engine, self.is_fsdp_enabled, fresh=peft_config is not None)
         self._add_pair_step()
+        # Workaround (accelerate 1.15, no upstream issue found): it would run DDP without a word
         if parse_flag_from_env("ACCELERATE_USE_FSDP") and not self.is_fsdp_enabled:
             raise ValueError(
                 "The accelerate configuration asks for FSDP, which accelerate does not run on a CPU: it would run DDP "
@@ -143,8 +144,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     def _add_pair_step(self) -> None:
         base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if is_deepspeed_zero3_enabled() and "_weight_conversions" in vars(base_model):
-            # transformers 5.23 keeps all renamings that it knows here, not those that loading used, and saving would
-            # put `model.model.` before the language model's names
+            # Workaround (transformers 5.23, no upstream issue found): it keeps all renamings that it knows here, not
+            # those that loading used, and saving would put `model.model.` before the language model's names
             base_model._weight_conversions = [each for each in base_model._weight_conversions if each.was_used()]
         self.teacher = make_teacher(self) if self.args.use_kl else SelfTeacher()
         memo = None

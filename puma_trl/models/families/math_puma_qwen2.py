@@ -134,7 +134,8 @@ def build_processor(tokenizer: PreTrainedTokenizerBase, config: MathPumaQwen2Con
     vision_config = config.vision_config
     size = {"height": vision_config.image_size, "width": vision_config.image_size}
     return LlavaProcessor(
-        # LLaVA's rule for counting image tokens reads the crop size, though nothing is cropped
+        # Workaround (transformers 5.23, no upstream issue found): LLaVA's rule for counting image tokens reads the
+        # crop size, though nothing is cropped
         image_processor=SiglipImageProcessor(size=size, crop_size=size, do_center_crop=False),
         tokenizer=tokenizer,
         patch_size=vision_config.patch_size,
