@@ -124,9 +124,10 @@ def prepare_adapters(model: PeftModel, autocast: bool, fresh: bool) -> None:
     """
     Gives what trains of a model with adapters the dtype that it learns best in; the frozen weights stay as they are.
 
-    Adapters become fp32, which is PEFT's rule: TRL casts them to bf16 where the base is quantised, and in bf16 the
-    steps of a small learning rate are rounded away. For the same reason modules trained whole become fp32 under
-    autocast; without it they need the dtype of the base, as their neighbours' outputs have it.
+    Adapters become fp32, which is PEFT's rule. Workaround (TRL 1.16, huggingface/trl#1644): it casts them to bf16
+    where the base is quantised, and in bf16 the steps of a small learning rate are rounded away. For the same reason
+    modules trained whole become fp32 under autocast; without it they need the dtype of the base, as their neighbours'
+    outputs have it.
 
     Args:
         model ([`~peft.PeftModel`]):
