@@ -73,9 +73,9 @@ def read_head(model: PreTrainedModel) -> Head:
     Under ZeRO-3 they may still be sharded; `maybe_gather_lm_head_ctx` gathers them.
     """
     head = model.get_output_embeddings()
-    # Workaround (accelerate 1.15, huggingface/accelerate#4015): since that change the head of a vision-language model is
-    # a unit of its own under FSDP2. The loss reads its weight without calling it, so nothing would gather it, and the
-    # gradient of a DTensor gathered by hand would keep this rank's part only.
+    # Workaround (accelerate 1.15, huggingface/accelerate#4015): since that change the head of a vision-language model
+    # is a unit of its own under FSDP2. The loss reads its weight without calling it, so nothing would gather it, and
+    # the gradient of a DTensor gathered by hand would keep this rank's part only.
     if isinstance(head, FSDPModule):
         head.unshard()
     weight, bias = head.weight, head.bias

@@ -16,8 +16,8 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
     transformers' length-grouped sampler with an order of its own for every epoch.
 
     Workaround (transformers 5.23, huggingface/transformers#48025): without a generator, which that change gives to
-    evaluation alone, it draws from the global random state. That differs in a run that is resumed in a later epoch, and
-    may differ between ranks, each of which takes its part of what must be the same order.
+    evaluation alone, it draws from the global random state. That differs in a run that is resumed in a later epoch,
+    and may differ between ranks, each of which takes its part of what must be the same order.
 
     Args:
         batch_size (`int`):

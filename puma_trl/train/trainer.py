@@ -124,8 +124,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             callbacks=callbacks,
             peft_config=peft_config,
         )
-        # Workaround (transformers 5.23, huggingface/transformers#40333): Qwen2.5-VL, Qwen3-VL and others declare False,
-        # which would turn the token mean of the global batch into a mean of micro-batch means
+        # Workaround (transformers 5.23, huggingface/transformers#40333): Qwen2.5-VL, Qwen3-VL and others declare
+        # False, which would turn the token mean of the global batch into a mean of micro-batch means
         self.model_accepts_loss_kwargs = True
         # checked here instead, where the rows are known, and without a device synchronisation per micro-batch
         self.args.logging_nan_inf_filter = False
