@@ -1,9 +1,12 @@
 """The settings of a run, typed and checked: `PumaKLConfig` and `PumaScriptArguments`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from trl import SFTConfig
+
+from .errors import ConfigError
+from .fields import check_values
 
 
 TEACHERS = ("live", "frozen", "ema")
@@ -43,8 +46,8 @@ class PumaKLConfig(SFTConfig):
             before the temperature, in the KL term only ([Logit Standardization in Knowledge
             Distillation](https://huggingface.co/papers/2403.01427)).
         teacher (`str`, *optional*, defaults to `"live"`):
-            Which weights answer the text-rich side: `"live"`, the model being trained, as in the paper; `"frozen"`, its
-            weights at the start of the stage (with adapters: the adapters switched off, at no cost in memory);
+            Which weights answer the text-rich side: `"live"`, the model being trained, as in the paper; `"frozen"`,
+            its weights at the start of the stage (with adapters: the adapters switched off, at no cost in memory);
             `"ema"`, their exponential moving average (with adapters: a second adapter).
         teacher_update_rate (`float`, *optional*, defaults to `0.05`):
             Share of the student's weights that enters the `"ema"` teacher at each synchronisation.
@@ -58,8 +61,8 @@ class PumaKLConfig(SFTConfig):
         part_learning_rates (`dict[str, float]`, *optional*):
             Learning rates of single parts, such as `{aligner: 1e-4}`; the other parts use `learning_rate`.
         columns (`dict[str, str]`, *optional*):
-            Where the data calls its columns otherwise: our column → theirs, such as `{image_url_2: picture}`, with dots
-            into nested ones (`{output: answer.text}`).
+            Where the data calls its columns otherwise: our column → theirs, such as `{image_url_2: picture}`, with
+            dots into nested ones (`{output: answer.text}`).
         special_tokens (`str`, *optional*, defaults to `"error"`):
             What happens to special tokens of the model in a text of the data: `"error"`, the row cannot be used (see
             `bad_rows`), or `"escape"`, they are encoded as plain text.
@@ -67,8 +70,8 @@ class PumaKLConfig(SFTConfig):
             Pictures with fewer or more pixels are enlarged or reduced to that by the processor, with which both are
             saved. Refused for families whose processor cannot.
         decode_images (`bool`, *optional*, defaults to `False`):
-            Whether the check before training decodes every picture, which finds all that is broken, rather than reading
-            headers, ends and checksums.
+            Whether the check before training decodes every picture, which finds what headers, ends and checksums do
+            not tell.
         allow_text_only (`bool`, *optional*, defaults to `False`):
             Whether the aligner and vision towers may train in stage 3 on data without any picture.
 
@@ -139,7 +142,7 @@ class PumaKLConfig(SFTConfig):
     special_tokens: str = field(
         default="error",
         metadata={
-            "help": "What happens to the model's special tokens in a text: the row is bad, or they are read as plain text.",
+            "help": "Special tokens of the model in a text: the row cannot be used, or they are plain text.",
             "choices": ["error", "escape"],
         },
     )
@@ -157,50 +160,28 @@ class PumaKLConfig(SFTConfig):
     )
 
     def __post_init__(self):
+        _check_fields(self)
         self.trainable_parts = as_list(self.trainable_parts)
-        for name in ("alpha_kl", "lambda_kl"):
-            value = getattr(self, name)
-            if value is None or not 0.0 <= value <= 1.0:  # None: a key without a value in the recipe
-                raise ValueError(f"`{name}` is {value}, but it is a weight between 0 and 1. Set it within that range.")
-        if self.temp_kl is None or not self.temp_kl > 0.0:
-            raise ValueError(f"`temp_kl` is {self.temp_kl}, but a temperature must be positive. The paper uses 1.0.")
-        if self.teacher not in TEACHERS:
-            raise ValueError(f"`teacher` is '{self.teacher}'. Choose one of {', '.join(TEACHERS)}.")
-        if not 0.0 < self.teacher_update_rate <= 1.0:
-            raise ValueError(
-                f"`teacher_update_rate` is {self.teacher_update_rate}, but it must be above 0 and at most 1. For a "
-                "teacher that never changes, set `teacher: frozen`."
-            )
-        if self.teacher_sync_steps < 1:
-            raise ValueError(f"`teacher_sync_steps` is {self.teacher_sync_steps}, but it must be at least 1.")
         if not self.trainable_parts:
-            raise ValueError("`trainable_parts` is empty, so nothing would train. Name the parts, or `all`.")
+            raise ConfigError("`trainable_parts` is empty, so nothing would train. Name the parts, or `all`.")
         if self.use_kl and (self.packing or self.padding_free):
-            raise ValueError(
+            raise ConfigError(
                 "`packing` and `padding_free` are not available with `use_kl: true`: the two sides of a pair have "
                 "different lengths. Set both to false; `train_sampling_strategy: group_by_length` keeps padding low."
             )
         super().__post_init__()
         if self.use_kl and (self.label_smoothing_factor or self.loss_type != "nll"):
-            raise ValueError(
-                f"`label_smoothing_factor` is {self.label_smoothing_factor} and `loss_type` is '{self.loss_type}', but they change "
-                "TRL's own loss, which `use_kl: true` replaces. Leave both at their defaults, or set `use_kl: false`."
+            raise ConfigError(
+                f"`label_smoothing_factor` is {self.label_smoothing_factor} and `loss_type` is '{self.loss_type}'. "
+                "They change TRL's own loss, which `use_kl: true` replaces. Leave both out, or set `use_kl: false`."
             )
         if self.part_learning_rates is not None:
             self.part_learning_rates = _read_rates(self.part_learning_rates)
         self._check_data_settings()
 
     def _check_data_settings(self) -> None:
-        if self.special_tokens not in SPECIAL_TOKENS:
-            raise ValueError(
-                f"`special_tokens` is '{self.special_tokens}'. Choose one of {', '.join(SPECIAL_TOKENS)}."
-            )
-        for name in ("min_pixels", "max_pixels"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` is {value}, but it is a number of pixels. Set it to at least 1.")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise ValueError(
+            raise ConfigError(
                 f"`min_pixels: {self.min_pixels}` is more than `max_pixels: {self.max_pixels}`. Set it to less."
             )
         columns = self.columns
@@ -208,10 +189,21 @@ class PumaKLConfig(SFTConfig):
             isinstance(columns, dict)
             and all(isinstance(each, str) and each for pair in columns.items() for each in pair)
         ):
-            raise ValueError(
-                f"`columns` is {columns!r}, but it must map our columns to those of the data: `{{image_url_2: picture}}` in "
-                """a recipe, '{"image_url_2": "picture"}' on the command line."""
+            raise ConfigError(
+                f"`columns` is {columns!r}, but it must map our columns to those of the data: "
+                """`{image_url_2: picture}` in a recipe, '{"image_url_2": "picture"}' on the command line."""
             )
+
+
+def _check_fields(settings: Any) -> None:
+    """Brings the values into the types of their fields, and refuses those of other types or out of range."""
+    values = {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
+    given = {field.name: values[field.name] for field in fields(settings) if values.get(field.name) != field.default}
+    typed, problems = check_values({name: given[name] for name in given.keys() & values.keys()}, [type(settings)])
+    if problems:
+        raise ConfigError(" ".join(problems))
+    for name, value in typed.items():
+        setattr(settings, name, value)
 
 
 def rows_per_step(args: PumaKLConfig) -> int:
@@ -223,7 +215,7 @@ def _read_rates(rates: Any) -> dict[str, float]:
     try:
         return {part: float(rate) for part, rate in rates.items()}  # YAML reads 1e-4 as text
     except (AttributeError, TypeError, ValueError):
-        raise ValueError(
+        raise ConfigError(
             f"`part_learning_rates` is {rates!r}, but it must map parts to numbers: `{{aligner: 1e-4}}` in a recipe, "
             """'{"aligner": 1e-4}' on the command line."""
         ) from None
@@ -255,8 +247,8 @@ class PumaScriptArguments:
             What happens to pairs whose two answers differ: `"error"`, `"drop"`, or `"student"`, which gives the
             teacher the student's answer.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to stop before training: recipe, data and model are checked, and the first row is shown as the model
-            gets it.
+            Whether to stop before training: recipe, data and model are checked, and the first row is shown as the
+            model gets it.
 
     Raises:
         ValueError: if a value is out of its range, or both kinds of evaluation data are given.
@@ -293,17 +285,10 @@ class PumaScriptArguments:
     )
 
     def __post_init__(self):
+        _check_fields(self)
         self.dataset_name = as_list(self.dataset_name)
         self.eval_dataset_name = as_list(self.eval_dataset_name) or None
         if not self.dataset_name:
-            raise ValueError("`dataset_name` is missing: name the files, folders or Hub data sets to train on.")
-        if self.bad_rows not in ("error", "drop"):
-            raise ValueError(f"`bad_rows` is '{self.bad_rows}'. Choose 'error' or 'drop'.")
-        if self.answer_mismatch not in ("error", "drop", "student"):
-            raise ValueError(f"`answer_mismatch` is '{self.answer_mismatch}'. Choose 'error', 'drop' or 'student'.")
+            raise ConfigError("`dataset_name` is missing: name the files, folders or datasets of the Hub to train on.")
         if self.eval_split_size is not None and self.eval_dataset_name is not None:
-            raise ValueError("Both `eval_split_size` and `eval_dataset_name` are set. Keep one of them.")
-        if self.eval_split_size is not None and not self.eval_split_size > 0:
-            raise ValueError(
-                f"`eval_split_size` is {self.eval_split_size}, but it must be a share below 1 or a number of rows."
-            )
+            raise ConfigError("Both `eval_split_size` and `eval_dataset_name` are set. Keep one of them.")

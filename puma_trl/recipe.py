@@ -3,18 +3,19 @@
 import argparse
 import dataclasses
 import difflib
-import math
+import json
 import os
-import types
-from enum import Enum
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser
+from transformers.integrations import get_available_reporting_integrations
 from trl import ModelConfig
 
-from .config import PumaKLConfig, PumaScriptArguments
+from .config import PumaKLConfig, PumaScriptArguments, as_list
 from .errors import ConfigError
+from .fields import check_values, make_schema
 
 
 # What other trainers, and other versions of transformers and TRL, call a field
@@ -31,18 +32,10 @@ OTHER_NAMES = {
 }
 # What they have and we do not, with the reason
 NOT_HERE = {
-    "overwrite_output_dir": "A run never overwrites another: choose a new `output_dir`, or set `resume_from_checkpoint: "
-    "true`."
+    "overwrite_output_dir": "A run never overwrites another: choose a new `output_dir`, or set "
+    "`resume_from_checkpoint: true`."
 }
 TYPES = (PumaScriptArguments, PumaKLConfig, ModelConfig)
-WORDS = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "a mapping",
-}
 
 
 class _Parser(HfArgumentParser):
@@ -77,45 +70,86 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
     """
     Parses `RECIPE.yaml [--key value …]`; the recipe may also be given as `--config RECIPE.yaml`.
 
-    Dashes and underscores, `--no_key` and `--key false`, `--key=value` and `--key value` are the same. A key that is given
-    again replaces what was given before, and the command line replaces the recipe. `env` in the recipe sets environment
-    variables.
+    Dashes and underscores, `--no_key` and `--key false`, `--key=value` and `--key value` are the same. A key that is
+    given again replaces what was given before, and the command line replaces the recipe. `env` in the recipe sets
+    environment variables.
 
     Args:
         argv (`list[str]`):
             The command line without the program's name.
 
     Returns:
-        The script arguments, the training arguments, the model arguments, and the values that were given, key → value: as
-        a recipe, they give the same arguments again.
+        The script arguments, the training arguments, the model arguments, and the values that were given, key → value:
+        as a recipe, they give the same arguments again.
 
     Raises:
-        ConfigError: if the recipe is missing or not a YAML mapping, a key is unknown (a similar one is named, if there is
-            one) or a value is not of its key's type.
-        ValueError: if a value is out of its range.
+        ConfigError: if the recipe is missing or not a YAML mapping, a key is unknown (a similar one is named, if there
+            is one), or values are of another type, out of range, or do not go together: all of them at once.
     """
     parser = _Parser()
-    fields = {field.name: field for each in TYPES for field in dataclasses.fields(each) if field.init}
-    hints = {name: hint for each in TYPES for name, hint in get_type_hints(each).items()}
+    known = {field.name for each in TYPES for field in dataclasses.fields(each) if field.init}
     recipe, flags = _split(argv)
     values = {}
     if recipe is not None:
         values = _read_yaml(recipe)
-        _check_keys(values, fields.keys() | {"env"}, f"in the recipe {recipe}")
+        _check_keys(values, known | {"env"}, f"in the recipe {recipe}")
         _set_environment(values.get("env"), recipe)
     options = {option.lstrip("-") for option in parser._option_string_actions}
     given = [flag.split("=", 1)[0].lstrip("-") for flag in flags if flag.startswith("--")]
     _check_keys(given, options, "on the command line")
     values |= vars(parser.parse_args(flags))
-    for name in values.keys() - {"env"}:
-        values[name] = _typed(name, values[name], hints[name], fields[name].metadata.get("choices"))
+    typed, problems = check_values({name: value for name, value in values.items() if name != "env"}, TYPES)
+    values |= typed
+    problems += find_contradictions(values)
     arguments = []
     for each in TYPES:
         names = {field.name for field in dataclasses.fields(each)} & values.keys()
-        arguments.append(each(**{name: values[name] for name in names}))
-    if arguments[2].model_name_or_path is None:
-        raise ConfigError("`model_name_or_path` is missing: name a model folder or a model of the Hub.")
+        try:
+            arguments.append(None if problems else each(**{name: values[name] for name in names}))
+        except (ValueError, ImportError, OSError) as error:  # what transformers and TRL refuse
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems[0] if len(problems) == 1 else f"{len(problems)} problems. {' '.join(problems)}")
     return *arguments, values
+
+
+def find_contradictions(values: dict[str, Any]) -> list[str]:
+    """Returns a sentence for each setting that is missing or does not go with another one, or with this machine."""
+    problems = [
+        f"`{name}` is missing: name {what}."
+        for name, what in (
+            ("model_name_or_path", "a model folder or a model of the Hub"),
+            ("dataset_name", "the files, folders or datasets of the Hub to train on"),
+        )
+        if not values.get(name)
+    ]
+    has_data = any(values.get(name) is not None for name in ("eval_dataset_name", "eval_split_size"))
+    if values.get("eval_strategy", "no") != "no" and not has_data:
+        problems.append(
+            f"`eval_strategy: {values['eval_strategy']}` needs data to evaluate on. Set `eval_dataset_name` or "
+            "`eval_split_size`, or leave it out."
+        )
+    trackers = as_list(values.get("report_to"))
+    missing = [name for name in trackers if name not in ("none", "all", *get_available_reporting_integrations())]
+    if missing:
+        problems.append(
+            f"`report_to: {', '.join(missing)}`: no such tracker is installed. Run `pip install {' '.join(missing)}`, "
+            "or set `report_to: none`."
+        )
+    if not values.get("use_cpu") and not torch.cuda.is_available():
+        wanted = [name for name in ("bf16", "fp16", "tf32") if values.get(name, name == "bf16")]
+        problems.append(
+            "No GPU is seen: check the driver with `nvidia-smi` and `torch.version.cuda`. To run on a CPU, set "
+            "`use_cpu: true`" + "".join(f", `{name}: false`" for name in wanted) + "."
+        )
+    elif values.get("use_cpu"):
+        wanted = [name for name in ("fp16", "tf32") if values.get(name)]
+        if wanted:
+            problems.append(
+                f"`use_cpu: true` does not go with {' and '.join(f'`{name}: true`' for name in wanted)}: a CPU has no "
+                "such mode. Set it to false."
+            )
+    return problems
 
 
 def _split(argv: list[str]) -> tuple[str | None, list[str]]:
@@ -169,55 +203,5 @@ def _set_environment(values: Any, recipe: str) -> None:
     os.environ.update({str(name): str(value) for name, value in values.items()})
 
 
-def _typed(name: str, value: Any, hint: Any, choices: list[Any] | None = None) -> Any:
-    """Returns a value as its field's type has it; numbers may be written as text, as YAML reads `1e-5`."""
-    kinds = [tuple(choices)] if choices else _kinds(hint)
-    if value is None:
-        if type(None) in kinds:
-            return None
-        raise ConfigError(f"`{name}` has no value. Give it {_words(kinds)}, or leave the key out.")
-    if name == "resume_from_checkpoint" and isinstance(value, bool):
-        return str(value).lower()  # TRL's type is text, for paths
-    for kind in kinds:
-        if _fits(value, kind):
-            return value
-    for kind in (each for each in kinds if each in (bool, int, float) and isinstance(value, str | int)):
-        try:
-            number = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
-        except (AttributeError, KeyError, ValueError, OverflowError):
-            continue
-        if _fits(number, kind) and not isinstance(value, bool):
-            return number
-    if list in kinds and isinstance(value, str):
-        return [value]  # which is split at commas, where the field allows that
-    raise ConfigError(f"`{name}` is {value!r}, but it must be {_words(kinds)}.")
-
-
-def _kinds(hint: Any) -> list[Any]:
-    """Returns the alternatives of a type: classes, and tuples of the values that a literal or an enumeration allows."""
-    if get_origin(hint) in (Union, types.UnionType):
-        kinds = [kind for each in get_args(hint) for kind in _kinds(each)]
-        # text beside an enumeration is one of its values
-        return [kind for kind in kinds if kind is not str or not any(isinstance(each, tuple) for each in kinds)]
-    if get_origin(hint) is Literal:
-        return [get_args(hint)]
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return [tuple(each.value for each in hint)]
-    return [get_origin(hint) or hint]
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, tuple):
-        return any(type(value) is type(each) and value == each for each in kind)
-    if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
-    return type(value) is kind
-
-
-def _words(kinds: list[Any]) -> str:
-    words = [
-        f"one of {', '.join(map(str, kind))}" if isinstance(kind, tuple) else WORDS.get(kind, kind.__name__)
-        for kind in kinds
-        if kind is not type(None)
-    ]
-    return " or ".join(words)
+if __name__ == "__main__":  # python -m puma_trl.recipe > recipes/schema.json
+    print(json.dumps(make_schema(TYPES), indent=1, ensure_ascii=False))

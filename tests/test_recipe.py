@@ -1,12 +1,26 @@
 import dataclasses
+import json
 import os
+from pathlib import Path
 from typing import get_type_hints
 
+import jsonschema
 import pytest
 import yaml
 
+from puma_trl.config import PumaKLConfig
 from puma_trl.errors import ConfigError
-from puma_trl.recipe import TYPES, _kinds, parse_recipe
+from puma_trl.fields import list_kinds, make_schema
+from puma_trl.recipe import OTHER_NAMES, TYPES, parse_recipe
+
+
+ROOT = Path(__file__).parents[1]
+FIELDS = {
+    field.name: (field, get_type_hints(each)[field.name])
+    for each in TYPES
+    for field in dataclasses.fields(each)
+    if field.init
+}
 
 
 RECIPE = """
@@ -151,6 +165,106 @@ def test_values_of_another_type(recipe, lines, message):
         parse_recipe([str(recipe)])
 
 
+RANGES_BROKEN = [
+    ("gradient_accumulation_steps", -2),
+    ("gradient_accumulation_steps", 0),
+    ("per_device_train_batch_size", 0),
+    ("max_steps", 0),
+    ("max_steps", -5),
+    ("num_train_epochs", -1),
+    ("learning_rate", -1e-5),
+    ("weight_decay", -0.1),
+    ("warmup_steps", -1),
+    ("adam_beta2", 1.0),
+    ("max_grad_norm", -1.0),
+    ("logging_steps", 0),
+    ("save_steps", 0),
+    ("save_total_limit", 0),
+    ("max_length", 0),
+    ("seed", -1),
+    ("dataloader_num_workers", -1),
+    ("dataset_num_proc", 0),
+    ("temp_kl", 0),
+    ("alpha_kl", 1.01),
+    ("lambda_kl", -0.01),
+    ("teacher_sync_steps", 0),
+    ("min_pixels", 0),
+    ("max_pixels", -3),
+    ("lora_r", 0),
+    ("lora_dropout", 1.0),
+    ("eval_split_size", 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), RANGES_BROKEN)
+def test_ranges(recipe, name, value):
+    with pytest.raises(ConfigError, match=rf"`{name}` is {value}(\.0)?, but it must be "):
+        parse_recipe([str(recipe), f"--{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [pair for pair in RANGES_BROKEN if pair[0] in PumaKLConfig.__annotations__]
+)
+def test_ranges_in_python(tmp_path, name, value):
+    with pytest.raises(ConfigError, match=rf"`{name}` is {value}, but it must be "):
+        PumaKLConfig(str(tmp_path), use_cpu=True, bf16=False, **{name: value})
+
+
+def test_all_problems_at_once(recipe):
+    recipe.write_text(recipe.read_text() + "seed: null\ntemp_kl: -1\neval_strategy: steps\nreport_to: nobody\n")
+    with pytest.raises(ConfigError, match="^4 problems. ") as error:
+        parse_recipe([str(recipe)])
+    for part in ("`seed` has no value", "`temp_kl` is -1", "`eval_strategy: steps` needs data", "`report_to: nobody`"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eval_strategy", "epoch"], "`eval_strategy: epoch` needs data to evaluate on"),
+        (["--report_to", "nobody"], "`report_to: nobody`: no such tracker is installed. Run `pip install"),
+        (["--use_cpu", "false"], "No GPU is seen: .* set `use_cpu: true`."),
+        (["--use_cpu=false", "--bf16=true", "--tf32=true"], "`use_cpu: true`, `bf16: false`, `tf32: false`"),
+        (["--fp16", "true"], "`use_cpu: true` does not go with `fp16: true`"),
+        (["--tf32", "true"], "`use_cpu: true` does not go with `tf32: true`"),
+        (["--min_pixels", "9", "--max_pixels", "4"], "`min_pixels: 9` is more than `max_pixels: 4`"),
+        (["--columns", "[1]"], "`columns` is "),
+    ],
+)
+def test_contradictions(recipe, flags, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe([str(recipe), *flags])
+
+
+@pytest.mark.parametrize(("other", "ours"), sorted(OTHER_NAMES.items()))
+def test_names_of_other_trainers(recipe, other, ours):
+    assert ours in FIELDS
+    with pytest.raises(ConfigError, match=f"Unknown key `{other}` on the command line. Did you mean `{ours}`"):
+        parse_recipe([str(recipe), f"--{other}", "1"])
+
+
+def test_python_takes_what_recipes_take(tmp_path):
+    args = PumaKLConfig(str(tmp_path), use_cpu=True, bf16=False, learning_rate="1e-5", lr_scheduler_type="cosine")
+    assert args.learning_rate == 1e-5
+    for values in ({"learning_rate": True}, {"seed": None}, {"use_kl": "maybe"}, {"teacher": 3}):
+        with pytest.raises(ConfigError, match=f"`{next(iter(values))}`"):
+            PumaKLConfig(str(tmp_path), use_cpu=True, bf16=False, **values)
+    assert dataclasses.replace(args, seed=1).seed == 1  # whose values are objects by now
+
+
+def test_schema_is_that_of_the_fields():
+    schema = json.loads((ROOT / "recipes" / "schema.json").read_text())
+    assert schema == json.loads(json.dumps(make_schema(TYPES))), "python -m puma_trl.recipe > recipes/schema.json"
+    assert schema["properties"].keys() == FIELDS.keys() | {"env"}
+    for path in ROOT.glob("recipes/**/stage*.yaml"):
+        jsonschema.validate(yaml.safe_load(path.read_text()), schema)
+    for wrong in ({"seed": "x"}, {"teacher": "alive"}, {"zzz": 1}, {"use_kl": None}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -178,17 +292,9 @@ def test_recipe_is_named_where_it_cannot_be_read(tmp_path):
         parse_recipe([str(tmp_path / "folder.yaml")])
 
 
-FIELDS = {
-    field.name: (field, get_type_hints(each)[field.name])
-    for each in TYPES
-    for field in dataclasses.fields(each)
-    if field.init
-}
-
-
 def other_values(field, hint):
     """Values of a field's type that are not its default."""
-    kinds = [tuple(field.metadata["choices"])] if field.metadata.get("choices") else _kinds(hint)
+    kinds = [tuple(field.metadata["choices"])] if field.metadata.get("choices") else list_kinds(hint)
     samples = {bool: [True, False], int: [3], float: [0.25, 2], str: ["text"], list: [["a", "b"]]}
     values = [value for kind in kinds for value in (kind if isinstance(kind, tuple) else samples.get(kind, []))]
     return [value for value in values if value != field.default]

@@ -1,0 +1,207 @@
+"""Types and ranges of settings: one check for recipes, command lines and configs made in Python."""
+
+import math
+import types
+from collections.abc import Iterable
+from dataclasses import fields
+from enum import Enum
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import ConfigError
+
+
+WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+# What the types do not say. Bounds are (test, words).
+_AT_LEAST = {number: (lambda value, number=number: value >= number, f"at least {number}") for number in (0, 1)}
+_POSITIVE = (lambda value: value > 0, "above 0")
+_SHARE = (lambda value: 0 <= value <= 1, "between 0 and 1")
+_BELOW_ONE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+RANGES = {
+    "adam_beta1": _BELOW_ONE,
+    "adam_beta2": _BELOW_ONE,
+    "adam_epsilon": _AT_LEAST[0],
+    "alpha_kl": _SHARE,
+    "dataloader_num_workers": _AT_LEAST[0],
+    "dataloader_prefetch_factor": _AT_LEAST[1],
+    "dataset_num_proc": _AT_LEAST[1],
+    "ddp_timeout": _AT_LEAST[1],
+    "eval_accumulation_steps": _AT_LEAST[1],
+    "eval_delay": _AT_LEAST[0],
+    "eval_split_size": _POSITIVE,
+    "eval_steps": _POSITIVE,
+    "gradient_accumulation_steps": _AT_LEAST[1],
+    "label_smoothing_factor": _BELOW_ONE,
+    "lambda_kl": _SHARE,
+    "learning_rate": _AT_LEAST[0],
+    "logging_steps": _POSITIVE,
+    "lora_alpha": _AT_LEAST[1],
+    "lora_dropout": _BELOW_ONE,
+    "lora_r": _AT_LEAST[1],
+    "max_grad_norm": _AT_LEAST[0],
+    "max_length": _AT_LEAST[1],
+    "max_pixels": _AT_LEAST[1],
+    "max_steps": (lambda value: value == -1 or value >= 1, "at least 1, or -1 for `num_train_epochs`"),
+    "min_pixels": _AT_LEAST[1],
+    "num_train_epochs": _POSITIVE,
+    "pad_to_multiple_of": _AT_LEAST[1],
+    "per_device_eval_batch_size": _AT_LEAST[1],
+    "per_device_train_batch_size": _AT_LEAST[1],
+    "save_steps": _POSITIVE,
+    "save_total_limit": _AT_LEAST[1],
+    "seed": _AT_LEAST[0],
+    "teacher_sync_steps": _AT_LEAST[1],
+    "teacher_update_rate": (lambda value: 0 < value <= 1, "above 0 and at most 1; `teacher: frozen` never changes"),
+    "temp_kl": _POSITIVE,
+    "warmup_steps": _AT_LEAST[0],
+    "weight_decay": _AT_LEAST[0],
+}
+# Fields whose type is text, for paths, that take true and false besides
+TEXT_OR_SWITCH = ("resume_from_checkpoint",)
+
+
+def check_values(values: dict[str, Any], classes: Iterable[type]) -> tuple[dict[str, Any], list[str]]:
+    """
+    Checks values by the types, choices and ranges of their fields.
+
+    Numbers may be written as text, as YAML reads `1e-5`. What is not of a type that YAML has, such as an object that
+    Python code hands over, is left to the class.
+
+    Args:
+        values (`dict[str, Any]`):
+            Field → value.
+        classes (`Iterable[type]`):
+            Dataclasses with these fields.
+
+    Returns:
+        `tuple[dict[str, Any], list[str]]`: the values as their types have them, and a sentence for each that is wrong.
+    """
+    hints = {name: hint for each in classes for name, hint in get_type_hints(each).items()}
+    choices = {field.name: field.metadata.get("choices") for each in classes for field in fields(each)}
+    typed, problems = {}, []
+    for name, value in values.items():
+        try:
+            typed[name] = check_value(name, value, hints[name], choices[name])
+        except ConfigError as error:
+            problems.append(str(error))
+    return typed, problems
+
+
+def check_value(name: str, value: Any, hint: Any, choices: list[Any] | None = None) -> Any:
+    """
+    Returns a value as its type has it; the arguments are those of a field.
+
+    Raises:
+        ConfigError: if it is of another type, not a choice, or out of the range of the field of this name.
+    """
+    kinds = [tuple(choices)] if choices else list_kinds(hint)
+    value = value.value if isinstance(value, Enum) else value
+    if value is not None and not isinstance(value, bool | int | float | str | list | dict):
+        return value
+    if value is None:
+        if type(None) in kinds:
+            return None
+        raise ConfigError(f"`{name}` has no value. Give it {_words(kinds)}, or leave it out.")
+    if name in TEXT_OR_SWITCH and isinstance(value, bool):
+        return str(value).lower()
+    value = _convert(name, value, kinds)
+    if name in RANGES and not isinstance(value, str):
+        is_right, words = RANGES[name]
+        if not is_right(value):
+            raise ConfigError(f"`{name}` is {value}, but it must be {words}.")
+    return value
+
+
+def _convert(name: str, value: Any, kinds: list[Any]) -> Any:
+    if any(_fits(value, kind) for kind in kinds):
+        return value
+    if isinstance(value, str):
+        for kind in (each for each in kinds if each in (bool, int, float)):
+            try:
+                number = {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+            except (KeyError, ValueError):
+                continue
+            if _fits(number, kind):
+                return number
+        if list in kinds:
+            return [value]  # which is split at commas, where the field allows that
+    shown = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:100]}…"
+    raise ConfigError(f"`{name}` is {shown}, but it must be {_words(kinds)}.")
+
+
+def list_kinds(hint: Any) -> list[Any]:
+    """Returns the alternatives of a type: classes, and tuples of what a literal or an enumeration allows."""
+    if get_origin(hint) in (Union, types.UnionType):
+        kinds = [kind for each in get_args(hint) for kind in list_kinds(each)]
+        # text beside an enumeration is one of its values
+        return [kind for kind in kinds if kind is not str or not any(isinstance(each, tuple) for each in kinds)]
+    if get_origin(hint) is Literal:
+        return [get_args(hint)]
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return [tuple(each.value for each in hint)]
+    return [get_origin(hint) or hint]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, tuple):
+        return any(type(value) is type(each) and value == each for each in kind)
+    if kind is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is kind
+
+
+def _words(kinds: list[Any]) -> str:
+    words = [
+        f"one of {', '.join(map(str, kind))}" if isinstance(kind, tuple) else WORDS.get(kind, kind.__name__)
+        for kind in kinds
+        if kind is not type(None)
+    ]
+    return " or ".join(words)
+
+
+def make_schema(classes: Iterable[type]) -> dict[str, Any]:
+    """Returns a JSON schema of recipes with the fields of these dataclasses, for editors that complete keys."""
+    properties: dict[str, Any] = {"env": {"type": "object", "description": "Environment variables of the run."}}
+    for each in classes:
+        hints = get_type_hints(each)
+        for field in fields(each):
+            if field.init:
+                # the others are documented where they are defined
+                is_own = field.name in vars(each).get("__annotations__", {}) and each.__module__.startswith(
+                    __package__
+                )
+                properties[field.name] = _describe(field, hints[field.name], is_own)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A recipe of puma_trl",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": dict(sorted(properties.items())),
+    }
+
+
+def _describe(field: Any, hint: Any, with_help: bool) -> dict[str, Any]:
+    names = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
+    kinds = [tuple(field.metadata["choices"])] if field.metadata.get("choices") else list_kinds(hint)
+    options: list[dict[str, Any]] = []
+    for kind in kinds:
+        if isinstance(kind, tuple):
+            options.append({"enum": list(kind)})
+        elif kind is type(None):
+            options.append({"type": "null"})
+        elif kind in names:
+            options.append({"type": names[kind]})
+    if float in kinds and str not in kinds:
+        options.append({"type": "string", "pattern": r"^[-+]?[0-9.]+[eE][-+]?[0-9]+$"})  # as YAML reads 1e-5
+    if list in kinds and str not in kinds:
+        options.append({"type": "string"})
+    if field.name in TEXT_OR_SWITCH:
+        options.append({"type": "boolean"})
+    schema = options[0] if len(options) == 1 else {"anyOf": options} if options else {}
+    return {"description": field.metadata["help"]} | schema if with_help else schema
