@@ -1,5 +1,7 @@
 """Adapters on the trainable parts: where they go, what trains whole beside them, and in which dtype."""
 
+import os
+
 import torch
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -39,6 +41,9 @@ def build_peft_config(
     peft_config = get_peft_config(model_args)
     if peft_config is None:
         return None
+    if os.path.isdir(model.name_or_path):
+        # PEFT writes it into adapter_config.json, and a relative path would be right in one folder only
+        model.name_or_path = os.path.abspath(model.name_or_path)
     if model_args.model_revision != "main":
         peft_config.revision = model_args.model_revision
     saved = as_list(model_args.lora_modules_to_save)

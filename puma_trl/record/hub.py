@@ -26,6 +26,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..config import PumaKLConfig
 from ..data.files import DROPPED
 from ..errors import HubError
+from ..models.families.math_puma_qwen2 import MathPumaQwen2ForConditionalGeneration
 from .provenance import RECIPE, describe_software, read_provenance
 
 
@@ -44,14 +45,14 @@ CITATION = """\
 }"""
 PAPER = "[Math-PUMA](https://huggingface.co/papers/2408.08640)"
 PAIRS = (
-    f"Trained with the second stage of {PAPER}, which teaches a multimodal model to read the picture of a problem as well "
-    "as its words. Every problem is read twice: the model's own next-token distribution on the form in words teaches the "
-    "form in the picture, through forward and reverse KL beside the cross-entropy on the answer."
+    f"Trained with the second stage of {PAPER}, which teaches a multimodal model to read the picture of a problem as "
+    "well as its words. Every problem is read twice: the model's own next-token distribution on the form in words "
+    "teaches the form in the picture, through forward and reverse KL beside the cross-entropy on the answer."
 )
 SFT = (
-    f"Trained with stage {{}} of {PAPER}, which brings multimodal models to mathematics in three stages: text, alignment "
-    "of picture and words, instruction tuning. This stage is supervised fine-tuning, the cross-entropy taken on the "
-    "answers alone."
+    f"Trained with stage {{}} of {PAPER}, which brings multimodal models to mathematics in three stages: text, "
+    "alignment of picture and words, instruction tuning. This stage is supervised fine-tuning, the cross-entropy "
+    "taken on the answers alone."
 )
 BENCHMARKS = {"mathverse": "MathVerse", "mathvista": "MathVista", "wemath": "We-Math"}
 
@@ -153,7 +154,7 @@ def push(folder: str | Path, repo_id: str | None = None, private: bool | None = 
 
 
 def push_or_exit(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> None:
-    """Pushes what has been saved (see [`push`]); if that fails, ends with the reason and the command that pushes it later."""
+    """Pushes what has been saved (see [`push`]); if that fails, ends with the reason and the command for later."""
     try:
         print(f"Pushed to {push(folder, repo_id, private)}.")
     except HubError as error:
@@ -212,6 +213,9 @@ def write_card(
             if value is not None
         ],
         is_multimodal=model["is_multimodal"],
+        local_base=os.path.isdir(model["name_or_path"]),
+        model_class=model["class"],
+        needs_import=model["class"] == MathPumaQwen2ForConditionalGeneration.__name__,
         method=PAIRS if number == 2 else SFT.format(number),
         notes=notes,
         packages=(facts if "packages" in facts else describe_software())["packages"].items(),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 from trl import ModelConfig
@@ -314,6 +314,17 @@ def test_saved_adapter_gives_the_same_logits(make, folder, tmp_path):
     trainer.model.eval()
     with torch.no_grad():
         assert_close(loaded.eval()(**inputs).logits, trainer.model(**inputs).logits, rtol=0, atol=1e-6)
+
+
+def test_adapters_name_their_base_by_its_whole_path(folder, tmp_path, monkeypatch):
+    """Or they would load in one folder only."""
+    monkeypatch.chdir(folder.parent)
+    model = AutoModelForImageTextToText.from_pretrained("model")
+    args = ModelConfig("model", use_peft=True, lora_r=2)
+    model = get_peft_model(model, build_peft_config(model, args, ["aligner"], get_family(model.config)))
+    model.save_pretrained(tmp_path / "adapters")
+    monkeypatch.chdir(tmp_path / "adapters")
+    assert PeftConfig.from_pretrained(".").base_model_name_or_path == str(folder)
 
 
 def test_adapters_are_no_model(make, tmp_path):

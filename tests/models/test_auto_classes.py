@@ -44,6 +44,7 @@ SCENARIOS = [
         WHOLE,
         NATIVE,
     ),
+    ("import puma_trl; from transformers import pipeline", "pipeline('image-text-to-text', folder).model", NATIVE),
     ("import puma_trl; from transformers import AutoConfig", "AutoConfig.from_pretrained(folder)", NATIVE[1:2]),
     ("import puma_trl; from transformers import AutoConfig", "AutoConfig.for_model('math_puma_qwen2')", NATIVE[1:2]),
     (
