@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
-from datasets import DatasetDict
 from transformers import ProcessorMixin, set_seed
 
 from puma_trl.data.collator import DataCollatorForPumaPairs, find_placeholder_sides
-from puma_trl.data.load import load_data, render_prompt
+from puma_trl.data.load import load_data
+from puma_trl.data.render import tokenize_rows
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import get_family
 from puma_trl.models.load import check_attention, load_config, load_model, load_processor
@@ -41,14 +41,6 @@ from puma_trl.train.trainer import PumaKLTrainer
 
 
 logger = get_logger(__name__)
-
-
-def to_prompt_completion(dataset: DatasetDict, tokenizer) -> DatasetDict:
-    """Renders rows for TRL's text path, which tokenises and packs them; for stage 1 on a text model."""
-    return dataset.map(
-        lambda row: {"prompt": render_prompt(tokenizer, row["instruction"], 0), "completion": row["output"]},
-        remove_columns=dataset["train"].column_names,
-    )
 
 
 def end_process_group() -> None:
@@ -93,7 +85,7 @@ def main(argv: list[str]) -> None:
         sides = find_placeholder_sides(dataset, training_args.trainable_parts)
         collator = DataCollatorForPumaPairs(processor, family, training_args.use_kl, placeholder_sides=sides)
     else:
-        dataset = to_prompt_completion(dataset, processor)
+        dataset = tokenize_rows(dataset, processor, training_args.special_tokens, training_args.completion_only_loss)
     trainer = PumaKLTrainer(
         model=model,
         args=training_args,

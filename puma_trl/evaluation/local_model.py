@@ -8,8 +8,8 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from ..data.checks import render_prompt
 from ..data.images import image_size, open_image
+from ..data.render import render_prompt
 from ..errors import EvaluationError
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from puma_trl.data.checks import render_answer, render_prompt
 from puma_trl.data.images import open_image
+from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation import gap
 from puma_trl.evaluation.__main__ import main
@@ -110,10 +110,10 @@ def test_one_pair_has_no_control():
         shuffle_teachers(range(1), seed=0)
 
 
-def naive_log_probs(model, processor, family, instruction, images, output):
+def naive_log_probs(model, processor, instruction, images, output):
     """Log-probabilities (N, V) of the answer positions of one row, unpadded, straight from the definition."""
     prompt = render_prompt(processor, instruction, len(images))
-    answer = processor.tokenizer(render_answer(processor, family, output), add_special_tokens=False)["input_ids"]
+    answer = processor.tokenizer(render_answer(processor, output), add_special_tokens=False)["input_ids"]
     inputs = processor(
         text=[prompt], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
     )
@@ -136,9 +136,9 @@ def test_divergence_per_token_equals_definition(checked_pairs, processor, tiny_m
     for position, result in enumerate(measured):
         row, other = rows[position], rows[others[position]]
         picture = [open_image(row["image_url_2"][0])]
-        student = naive_log_probs(model, processor, family, row["instruction_2"], picture, row["output_2"])
+        student = naive_log_probs(model, processor, row["instruction_2"], picture, row["output_2"])
         for prefix, source in (("", row), ("shuffled_", other)):
-            teacher = naive_log_probs(model, processor, family, source["instruction"], [], row["output_2"])
+            teacher = naive_log_probs(model, processor, source["instruction"], [], row["output_2"])
             forward = (teacher.exp() * (teacher - student)).sum() / len(student)
             reverse = (student.exp() * (student - teacher)).sum() / len(student)
             assert result[f"{prefix}forward_kl"] == pytest.approx(forward.item(), rel=1e-3, abs=1e-7)

@@ -8,7 +8,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.checks import TokenCounter
 from puma_trl.data.collator import DataCollatorForPumaPairs
-from puma_trl.data.load import open_image, render_prompt
+from puma_trl.data.images import open_image
+from puma_trl.data.render import render_prompt
 from puma_trl.models.families import get_family
 from puma_trl.models.families.family import Family
 from puma_trl.models.parts import part_of, select_parts, set_trainable_parts
@@ -161,7 +162,7 @@ def test_a_family_that_is_not_known():
     assert set(chosen["model.multi_modal_projector."]) == {
         key for key, _ in model.named_parameters() if key.startswith("model.multi_modal_projector.")
     }
-    with pytest.raises(ValueError, match="no part of this model") as error:
+    with pytest.raises(ValueError, match="not a part of this model") as error:
         select_parts(model, ["aligner"], family)
     assert "\nmodel\n  model.vision_tower\n  model.multi_modal_projector\n  model.language_model\nlm_head" in str(
         error.value

@@ -17,11 +17,8 @@ class Family:
             family with one vision tower has it under both tower names.
         image_text (`str`, *optional*):
             The text that stands for one image inside a rendered prompt. `None` is the processor's `image_token`.
-        end_of_answer (`str`, *optional*):
-            The token that ends an answer. `None` is the tokenizer's `eos_token`.
     """
 
     model_types: tuple[str, ...]
     parts: dict[str, tuple[str, ...]]
     image_text: str | None = None
-    end_of_answer: str | None = None

@@ -1,4 +1,4 @@
-"""Gemma 3: LLaVA's layout, and an end of turn that is not the tokenizer's end token."""
+"""Gemma 3, whose layout is LLaVA's."""
 
 from .family import Family
 
@@ -11,5 +11,4 @@ GEMMA3 = Family(
         "vision_tower_low": ("model.vision_tower.",),
         "vision_tower_high": ("model.vision_tower.",),
     },
-    end_of_answer="<end_of_turn>",
 )

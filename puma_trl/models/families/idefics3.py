@@ -11,5 +11,4 @@ IDEFICS3 = Family(
         "vision_tower_low": ("model.vision_model.",),
         "vision_tower_high": ("model.vision_model.",),
     },
-    end_of_answer="<end_of_utterance>",
 )
