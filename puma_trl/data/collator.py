@@ -1,5 +1,6 @@
 """`DataCollatorForPumaPairs`: rows → one student batch and, for the pair step, one `teacher_*` batch beside it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,10 @@ from transformers import ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from ..errors import DataError
 from ..models.families import Family
-from .load import open_image, render_answer, render_prompt
+from .images import open_image
+from .render import Renderer, prompt_of
 
 
 SIDES = ("student", "teacher")
@@ -32,8 +35,8 @@ def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str]) -> 
     """
     Returns the sides whose batches need a blank image where they have none.
 
-    These are the sides of which some row, in any split, has an image; and the student's, where anything but the language
-    model trains, which must have a gradient.
+    These are the sides of which some row, in any split, has an image; and the student's, where anything but the
+    language model trains, which must have a gradient.
 
     Args:
         dataset ([`~datasets.DatasetDict`]):
@@ -56,10 +59,14 @@ def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str]) -> 
 
 
 def _as_list(images: Any) -> list[Any]:
-    """Returns the images of a side, of which data sets that `load_data` has not read may hold a single one, or none."""
+    """Returns the images of a side, of which data sets that `load_data` has not read may hold one alone, or none."""
     if not images:
         return []
     return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def _open_row(row: dict[str, Any], sides: Iterable[str]) -> dict[str, Any]:
+    return row | {"pictures": {side: [open_image(image) for image in row[f"image_url{side}"]] for side in sides}}
 
 
 @dataclass
@@ -83,62 +90,117 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             Sides on which a batch without any image gets a blank one behind its last column, where causal attention
             hides it. Without it, ranks with and without images would run different collectives and hang. See
             [`find_placeholder_sides`] for those that need none.
+        special_tokens (`str`, *optional*, defaults to `"error"`):
+            Whether the model's control tokens in texts are refused (`"error"`) or read as plain text (`"escape"`).
+        on_bad_image (`str`, *optional*, defaults to `"error"`):
+            Whether a picture that cannot be read is an error, or its row is replaced (`"replace"`): by another one of
+            the batch, or of an earlier batch where it is alone, without labels, so that nothing is learned twice.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
     The output has `input_ids`, `attention_mask`, `labels` (B, L) and the processor's image tensors, the same with the
-    prefix `teacher_` (B, L'), `same_images`, whether both sides show the same pictures, and `row_id`, the list of the
-    rows' names.
+    prefix `teacher_` (B, L'), `same_images`, whether both sides show the same pictures, `row_id`, the list of the
+    rows' names, and, where rows were replaced, `dropped_rows`, a list of their `row_id` and `reason`.
 
     Raises:
         ValueError: if `use_kl` is set and a row has no second side, or the answers of a row tokenise differently.
+        DataError: if a text has control tokens, or a picture cannot be read; the row is named.
     """
 
     processor: ProcessorMixin
     family: Family
     use_kl: bool = True
     placeholder_sides: tuple[str, ...] = SIDES
+    special_tokens: str = "error"
+    on_bad_image: str = "error"
     return_tensors: str = "pt"
+    _renderer: Renderer = field(init=False, repr=False)
     _side_collator: DataCollatorForVisionLanguageModeling = field(init=False, repr=False)
     _placeholder: dict[str, torch.Tensor] = field(init=False, repr=False, default_factory=dict)
+    _last_row: dict[str, Any] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self):
+        self._renderer = Renderer(self.processor, self.special_tokens)
         self._side_collator = DataCollatorForVisionLanguageModeling(
-            processor=self.processor, max_length=None, completion_only_loss=True
+            processor=self._renderer.reader, max_length=None, completion_only_loss=True
         )
 
     def torch_call(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """Collates rows of the checked data set (see [`load_data`]), or of any other with the columns of the format."""
-        row_ids = [row.get("row_id", f"{index} of a batch") for index, row in enumerate(rows)]
+        """Collates rows of the checked data set (see [`load_data`]), or of another with the columns of the format."""
         suffix = "_2" if "instruction_2" in rows[0] else ""
+        sides = {"student": suffix} | ({"teacher": ""} if self.use_kl else {})
+        rows = [self._read_row(row, index, sides.values()) for index, row in enumerate(rows)]
         if self.use_kl and not suffix:
             raise ValueError(
-                f"Row {row_ids[0]} has no vision-rich side (`instruction_2`, `output_2`), but `use_kl` is true. Give "
-                "pairs, or set `use_kl: false`."
+                f"Row {rows[0]['row_id']} has no vision-rich side (`instruction_2`, `output_2`), but `use_kl` is "
+                "true. Give pairs, or set `use_kl: false`."
             )
+        rows, reasons = self._open_images(rows, sides.values())
+        row_ids = [row["row_id"] for row in rows]
         batch = self._collate_side(rows, suffix, suffix, "student")
         if self.use_kl:
             teacher = self._collate_side(rows, "", suffix, "teacher")
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
             batch.update({f"{TEACHER}{key}": value for key, value in teacher.items()})
-            images = [(_as_list(row.get("image_url")), _as_list(row.get("image_url_2"))) for row in rows]
+            images = [(row["image_url"], row["image_url_2"]) for row in rows]
             batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
         batch["row_id"] = row_ids
+        if reasons:
+            for name in {"labels", f"{TEACHER}labels"} & batch.keys():
+                batch[name][list(reasons)] = -100
+            batch["dropped_rows"] = list(reasons.values())
         return batch
+
+    def _read_row(self, row: dict[str, Any], index: int, sides: Iterable[str]) -> dict[str, Any]:
+        """Brings a row into the form of `load_data`, which may not have read it, and makes sure of its texts."""
+        row = {"row_id": f"{index} of a batch"} | row
+        for side in sides:
+            row[f"image_url{side}"] = _as_list(row.get(f"image_url{side}"))
+            problem = self._renderer.find_problem(row, side)
+            if problem is not None:
+                raise DataError(f"Row {row['row_id']}: {problem}.")
+        return row
+
+    def _open_images(
+        self, rows: list[dict[str, Any]], sides: Iterable[str]
+    ) -> tuple[list[dict[str, Any]], dict[int, dict[str, str]]]:
+        """Returns the rows with their pictures, and what was replaced: position → name of the row and reason."""
+        opened, reasons = [], {}
+        for position, row in enumerate(rows):
+            try:
+                opened.append(_open_row(row, sides))
+            except DataError as error:
+                if self.on_bad_image == "error":
+                    raise DataError(
+                        f"Row {row['row_id']}: {error}. Repair it; in training `bad_rows: drop` goes on without it."
+                    ) from error
+                opened.append(None)
+                reasons[position] = {"row_id": row["row_id"], "reason": str(error)}
+        if reasons:
+            spare = next(filter(None, opened), None)
+            if spare is None and len(rows) == 1 and self._last_row is not None:
+                spare = _open_row(self._last_row, sides)
+            if spare is None:
+                broken = "; ".join(f"{each['row_id']}: {each['reason']}" for each in reasons.values())
+                raise DataError(
+                    f"No row of a batch has pictures that can be read, so none can replace them: {broken}."
+                )
+            opened = [row or spare for row in opened]
+        self._last_row = {name: value for name, value in opened[-1].items() if name != "pictures"}
+        return opened, reasons
 
     def _collate_side(
         self, rows: list[dict[str, Any]], suffix: str, answer_suffix: str, side: str
     ) -> dict[str, torch.Tensor]:
-        examples = []
-        for row in rows:
-            images = [open_image(image) for image in _as_list(row.get(f"image_url{suffix}"))]
-            examples.append(
-                {
-                    "images": images,
-                    "prompt": render_prompt(self.processor, row[f"instruction{suffix}"], len(images)),
-                    "completion": render_answer(self.processor, self.family, row[f"output{answer_suffix}"]),
-                }
-            )
+        prompts = self._renderer.prompts([prompt_of(row, suffix) for row in rows])
+        examples = [
+            {
+                "images": row["pictures"][suffix],
+                "prompt": prompt,
+                "completion": self._renderer.answer(row[f"output{answer_suffix}"]),
+            }
+            for row, prompt in zip(rows, prompts, strict=True)
+        ]
         has_images = any(example["images"] for example in examples)
         batch = dict(self._side_collator(examples))
         if not has_images and side in self.placeholder_sides:
@@ -150,9 +212,9 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         for row_id, student_row, teacher_row in zip(row_ids, labels, teacher_labels, strict=True):
             if not torch.equal(student_row[student_row != -100], teacher_row[teacher_row != -100]):
                 raise ValueError(
-                    f"Row {row_id}: the answer has other tokens on the text-rich side than on the vision-rich side, so "
-                    "their distributions cannot be compared. The processor must tokenise an answer independently of "
-                    "its prompt."
+                    f"Row {row_id}: the answer has other tokens on the text-rich side than on the vision-rich side, "
+                    "so their distributions cannot be compared. The processor must tokenise an answer independently "
+                    "of its prompt."
                 )
 
     def _add_placeholder(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
