@@ -49,7 +49,7 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
             trust_remote_code=training_args.trust_remote_code,
         )
     except OSError as error:
-        reason = "" if os.path.isdir(folder) else f" ({str(error).strip().splitlines()[0]})"
+        reason = "" if os.path.isdir(folder) else f" ({_first_line(error)})"
         raise ModelError(
             f"No model configuration was found for `model_name_or_path: {folder}`{reason}. It must be a model folder "
             "with a config.json, or the id of a model on the Hub. Recipes start from what the stage before has left: "
@@ -57,10 +57,14 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
         ) from error
     except ValueError as error:
         raise ModelError(
-            f"`model_name_or_path: {model_args.model_name_or_path}` is not a model that transformers knows: {error} "
+            f"`model_name_or_path: {folder}` is not a model that transformers knows: {_first_line(error)} "
             "Original Math-PUMA checkpoints are converted with `python -m puma_trl.convert`; code that comes with a "
             "model runs only with `trust_remote_code: true`."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
 
 
 def check_attention(model_args: ModelConfig) -> None:
@@ -94,8 +98,8 @@ def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> Proc
         )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {error}. Copy the "
-            "base model's processor and tokenizer files into the folder."
+            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {_first_line(error)} "
+            "Copy the base model's processor and tokenizer files into the folder."
         ) from error
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
     if tokenizer.eos_token is None:
@@ -229,7 +233,8 @@ def _build_quantization_config(
             f"known for models of type '{config.model_type}'. Use LoRA without quantisation, or register the family "
             "in puma_trl/families."
         )
-    # Workaround (TRL 1.16, no upstream issue found): it takes `auto` for the dtype that the quantised layers compute in
+    # Workaround (TRL 1.16, no upstream issue found): it takes `auto` for the dtype that the quantised layers compute
+    # in
     if model_args.dtype in ("auto", None):
         model_args = dataclasses.replace(model_args, dtype=str(config.dtype or torch.float32).removeprefix("torch."))
     quantization_config = get_quantization_config(model_args)
