@@ -6,8 +6,13 @@ python -m puma_trl.assemble --language_model outputs/math_puma_qwen2/full/stage1
     --vision_tower google/siglip-so400m-patch14-384 --aligner gated_mlp models/math-puma-qwen2
 ```
 
-`gated_mlp` gives the network of Math-PUMA_Qwen2VL, `mlp` a LLaVA. Both load with `AutoModelForImageTextToText`, and stage 2
-can train them. The weights of the language model and the vision tower are kept as they are; the aligner is random, by seed.
+`gated_mlp` gives the network of Math-PUMA_Qwen2VL, `mlp` a LLaVA. Both load with `AutoModelForImageTextToText`, and
+stage 2 can train them. The weights of the language model and the vision tower are kept as they are; the aligner is
+random, by seed. Prompts are those of the language model, its system prompt included, with pictures at their places,
+and it ends its answers at the same tokens.
+
+Pictures are seen whole. SigLIP resizes them to its square, as the original did. CLIP's own processor would cut off the
+ends of wide pictures; here they are padded to a square first, as LLaVA did, which also keeps their proportions.
 """
 
 import argparse
@@ -23,9 +28,9 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaImageProcessor,
     LlavaProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -34,10 +39,13 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, PumaError
 from ..models.families import math_puma_qwen2
 from ..models.families.math_puma_qwen2 import MathPumaQwen2Config, MathPumaQwen2ForConditionalGeneration
+from ..models.templates import check_chat_template
+from ..models.weights import check_folder
 from .files import new_folder, require_new
+from .tokenizer import add_pictures, check_prompt, join_generation_configs, writes_first_token
 
 
 MODELS = {
@@ -47,6 +55,8 @@ MODELS = {
 # Vision tower → number of its tokens that are not patches
 TOWERS = {"siglip_vision_model": 0, "clip_vision_model": 1}
 END_OF_TURN = "<|im_end|>"
+# What the processor of a tower that crops keeps
+KEPT = ("resample", "image_mean", "image_std", "rescale_factor", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
 def assemble(
@@ -62,7 +72,8 @@ def assemble(
     """
     Writes a vision-language model made of a language model, a vision tower and a fresh aligner.
 
-    The tokenizer gets the image token `<|image|>` if it lacks it; the embedding grows only if it has no row left for it.
+    The tokenizer gets the image token `<|image|>` if it lacks it; the embedding grows only if it has no row left for
+    it.
 
     Args:
         language_model (`str`):
@@ -76,7 +87,8 @@ def assemble(
         seed (`int`, *optional*, defaults to `0`):
             Seed of the aligner and of embedding rows that are added.
         chat_template (`str`, *optional*):
-            Template that writes `<|image|>` for an image. Defaults to the original's, for tokenizers with ChatML tokens.
+            Template that writes `<|image|>` for an image. Defaults to the language model's with pictures added, or the
+            original's, if the language model has none and its tokenizer has the tokens of ChatML.
         trust_remote_code (`bool`, *optional*, defaults to `False`):
             Whether to run code that comes with the two models.
 
@@ -85,6 +97,7 @@ def assemble(
 
     Raises:
         CheckpointError: if the parts cannot be loaded or do not fit each other.
+        ModelError: if a folder has torn files or no safetensors, or the template does not write a picture's place.
         FileExistsError: if the destination is not empty.
     """
     require_new(destination)
@@ -92,14 +105,13 @@ def assemble(
     text_config = _load(AutoConfig, language_model, **options)
     if type(text_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise CheckpointError(
-            f"`--language_model {language_model}` is a '{text_config.model_type}', which is no text language model."
+            f"`--language_model {language_model}` is a '{text_config.model_type}', which is not a text language model."
         )
     vision_config = _vision_config(vision_tower, options)
     image_processor = _load(AutoImageProcessor, vision_tower, **options)
     plain = _load(AutoTokenizer, language_model, **options)
-    names = {"image_token": math_puma_qwen2.IMAGE_TOKEN}
-    tokenizer = _load(AutoTokenizer, language_model, extra_special_tokens=names, **options)
-    chat_template = chat_template or _default_template(tokenizer, language_model)
+    chat_template = chat_template or _default_template(plain, language_model)
+    tokenizer = _load_tokenizer(plain, language_model, chat_template, options)
     safe = {"dtype": "auto", "use_safetensors": True, **options}
     text_model = _load_model(AutoModelForCausalLM, language_model, **safe)
     tower = _load_model(AutoModel, vision_tower, config=vision_config, **safe)
@@ -108,6 +120,8 @@ def assemble(
         _fit_embedding(text_model, plain, tokenizer, language_model)
         model = _join(text_model, tower, aligner, tokenizer)
     processor = _build_processor(aligner, model.config, tokenizer, image_processor, chat_template)
+    _end_answers(model, text_model, processor, plain)
+    check_chat_template(processor, str(destination))
     with new_folder(destination) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -118,21 +132,17 @@ def _load(auto_class: type, source: str, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(source, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        hint = (
-            ". Weights must be whole safetensors files; pickled ones are not read."
-            if "use_safetensors" in options
-            else ""
-        )
-        raise CheckpointError(f"{auto_class.__name__} could not load `{source}`: {error}{hint}") from error
+        raise CheckpointError(f"{auto_class.__name__} could not load `{source}`: {error}") from error
 
 
 def _load_model(auto_class: type, source: str, **options: Any) -> PreTrainedModel:
+    check_folder(source)
     model, loading = _load(auto_class, source, output_loading_info=True, **options)
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise CheckpointError(
-            f"`{source}` lacks {len(missing)} tensors of {type(model).__name__}, the first being {missing[:3]}. They would "
-            "be random. Check that it is this model."
+            f"`{source}` lacks {len(missing)} tensors of {type(model).__name__}, the first being {missing[:3]}. They "
+            "would be random. Check that it is this model."
         )
     return model
 
@@ -143,20 +153,34 @@ def _vision_config(vision_tower: str, options: dict[str, Any]) -> PreTrainedConf
         config = config.vision_config
     if config.model_type not in TOWERS:
         raise CheckpointError(
-            f"`--vision_tower {vision_tower}` is a '{config.model_type}'. Known towers: {', '.join(TOWERS)}, alone or as a "
-            "part of SigLIP or CLIP."
+            f"`--vision_tower {vision_tower}` is a '{config.model_type}'. Known towers: {', '.join(TOWERS)}, alone or "
+            "as a part of SigLIP or CLIP."
         )
     return config
 
 
-def _default_template(tokenizer: PreTrainedTokenizerBase, source: str) -> str:
-    if END_OF_TURN not in tokenizer.get_vocab():
+def _default_template(plain: PreTrainedTokenizerBase, source: str) -> str:
+    if plain.chat_template is not None:
+        return add_pictures(plain.get_chat_template(), math_puma_qwen2.IMAGE_TOKEN)
+    if END_OF_TURN not in plain.get_vocab():
         raise CheckpointError(
-            f"The tokenizer of `{source}` has no token '{END_OF_TURN}', so the original's prompt does not suit it. Give a "
-            "template for its prompt that writes `<|image|>` for an image, with `--chat_template FILE`."
+            f"The tokenizer of `{source}` has no chat template, and no token '{END_OF_TURN}', so the original's "
+            "prompt does not suit it. Give a template for its prompt that writes `<|image|>` for an image, with "
+            "`--chat_template FILE`."
         )
-    tokenizer.eos_token = END_OF_TURN
     return math_puma_qwen2.CHAT_TEMPLATE
+
+
+def _load_tokenizer(
+    plain: PreTrainedTokenizerBase, source: str, chat_template: str, options: dict[str, Any]
+) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer with the image token; the template's first token is the only one."""
+    if writes_first_token(plain, chat_template):
+        options = {"add_bos_token": False, **options}
+    names = {"image_token": math_puma_qwen2.IMAGE_TOKEN}
+    tokenizer = _load(AutoTokenizer, source, extra_special_tokens=names, **options)
+    tokenizer.chat_template = chat_template
+    return tokenizer
 
 
 def _fit_embedding(
@@ -171,8 +195,6 @@ def _fit_embedding(
         )
     if len(tokenizer) > num_rows:
         model.resize_token_embeddings(len(tokenizer))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
 
 
 def _join(
@@ -201,9 +223,6 @@ def _join(
     projector = model.model.multi_modal_projector.to_empty(device="cpu").to(text_model.dtype)
     for module in projector.modules():
         model._init_weights(module)
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
     return model.eval()
 
 
@@ -214,18 +233,44 @@ def _build_processor(
     image_processor: Any,
     chat_template: str,
 ) -> ProcessorMixin:
-    is_original = aligner == "gated_mlp" and config.vision_config.model_type == "siglip_vision_model"
-    if is_original and chat_template == math_puma_qwen2.CHAT_TEMPLATE:
-        return math_puma_qwen2.build_processor(tokenizer, config)
+    vision_config = config.vision_config
+    if aligner == "gated_mlp" and vision_config.model_type == "siglip_vision_model":
+        processor = math_puma_qwen2.build_processor(tokenizer, config)
+        processor.chat_template = chat_template
+        return processor
+    if getattr(image_processor, "do_center_crop", False):
+        square = {"height": vision_config.image_size, "width": vision_config.image_size}
+        image_processor = LlavaImageProcessor(
+            do_pad=True,
+            do_center_crop=False,
+            size=square,
+            crop_size=square,  # read by LLaVA's rule for counting image tokens, though nothing is cropped
+            **{name: getattr(image_processor, name) for name in KEPT},
+        )
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
-        patch_size=config.vision_config.patch_size,
+        patch_size=vision_config.patch_size,
         vision_feature_select_strategy=config.vision_feature_select_strategy,
-        num_additional_image_tokens=TOWERS[config.vision_config.model_type],
+        num_additional_image_tokens=TOWERS[vision_config.model_type],
         chat_template=chat_template,
         image_token=math_puma_qwen2.IMAGE_TOKEN,
     )
+
+
+def _end_answers(
+    model: PreTrainedModel, text_model: PreTrainedModel, processor: ProcessorMixin, plain: PreTrainedTokenizerBase
+) -> None:
+    """Gives model and tokenizer the tokens that end an answer, and checks how a prompt begins."""
+    tokenizer = processor.tokenizer
+    generation_config = join_generation_configs(text_model.generation_config, plain, processor)
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(generation_config.eos_token_id[0])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = plain.eos_token or tokenizer.eos_token
+    generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config = generation_config
+    if writes_first_token(tokenizer, tokenizer.chat_template):
+        check_prompt(processor)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -253,6 +298,9 @@ def main(argv: list[str] | None = None) -> None:
             chat_template=args.chat_template.read_text(encoding="utf-8") if args.chat_template else None,
             trust_remote_code=args.trust_remote_code,
         )
-    except (CheckpointError, FileExistsError) as error:
+    except (PumaError, FileExistsError) as error:
         sys.exit(f"error: {error}")
     print(f"{type(model).__name__} ({model.num_parameters():,} parameters, {model.dtype}) is in {args.destination}.")
+    tokenizer = AutoTokenizer.from_pretrained(args.destination)
+    ends = ", ".join(tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id))
+    print(f"Prompts are those of {args.chat_template or args.language_model}; answers end at {ends}.")

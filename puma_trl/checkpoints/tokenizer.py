@@ -1,9 +1,18 @@
 """The tokenizer of a checkpoint, and what depends on it: how prompts begin, and how generation ends."""
 
+import copy
 from pathlib import Path
 
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast, ProcessorMixin
+from jinja2 import TemplateError
+from transformers import (
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
+from ..data.render import end_token_id
 from ..errors import CheckpointError
 from .files import read_json
 
@@ -46,7 +55,8 @@ def load_tokenizer(
     elif plain.eos_token is None:
         problem = "has no end token (`eos_token`)"
     elif max(vocabulary.values()) >= config.text_config.vocab_size:
-        problem = f"goes up to id {max(vocabulary.values())}, but the embedding has {config.text_config.vocab_size} rows only"
+        last, num_rows = max(vocabulary.values()), config.text_config.vocab_size
+        problem = f"goes up to id {last}, but the embedding has {num_rows} rows only"
     if problem is not None:
         raise CheckpointError(
             f"The tokenizer in {folder} {problem}. Put the tokenizer files of this checkpoint there, or convert the "
@@ -93,3 +103,80 @@ def make_generation_config(
         eos_token_id=stated.get("eos_token_id", config.text_config.eos_token_id),
         pad_token_id=stated.get("pad_token_id") if tokenizer is None else tokenizer.pad_token_id,
     )
+
+
+# Before the template of a text model: turns in parts, as processors take them, become the strings that it knows
+TURNS_TO_STRINGS = """\
+{%- set puma = namespace(turns=[], text='') -%}
+{%- for turn in messages -%}
+{%- if turn['content'] is defined and turn['content'] is not none and turn['content'] is not string -%}
+{%- set puma.text = '' -%}
+{%- for part in turn['content'] -%}
+{%- set puma.text = puma.text ~ ('<image>\\n' if part['type'] in ('image', 'image_url') else part['text']) -%}
+{%- endfor -%}
+{%- set puma.turns = puma.turns + [{'role': turn['role'], 'content': puma.text}] -%}
+{%- else -%}
+{%- set puma.turns = puma.turns + [turn] -%}
+{%- endif -%}
+{%- endfor -%}
+{%- set messages = puma.turns %}"""
+
+
+def add_pictures(template: str, image_token: str) -> str:
+    """
+    Returns a text model's chat template that takes pictures as well, each the image token and a line break at its
+    place.
+
+    Everything else of the template stays, such as the system prompt that it writes where there is none.
+
+    Args:
+        template (`str`):
+            The template, for turns whose content is a string.
+        image_token (`str`):
+            The token that stands for an image.
+    """
+    return TURNS_TO_STRINGS.replace("<image>", image_token) + template
+
+
+def writes_first_token(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    """
+    Returns whether a chat template begins a prompt with the first token (`bos_token`).
+
+    Raises:
+        CheckpointError: if the template cannot render a prompt.
+    """
+    turn = {"role": "user", "content": [{"type": "text", "text": "1 + 1"}]}
+    try:
+        prompt = tokenizer.apply_chat_template([turn], chat_template=template, tokenize=False)
+    except (TemplateError, TypeError) as error:
+        raise CheckpointError(
+            f"The chat template cannot render a problem: {type(error).__name__}: {error}. Give one that takes turns "
+            "in parts, as those of vision-language models do."
+        ) from error
+    return tokenizer.bos_token is not None and prompt.startswith(tokenizer.bos_token)
+
+
+def join_generation_configs(
+    generation_config: GenerationConfig, plain: PreTrainedTokenizerBase, processor: ProcessorMixin
+) -> GenerationConfig:
+    """
+    Returns a text model's generation config for the model that it has become a part of.
+
+    It ends at whatever ended it before, the text model's generation config and tokenizer, and at what the chat
+    template closes an answer with, which is what training teaches.
+
+    Args:
+        generation_config ([`~transformers.GenerationConfig`]):
+            That of the text model.
+        plain ([`~transformers.PreTrainedTokenizerBase`]):
+            The text model's tokenizer.
+        processor ([`~transformers.ProcessorMixin`]):
+            The processor of the new model.
+    """
+    stated = generation_config.eos_token_id
+    ends = [end_token_id(processor), plain.eos_token_id, *(stated if isinstance(stated, list) else [stated])]
+    joined = copy.deepcopy(generation_config)
+    joined.eos_token_id = [end for end in dict.fromkeys(ends) if end is not None]
+    joined.bos_token_id = processor.tokenizer.bos_token_id
+    joined.pad_token_id = processor.tokenizer.pad_token_id
+    return joined

@@ -231,10 +231,9 @@ def _build_quantization_config(
         raise ModelError(
             f"`load_in_4bit` and `load_in_8bit` quantise the language model only, but which modules that is is not "
             f"known for models of type '{config.model_type}'. Use LoRA without quantisation, or register the family "
-            "in puma_trl/families."
+            "in puma_trl/models/families."
         )
-    # Workaround (TRL 1.16, no upstream issue found): it takes `auto` for the dtype that the quantised layers compute
-    # in
+    # Workaround (TRL 1.16, no upstream issue found): it takes `auto` for the dtype of the quantised layers' arithmetic
     if model_args.dtype in ("auto", None):
         model_args = dataclasses.replace(model_args, dtype=str(config.dtype or torch.float32).removeprefix("torch."))
     quantization_config = get_quantization_config(model_args)

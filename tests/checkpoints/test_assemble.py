@@ -4,14 +4,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     CLIPImageProcessor,
     CLIPVisionConfig,
     CLIPVisionModel,
+    GenerationConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
     SiglipConfig,
@@ -19,14 +22,17 @@ from transformers import (
     SiglipModel,
     SiglipVisionModel,
 )
+from transformers.trainer_utils import align_special_tokens
 
 from puma_trl.checkpoints.assemble import assemble, main
 from puma_trl.config import PumaKLConfig
-from puma_trl.errors import CheckpointError
+from puma_trl.data.render import end_of_answer, render_prompt
+from puma_trl.errors import CheckpointError, ModelError
 from puma_trl.mini import build_tokenizer
 from puma_trl.models.families import get_family
 from puma_trl.models.families.math_puma_qwen2 import CHAT_TEMPLATE, MathPumaQwen2ForConditionalGeneration
 from puma_trl.models.parts import set_trainable_parts
+from puma_trl.models.pixels import cropped_share
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -126,7 +132,7 @@ def test_the_image_token_gets_a_row(tmp_path, extra_rows, tie):
         assert (each.lm_head.weight is each.get_input_embeddings().weight) == tie
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "model").tokenizer
     assert tokenizer.convert_tokens_to_ids("<|image|>") == old - extra_rows == loaded.config.image_token_id
-    assert loaded.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert loaded.generation_config.eos_token_id == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 def test_the_aligner_is_seeded(tmp_path):
@@ -149,7 +155,7 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
     (tmp_path / "full" / "file").touch()
     cases = [
         (small, tower, "new", "goes up to id .* but the embedding has .* rows only"),
-        (tower, tower, "new", "which is no text language model"),
+        (tower, tower, "new", "which is not a text language model"),
         (text, text, "new", "Known towers: siglip_vision_model, clip_vision_model"),
         (text, str(tmp_path / "none"), "new", "could not load"),
         (text, tower, "full", "not empty"),
@@ -160,7 +166,7 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
     (tmp_path / "text" / "model.safetensors").rename(tmp_path / "text" / "pytorch_model.bin")
     with pytest.raises(SystemExit) as error:
         main(["--language_model", text, "--vision_tower", tower, "--aligner", "mlp", str(tmp_path / "new")])
-    assert "pickled ones are not read" in str(error.value)
+    assert "has only pickled weights (pytorch_model.bin)" in str(error.value)
     path = tmp_path / "tower" / "model.safetensors"
     tensors = load_file(path)
     del tensors["vision_model.encoder.layers.0.mlp.fc1.bias"]
@@ -169,14 +175,146 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
         assemble(write_language_model(tmp_path / "text"), tower, "mlp", tmp_path / "new")
     with path.open("r+b") as file:
         file.truncate(2000)
-    with pytest.raises(CheckpointError, match=r"AutoModel\w* could not load .*tower.*whole safetensors"):
+    with pytest.raises(ModelError, match=r"tower/model.safetensors cannot be read.*truncated"):
         assemble(write_language_model(tmp_path / "text"), tower, "mlp", tmp_path / "new")
     assert {path.name for path in tmp_path.iterdir()} == {"text", "tower", "small", "full"}
 
 
-def test_another_prompt(tmp_path):
-    """A tokenizer without ChatML tokens needs a template."""
+QWEN = (
+    "{%- if messages[0]['role'] == 'system' %}"
+    "{{- '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}"
+    "{%- else %}{{- '<|im_start|>system\\nPlease reason step by step.<|im_end|>\\n' }}{%- endif %}\n"
+    "{%- for message in messages %}\n{%- if not (message.role == 'system' and loop.first) %}"
+    "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+LLAMA = (
+    "{{- bos_token }}{%- if messages[0]['role'] == 'system' %}{%- set system = messages[0]['content']|trim %}"
+    "{%- set messages = messages[1:] %}{%- else %}{%- set system = 'Cutting off.' %}{%- endif %}"
+    "{{- '<|im_start|>system\\n\\n' + system + '<|im_end|>' }}{%- for message in messages %}"
+    "{{- '<|im_start|>' + message['role'] + '\\n\\n' + message['content'] | trim + '<|im_end|>' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n\\n' }}{%- endif %}"
+)
+TURNS = [
+    {"role": "user", "content": "What is 1 + 2?"},
+    {"role": "assistant", "content": "3"},
+    {"role": "user", "content": "And 3 + 4?"},
+]
+SYSTEM = {"role": "system", "content": "Answer in Latin."}
+
+
+def change_tokenizer(folder, template=None, **names):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name, value in names.items():
+        setattr(tokenizer, name, value)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+@pytest.mark.parametrize("turns", [TURNS[:1], TURNS, [SYSTEM, *TURNS]], ids=["one", "several", "system"])
+@pytest.mark.parametrize("template", [TEXT_TEMPLATE, QWEN, LLAMA], ids=["plain", "qwen", "llama"])
+def test_prompts_stay_those_of_the_language_model(tmp_path, template, turns):
+    """Its system prompt where there is none, and one first token; pictures come at their places."""
     text, tower = write_language_model(tmp_path / "text"), write_tower(tmp_path / "tower", "siglip")
+    tokenizer = change_tokenizer(text, template, bos_token="<|endoftext|>")
+    assemble(text, tower, "gated_mlp", tmp_path / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    expected = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    in_parts = [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    for messages in (turns, in_parts):
+        assert processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == expected
+    in_parts[-1]["content"] = [{"type": "image"}, {"type": "text", "text": "Look at "}, {"type": "image"}]
+    in_parts[-1]["content"].append({"type": "text", "text": turns[-1]["content"]})
+    with_pictures = processor.apply_chat_template(in_parts, add_generation_prompt=True, tokenize=False)
+    head, problem, tail = expected.rpartition(turns[-1]["content"])
+    assert with_pictures == f"{head}<|image|>\nLook at <|image|>\n{problem}{tail}"
+
+
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("template", [QWEN, LLAMA], ids=["qwen", "llama"])
+def test_one_first_token(tmp_path, template, adds):
+    text, tower = write_language_model(tmp_path / "text"), write_tower(tmp_path / "tower", "siglip")
+    tokenizer = AutoTokenizer.from_pretrained(text)
+    tokenizer.bos_token, tokenizer.chat_template = "<|endoftext|>", template
+    if adds:  # as the tokenizer.json of Llama 3 says
+        first = [("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<|endoftext|> $A", pair="<|endoftext|> $A $B", special_tokens=first
+        )
+    tokenizer.save_pretrained(text)
+    assemble(text, tower, "mlp", tmp_path / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Why?"}]}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids = [
+        processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)[0],
+        processor(text=[prompt])["input_ids"][0],
+        processor(text=[render_prompt(processor, "Why?", 0)], add_special_tokens=False)["input_ids"][0],
+    ]
+    # without one in its template the language model begins as its tokenizer says
+    number = 1 if template == LLAMA or adds else 0
+    assert [each.count(processor.tokenizer.bos_token_id) for each in ids] == [number] * 3
+
+
+def test_answers_end_where_any_of_the_parts_says(tmp_path):
+    """A base model ends texts with one token, its template answers with another; what it generates ends at both."""
+    text, tower = write_language_model(tmp_path / "text"), write_tower(tmp_path / "tower", "siglip")
+    tokenizer = change_tokenizer(text, QWEN, eos_token="<|vision_end|>", pad_token=None)
+    end, of_tokenizer, stated = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|vision_end|>", "<|endoftext|>"])
+    GenerationConfig(eos_token_id=[stated], do_sample=True, temperature=0.3).save_pretrained(text)
+    assemble(text, tower, "gated_mlp", tmp_path / "model")
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    generation_config = model.generation_config
+    assert generation_config.eos_token_id == [end, of_tokenizer, stated]
+    assert (generation_config.do_sample, generation_config.temperature) == (True, 0.3)
+    assert end_of_answer(processor) == processor.tokenizer.eos_token == "<|im_end|>"
+    assert processor.tokenizer.pad_token == "<|vision_end|>"  # and no end of an answer
+    # training keeps them
+    align_special_tokens(model, processor)
+    assert set(model.generation_config.eos_token_id) == {end, of_tokenizer, stated}
+    for token in (end, of_tokenizer, stated):
+        with torch.no_grad():
+            model.lm_head.weight.zero_()
+        model.lm_head.bias = torch.nn.Parameter(torch.zeros(model.lm_head.out_features))
+        model.lm_head.bias.data[token] = 9.0
+        ids = model.generate(torch.tensor([[5, 6]]), do_sample=False, max_new_tokens=4)
+        assert ids[0].tolist() == [5, 6, token]
+
+
+@pytest.mark.parametrize("aligner", ["mlp", "gated_mlp"])
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("size", [(280, 40), (40, 280), (60, 60)], ids=["wide", "tall", "square"])
+def test_pictures_are_seen_whole(tmp_path, aligner, kind, size):
+    """Of a picture with a mark at each end both marks are seen; CLIP also sees its proportions."""
+    text, tower = write_language_model(tmp_path / "text"), write_tower(tmp_path / "tower", kind)
+    assemble(text, tower, aligner, tmp_path / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    picture, mark = Image.new("RGB", size, "white"), Image.new("RGB", (20, 20), "black")
+    picture.paste(mark, (0, 0))
+    picture.paste(mark, (size[0] - 20, size[1] - 20))
+    pixels = processor.image_processor(picture, return_tensors="pt")["pixel_values"][0].mean(0)
+    assert pixels.shape == (28, 28)
+    dark = (pixels < pixels.min() + 0.25 * (pixels.max() - pixels.min())).nonzero()
+    wide = size[0] >= size[1]
+    along = dark[:, 1 if wide else 0]
+    assert along.min() <= 1 and along.max() >= 26
+    assert cropped_share(processor, [(size[1], size[0])]) == 0
+    if kind == "clip":
+        # the longer side fills the square, so a mark of 20 pixels has 20 * 28 / longer of it
+        edge = 20 * 28 / max(size)
+        first = dark[along < 14]
+        for side in (first[:, 0], first[:, 1]):
+            assert abs((side.max() - side.min() + 1).item() - edge) <= 1.5
+
+
+def test_another_prompt(tmp_path):
+    """A tokenizer without a template and without the tokens of ChatML needs one."""
+    text, tower = write_language_model(tmp_path / "text"), write_tower(tmp_path / "tower", "siglip")
+    (tmp_path / "text" / "chat_template.jinja").unlink()
+    assemble(text, tower, "gated_mlp", tmp_path / "chatml")
+    assert AutoProcessor.from_pretrained(tmp_path / "chatml").chat_template == CHAT_TEMPLATE
     for file in ("tokenizer.json", "tokenizer_config.json"):
         path = tmp_path / "text" / file
         path.write_text(path.read_text().replace("<|im_end|>", "</s>"))
@@ -185,3 +323,22 @@ def test_another_prompt(tmp_path):
     template = CHAT_TEMPLATE.replace("<|im_end|>", "</s>")
     assemble(text, tower, "gated_mlp", tmp_path / "model", chat_template=template)
     assert AutoProcessor.from_pretrained(tmp_path / "model").chat_template == template
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (TEXT_TEMPLATE, "cannot render a problem: TypeError"),
+        ("{% for", "cannot render a problem: TemplateSyntaxError"),
+        (CHAT_TEMPLATE.replace("<|image|>\\n", ""), "does not write a picture's place"),
+    ],
+)
+def test_templates_that_take_no_pictures(tmp_path, capsys, template, message):
+    text, tower = write_language_model(tmp_path / "text"), write_tower(tmp_path / "tower", "siglip")
+    (tmp_path / "text.jinja").write_text(template)
+    argv = ["--language_model", text, "--vision_tower", tower, "--aligner", "mlp", str(tmp_path / "new")]
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        main([*argv, "--chat_template", str(tmp_path / "text.jinja")])
+    assert not (tmp_path / "new").exists()
+    main(argv)
+    assert f"Prompts are those of {text}; answers end at <|im_end|>." in capsys.readouterr().out
