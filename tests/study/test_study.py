@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from puma_trl.recipe import parse_recipe
 from puma_trl.mini import build_model, build_processor
+from puma_trl.recipe import parse_recipe
 from puma_trl.study import report as study_report
 from puma_trl.study import run as study
 
