@@ -176,8 +176,8 @@ class Renderer:
     Renders the texts of many rows like [`render_prompt`] and [`render_answer`], about 30 times as fast.
 
     The chat template is rendered once per number of images, around a stand-in for the instruction. A template that
-    does more with the instruction than trim it is noticed, because the first prompt of every call is rendered in full
-    too.
+    does more with the instruction than trim it is noticed, because the first such prompt of every call is rendered in
+    full too.
 
     Args:
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
@@ -207,8 +207,9 @@ class Renderer:
         """Renders prompts, each given as instruction, number of images and, if there is any, what comes before."""
         if self.escapes:
             prompts = [self._escape(*prompt) for prompt in prompts]
-        if prompts and self.verbatim:
-            self.verbatim = self._render(*prompts[0]) == render_prompt(self.processor, *prompts[0])
+        sample = next((prompt for prompt in prompts if _fits_frame(*prompt)), None)
+        if sample is not None and self.verbatim:
+            self.verbatim = self._render(*sample) == render_prompt(self.processor, *sample)
         return [self._render(*prompt) for prompt in prompts]
 
     def answer(self, output: str) -> str:
@@ -292,7 +293,7 @@ class Renderer:
         return escape(instruction, "user"), num_images, turns
 
     def _render(self, instruction: str, num_images: int, history: Sequence[dict[str, str]] = ()) -> str:
-        if history or not self.verbatim or IMAGE_PLACE in instruction or instruction != instruction.strip():
+        if not self.verbatim or not _fits_frame(instruction, num_images, history):
             return render_prompt(self.processor, instruction, num_images, history)
         if num_images not in self.frames:
             self.frames[num_images] = render_prompt(self.processor, STAND_IN, num_images).split(STAND_IN)
@@ -300,6 +301,10 @@ class Renderer:
         if len(frame) != 2:
             return render_prompt(self.processor, instruction, num_images)
         return instruction.join(frame)
+
+
+def _fits_frame(instruction: str, num_images: int, history: Sequence[dict[str, str]] = ()) -> bool:
+    return not history and IMAGE_PLACE not in instruction and instruction == instruction.strip()
 
 
 def prompt_of(row: dict[str, Any], side: str) -> Prompt:

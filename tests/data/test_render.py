@@ -85,7 +85,8 @@ def test_fast_rendering_equals_the_template(change, monkeypatch):
     )
     prompts = [("an angle", 0), (" a \n", 1), ("{{ a }}", 2), ("", 0), ("<|image_pad|> a\\", 1), ("a<image>", 1)]
     prompts += [("an angle", 0, HISTORY)]
-    assert Renderer(processor).prompts(prompts) == [render_prompt(processor, *prompt) for prompt in prompts]
+    for order in (prompts, prompts[::-1]):
+        assert Renderer(processor).prompts(order) == [render_prompt(processor, *prompt) for prompt in order]
 
 
 @pytest.mark.parametrize(
