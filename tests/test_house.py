@@ -43,7 +43,7 @@ def place(package: Path, path: Path, line: int) -> str:
 
 def imports(name: str, path: Path, known: dict[str, Path], package: str) -> Iterator[tuple[str, int]]:
     """Yields each module of the package that a module imports, and the line."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), path)):
         if isinstance(node, ast.Import):
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -68,8 +68,8 @@ def upward_imports(package: Path) -> list[str]:
         f"{place(package, path, line)} `{room}` imports `{target}`, which stands above it in the line"
         for name, path in known.items()
         if (room := name.split(".")[0]) in RANKS
-        for target, line in imports(name, path, known, package.name)
-        if RANKS.get(target.split(".")[0], len(LINE)) > RANKS[room]
+        for target, line in dict.fromkeys(imports(name, path, known, package.name))
+        if RANKS.get(target.split(".")[0], 0) > RANKS[room]
     ]
 
 
@@ -135,7 +135,7 @@ def long_functions(package: Path) -> list[str]:
     for path in modules(package).values():
         source = path.read_text(encoding="utf-8")
         code = lines_of_code(source)
-        for node in ast.walk(ast.parse(source)):
+        for node in ast.walk(ast.parse(source, path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 count = len(code & set(range(node.lineno, node.end_lineno + 1)))
                 if count > MAX_FUNCTION:
