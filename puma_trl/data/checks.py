@@ -1,6 +1,5 @@
 """What is checked in every row before training: types, texts, answers, pictures, and the length in tokens."""
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -11,22 +10,34 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import DataError
 from ..models.families import Family
-from .files import COLUMNS, BrokenRow, Chunk, Source, read_chunk
+from .files import Chunk, Source
 from .images import image_size, image_stamp
-from .rows import read_row, shorten
+from .readers import BrokenRow, read_chunk
+from .render import Renderer, prompt_of
+from .rows import ROW_COLUMNS, read_row
+from .texts import shorten, to_json
+from .tokens import get_tokenizer
 
 
-# The row as it is trained on, what is measured on it, the position of its file, what tells whether its image files have
-# changed since, and, if it cannot be used, why and how it stood in the file.
+COLUMN_FEATURES = {
+    "image_url": List(Image(decode=False)),
+    "instruction": Value("string"),
+    "output": Value("string"),
+    "history": List({"role": Value("string"), "content": Value("string")}),
+}
+# The row as it is trained on, what is measured on it, the position of its file, what tells whether its image files
+# have changed since, columns that are new in it and not read, and, if it cannot be used, why and how it stood in the
+# file.
 FEATURES = Features(
     {
         "row_id": Value("string"),
-        **{name: List(Image(decode=False)) if name.startswith("image") else Value("string") for name in COLUMNS},
+        **{name: COLUMN_FEATURES[name.removesuffix("_2")] for name in ROW_COLUMNS},
         "length": Value("int64"),
         "num_answer_tokens": Value("int64"),
         "source": Value("int32"),
         "image_stamps": List(Value("int64")),
         "image_stamps_2": List(Value("int64")),
+        "unread": List(Value("string")),
         "problem": Value("string"),
         "raw": Value("string"),
     }
@@ -41,92 +52,6 @@ MAX_SEEN_IMAGES = 50_000
 PROBE_SIZES = ((64, 64), (480, 640), (300, 1000))
 
 
-def render_prompt(processor: ProcessorMixin | PreTrainedTokenizerBase, instruction: str, num_images: int) -> str:
-    """
-    Renders one user turn: the images first, then the instruction, then the start of the answer.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Its chat template is used. A bare tokenizer takes no images.
-        instruction (`str`):
-            The problem.
-        num_images (`int`):
-            Number of images that come before it.
-    """
-    if isinstance(processor, ProcessorMixin):
-        content = [{"type": "image"}] * num_images + [{"type": "text", "text": instruction}]
-    else:
-        content = instruction
-    return processor.apply_chat_template(
-        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-    )
-
-
-def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, family: Family, output: str) -> str:
-    """
-    Renders an answer: the text and the token that ends it.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-        family ([`Family`]):
-            The model family, which may name the end token. The default is the tokenizer's `eos_token`.
-        output (`str`):
-            The answer.
-
-    Raises:
-        DataError: if there is no end token, so that a model would never learn to stop.
-    """
-    end = family.end_of_answer or _tokenizer(processor).eos_token
-    if not end:
-        raise DataError(
-            "The tokenizer has no `eos_token`, so answers would not end. Set one and save the tokenizer again."
-        )
-    return output + end
-
-
-def _tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
-
-
-class PromptRenderer:
-    """
-    Renders many prompts like [`render_prompt`], about 30 times as fast.
-
-    The chat template is rendered once per number of images, around a stand-in for the instruction. A template that does
-    more with the instruction than trim it is noticed, because the first prompt of every call is rendered in full too.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-    """
-
-    STAND_IN = "instruction\ue000stands\ue000here"
-
-    def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase):
-        self.processor = processor
-        self.frames = {}
-        self.verbatim = True
-
-    def __call__(self, prompts: list[tuple[str, int]]) -> list[str]:
-        """Renders prompts, each given as its instruction and its number of images."""
-        if prompts and self.verbatim:
-            instruction, num_images = prompts[0]
-            self.verbatim = self._render(instruction, num_images) == render_prompt(
-                self.processor, instruction, num_images
-            )
-        return [self._render(*prompt) for prompt in prompts]
-
-    def _render(self, instruction: str, num_images: int) -> str:
-        if num_images not in self.frames:
-            rendered = render_prompt(self.processor, self.STAND_IN, num_images)
-            self.frames[num_images] = rendered.split(self.STAND_IN)
-        frame = self.frames[num_images]
-        if not self.verbatim or len(frame) != 2 or instruction != instruction.strip():
-            return render_prompt(self.processor, instruction, num_images)
-        return instruction.join(frame)
-
-
 @dataclass
 class TokenCounter:
     """
@@ -137,15 +62,26 @@ class TokenCounter:
             Processor or tokenizer of the model.
         family ([`Family`]):
             The model family.
+        special_tokens (`str`, *optional*, defaults to `"error"`):
+            Whether control tokens in the texts of rows are a problem (`"error"`) or plain text (`"escape"`).
+
+    Attributes:
+        renderer ([`Renderer`]):
+            Renders the texts that are counted.
     """
 
     processor: ProcessorMixin | PreTrainedTokenizerBase
     family: Family
+    special_tokens: str = "error"
+    renderer: Renderer = field(init=False, repr=False)
     _counts: dict[tuple[int, int], int] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self):
+        self.renderer = Renderer(self.processor, self.special_tokens)
 
     def count_texts(self, texts: list[str]) -> list[int]:
         """Returns the number of tokens of each text, without the special tokens that a tokenizer would add."""
-        tokenizer = _tokenizer(self.processor)
+        tokenizer = get_tokenizer(self.renderer.reader)
         if not texts:
             return []
         if not tokenizer.is_fast:
@@ -225,6 +161,8 @@ class RowChecker:
             Limit of the tokens of prompt and answer on each side.
         student_answers (`bool`):
             Whether the text-rich side gets the vision-rich side's answer, so that they cannot differ.
+        decode_images (`bool`, *optional*, defaults to `False`):
+            Whether every picture is decoded, rather than its header, checksums and end read.
     """
 
     sources: list[Source]
@@ -232,17 +170,14 @@ class RowChecker:
     use_kl: bool
     max_length: int | None
     student_answers: bool
+    decode_images: bool = False
 
     def __post_init__(self):
         self.seen_images = {}
-        self.takes_images, self.image_tokens, self.end_token = True, [], None
-        if self.counter is not None:
-            processor = self.counter.processor
-            self.render_prompts = PromptRenderer(processor)
-            self.takes_images = isinstance(processor, ProcessorMixin)
-            # the processor would take these for images, and the model this for the end of the answer
-            self.image_tokens = processor.all_special_multimodal_tokens if self.takes_images else []
-            self.end_token = render_answer(processor, self.counter.family, "")
+        self.renderer = None if self.counter is None else self.counter.renderer
+        self.takes_images = self.counter is None or isinstance(self.counter.processor, ProcessorMixin)
+        if self.renderer is not None:
+            self.renderer.answer("")  # if nothing ends an answer, that is an error before any row is read
 
     def __call__(self, chunks: dict[str, list[int]]) -> dict[str, list]:
         rows = []
@@ -260,15 +195,15 @@ class RowChecker:
             self._measure([row for row in rows if row["problem"] is None])
         return rows
 
-    def _read_row(self, position: int, index: int, raw: Any) -> dict[str, Any]:
+    def _read_row(self, position: int, number: int, raw: Any) -> dict[str, Any]:
         source = self.sources[position]
-        row = dict.fromkeys(FEATURES) | {"row_id": f"{source.name}:{index}", "source": position}
+        row = dict.fromkeys(FEATURES) | {"row_id": source.row_id(number), "number": number, "source": position}
         if isinstance(raw, BrokenRow):
             return row | {"problem": raw.problem, "raw": raw.text}
         try:
-            row |= read_row(raw, source.root)
+            row |= read_row(raw, source.root, source.form)
         except DataError as error:
-            return row | {"problem": str(error), "raw": json.dumps(raw, default=lambda value: shorten(repr(value)))}
+            return row | {"problem": str(error), "raw": to_json(raw)}
         for side in SIDE_NAMES:
             if row[f"image_url{side}"] is not None:
                 row[f"image_stamps{side}"] = [image_stamp(image) for image in row[f"image_url{side}"]]
@@ -277,7 +212,8 @@ class RowChecker:
         return row
 
     def _sides(self, row: dict[str, Any]) -> tuple[str, ...]:
-        if row["instruction_2"] is None:
+        # of a pair, a text model reads the side that is text
+        if row["instruction_2"] is None or not (self.takes_images or self.use_kl):
             return ("",)
         return ("", "_2") if self.use_kl else ("_2",)
 
@@ -287,9 +223,9 @@ class RowChecker:
             for name in (f"instruction{side}", f"output{side}"):
                 if not row[name].strip():
                     return f"empty text: `{name}` is empty"
-                for token in [*self.image_tokens, *([self.end_token] if name.startswith("output") else [])]:
-                    if token is not None and token in row[name]:
-                        return f"special token in text: `{name}` contains '{token}', which has a meaning to the model"
+            problem = None if self.renderer is None else self.renderer.find_problem(row, side)
+            if problem is not None:
+                return problem
         if len(sides) == 2 and row["output"] != row["output_2"]:
             return f"answers differ: `output` is {_quote(row['output'])}, `output_2` is {_quote(row['output_2'])}"
         return None
@@ -314,7 +250,7 @@ class RowChecker:
         if path in self.seen_images:
             return self.seen_images[path]
         try:
-            size = image_size(image)
+            size = image_size(image, self.decode_images)
             result = 0 if self.counter is None else self.counter.count_image(size)
         except DataError as error:
             result = str(error)
@@ -328,19 +264,18 @@ class RowChecker:
 
     def _measure(self, rows: list[dict[str, Any]]) -> None:
         sides = [(row, side) for row in rows for side in self._sides(row)]
-        prompts = self.render_prompts(
-            [(row[f"instruction{side}"], len(row[f"image_url{side}"])) for row, side in sides]
-        )
-        answers = [(row["output_2"] if "_2" in self._sides(row) else row["output"]) + self.end_token for row in rows]
+        prompts = self.renderer.prompts([prompt_of(row, side) for row, side in sides])
+        answers = [
+            self.renderer.answer(row["output_2"] if "_2" in self._sides(row) else row["output"]) for row in rows
+        ]
         for row, count in zip(rows, self.counter.count_texts(answers), strict=True):
             row["num_answer_tokens"], row["length"] = count, 0
         for (row, side), count in zip(sides, self.counter.count_texts(prompts), strict=True):
             count += row["num_answer_tokens"] + row["image_tokens"][side]
             row["length"] += count
             if self.max_length is not None and count > self.max_length and row["problem"] is None:
-                row["problem"] = (
-                    f"too long: the {SIDE_NAMES[side]} side has {count} tokens, more than `max_length: {self.max_length}`"
-                )
+                who = "row" if row["instruction_2"] is None else f"{SIDE_NAMES[side]} side"
+                row["problem"] = f"too long: the {who} has {count} tokens, more than `max_length: {self.max_length}`"
 
 
 def _quote(text: str) -> str:

@@ -1,36 +1,49 @@
-"""Data files → rows: find the files of a data set, divide them into chunks, read one chunk."""
+"""Data files: find those of a data set, and divide them into chunks."""
 
-import codecs
+import bisect
 import csv
-import io
-import json
-from collections.abc import Iterator, Sequence
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from json.decoder import WHITESPACE
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from datasets import Dataset, load_dataset
 
 from ..errors import DataError
+from .columns import PUBLISHED, Form
+from .json_lists import ListScanner, holds_list
+from .tables import open_parquet
 
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
-SIDE_COLUMNS = ("image_url", "instruction", "output")
-PAIR_COLUMNS = tuple(f"{name}_2" for name in SIDE_COLUMNS)
-COLUMNS = SIDE_COLUMNS + PAIR_COLUMNS
-REQUIRED = ("instruction", "output")
 # What a run or a build leaves of rows that it could not use.
 DROPPED = "dropped_rows.jsonl"
+# Folders that systems leave beside data; so do those whose names begin with a dot.
+SYSTEM_FOLDER = "__MACOSX"
 
 # A chunk is what one worker reads at a time.
 CHUNK_BYTES = 1 << 20
 CHUNK_ROWS = 500
+CHUNK_TABLE_BYTES = 16 << 20  # of a table, which may have pictures
 
-# The first character of a JSON file must stand within this many bytes.
-START_BYTES = 4096
-
-RAW_DECODE = json.JSONDecoder().raw_decode
+# First bytes of files that are no text of JSON or csv
+STARTS = {
+    b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
+    b"\x1f\x8b": "is compressed by gzip; unpack it",
+    b"PK\x03\x04": "is a zip archive; unpack it",
+    b"(\xb5/\xfd": "is compressed by zstd; unpack it",
+    b"BZh": "is compressed by bzip2; unpack it",
+    b"\xfd7zXZ": "is compressed by xz; unpack it",
+    b"PAR1": "is a parquet file; name it .parquet",
+    b"ARROW1": "is an Arrow file; write it as parquet",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; run `git lfs pull`",
+    b"<!DOCTYPE": "is a web page; download the file itself",
+    b"<html": "is a web page; download the file itself",
+}
+PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz")
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,8 @@ class Source:
             Path of the file.
         table ([`~datasets.Dataset`], *optional*):
             The rows of a `"table"`.
+        form ([`Form`], *optional*):
+            How its rows are read. Defaults to the published format.
     """
 
     kind: str
@@ -59,6 +74,11 @@ class Source:
     version: str
     path: str | None = None
     table: Dataset | None = None
+    form: Form = PUBLISHED
+
+    def row_id(self, number: int) -> str:
+        """Returns the id of a row: `pairs.jsonl:17` for line 17 of jsonl or csv, else `pairs.json#17` for row 17."""
+        return f"{self.name}{':' if self.kind in ('lines', 'csv') else '#'}{number}"
 
 
 class Chunk(NamedTuple):
@@ -71,7 +91,7 @@ class Chunk(NamedTuple):
         start, end (`int`):
             Bytes of a file, or rows of a table.
         first (`int`):
-            Index of the first row.
+            Number of the first row, counted from 1: its line in jsonl and csv.
     """
 
     source: int
@@ -80,21 +100,13 @@ class Chunk(NamedTuple):
     first: int
 
 
-@dataclass(frozen=True)
-class BrokenRow:
-    """A row that could not be parsed: its text and the reason."""
-
-    text: str
-    problem: str
-
-
 def find_sources(names: list[str], image_root: str | None, config: str | None, split: str) -> list[Source]:
     """
     Finds the files behind the names of data sets.
 
     Args:
         names (`list[str]`):
-            Files, folders (all data files in them but `DROPPED`) or Hub data sets.
+            Files, folders (all data files in them but `DROPPED` and hidden ones) or Hub data sets.
         image_root (`str`, *optional*):
             Folder that relative image paths start from. Defaults to the folder of each file.
         config (`str`, *optional*):
@@ -103,31 +115,68 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
             Split of the Hub data sets.
 
     Raises:
-        DataError: if a name is neither a file, a folder with data files, nor a data set that the Hub can deliver.
+        DataError: if a name is neither a file, a folder with data files, nor a data set that the Hub can deliver; if a
+            file cannot be read, or is named twice.
     """
-    sources = []
+    sources, seen = [], {}
     for name in names:
         path = Path(name)
+        if "://" in name:
+            raise DataError(
+                f"'{name}' is an address, and nothing is downloaded from there. Name a file, a folder, or a data set "
+                "of the Hub as `owner/name`."
+            )
         if path.is_dir():
-            _refuse_saved_to_disk(path)
-            found = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-            files = sorted(file for file in found if file.name != DROPPED)
-            if not files:
-                raise DataError(
-                    f"The folder '{name}' has no {', '.join(SUFFIXES)} file. Name a folder with data files."
-                )
-            sources += [_file_source(file, image_root) for file in files]
-        elif path.is_file():
-            sources.append(_file_source(path, image_root))
+            files = _find_files(path)
+        elif os.path.lexists(path):
+            files = [path]
         elif path.suffix.lower() in SUFFIXES or name.count("/") > 1 or name.startswith((".", "/", "~")):
             raise DataError(f"The data file '{name}' does not exist. Check `dataset_name` and the current folder.")
         else:
+            _refuse_second(name, name, seen)
             sources.append(_hub_source(name, image_root, config, split))
+            continue
+        for file in files:
+            _require_regular(file)
+            _refuse_second(os.path.realpath(file), str(file), seen)
+            sources.append(_file_source(file, image_root))
     short = [source.name for source in sources]
     return [
         replace(source, name=source.path or source.name) if short.count(source.name) > 1 else source
         for source in sources
     ]
+
+
+def _refuse_second(key: str, name: str, seen: dict[str, str]) -> None:
+    if key in seen:
+        raise DataError(f"'{name}' and '{seen[key]}' are the same data, which would be read twice. Name it once.")
+    seen[key] = name
+
+
+def _find_files(folder: Path) -> list[Path]:
+    """Returns the data files in a folder and those below, through links too, but none that are hidden."""
+    _refuse_saved_to_disk(folder)
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"The folder '{error.filename}' cannot be read: {error.strerror}. Check its permissions.")
+
+    found, visited = [], {}
+    for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        _refuse_second(os.path.realpath(here), here, visited)  # a link back would lead around without end
+        folders[:] = [name for name in folders if not name.startswith(".") and name != SYSTEM_FOLDER]
+        for name in names:
+            file = Path(here, name)
+            if name.startswith(".") or name == DROPPED:
+                continue
+            if file.suffix.lower() in SUFFIXES:
+                found.append(file)
+            elif file.suffix.lower() in PACKED and Path(file.stem).suffix.lower() in SUFFIXES:
+                raise DataError(
+                    f"'{file}' is compressed, and would not be read. Unpack it, or take it out of the folder."
+                )
+    if not found:
+        raise DataError(f"The folder '{folder}' has no {', '.join(SUFFIXES)} file. Name a folder with data files.")
+    return sorted(found)
 
 
 def _refuse_saved_to_disk(folder: Path) -> None:
@@ -140,36 +189,59 @@ def _refuse_saved_to_disk(folder: Path) -> None:
         )
 
 
-def _file_source(path: Path, image_root: str | None) -> Source:
+def _require_regular(path: Path) -> None:
+    """Refuses what cannot be read as a file, without opening it: reading a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        reason = (
+            "is a link to a file that does not exist" if path.is_symlink() else f"cannot be read: {error.strerror}"
+        )
+        raise DataError(f"'{path}' {reason}. Name another file.") from None
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+        kind = kinds.get(stat.S_IFMT(mode), "a folder")
+        raise DataError(f"'{path}' is {kind}, and no file. Write the data to a file and name that.")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise DataError(f"'{path}' is no data file: its name must end with one of {', '.join(SUFFIXES)}.")
-    stat = path.stat()
+        remedy = "Unpack it." if suffix in PACKED else f"Its name must end with one of {', '.join(SUFFIXES)}."
+        raise DataError(f"'{path}' is {'compressed' if suffix in PACKED else 'no data file'}. {remedy}")
+    if not os.access(path, os.R_OK):
+        raise DataError(f"'{path}' cannot be read. Check its permissions.")
+
+
+def _file_source(path: Path, image_root: str | None) -> Source:
+    status = path.stat()
+    if status.st_size == 0:
+        raise empty_error(str(path))
+    version = f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
     table = None
-    if suffix == ".csv":
+    with open(path, "rb") as file:
+        start = file.read(32)
+    reason = next((reason for sign, reason in STARTS.items() if start.lower().startswith(sign.lower())), None)
+    if path.suffix.lower() == ".parquet":
+        if reason and not start.startswith(b"PAR1"):
+            raise DataError(f"'{path}' cannot be read as parquet: it {reason}.")
+        kind, table = "table", open_parquet(path, version)
+    elif reason or b"\0" in start[:4]:
+        raise DataError(f"'{path}' cannot be read: it {reason or 'is no UTF-8 text; save it as UTF-8'}.")
+    elif path.suffix.lower() == ".csv":
         kind = "csv"
-    elif suffix == ".parquet":
-        kind = "table"
-        try:
-            table = load_dataset("parquet", data_files=str(path), split="train")
-        except Exception as error:  # datasets wraps Arrow's errors in several ways
-            reason = error.__cause__ or error
-            raise DataError(f"'{path}' cannot be read as parquet: {reason}. Write the file again.") from error
     else:
-        kind = "list" if _first_byte(path) == b"[" else "lines"
+        kind = "list" if holds_list(str(path)) else "lines"
     return Source(
         kind=kind,
         name=path.name,
         root=image_root or str(path.parent.absolute()),
-        version=f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}",
+        version=version,
         path=str(path),
         table=table,
     )
 
 
-def _first_byte(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(START_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+def empty_error(name: str) -> DataError:
+    """Returns the error of data without a row."""
+    return DataError(f"'{name}' is empty. Pass a file with at least one row.")
 
 
 def _hub_source(name: str, image_root: str | None, config: str | None, split: str) -> Source:
@@ -183,36 +255,67 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
     return Source(kind="table", name=name, root=image_root, version=table._fingerprint, table=table)
 
 
-def find_chunks(sources: list[Source], required: Sequence[str] = REQUIRED) -> Iterator[Chunk]:
+def find_chunks(sources: Sequence[Source], required: Sequence[str] = ()) -> Iterator[Chunk]:
     """
     Divides sources into chunks that can be read independently; an empty source is one empty chunk.
 
     Args:
-        sources (`list[Source]`):
+        sources (`Sequence[Source]`):
             What [`find_sources`] returned.
         required (`Sequence[str]`, *optional*):
-            Columns that a csv file or a table must have. Defaults to those of training data.
-
-    Yields:
-        `Chunk`: where its rows stand.
+            Columns that a csv file or a table must have.
 
     Raises:
-        DataError: if the structure of a file is broken, or a file has duplicate columns or lacks a required one.
+        DataError: if the structure of a file is broken, or a file has the same column twice or lacks a required one.
     """
     finders = {"lines": _line_chunks, "list": _list_chunks, "csv": _csv_chunks, "table": _table_chunks}
     for position, source in enumerate(sources):
         start = None
         if source.kind in ("csv", "table"):
-            _check_columns(_columns(source), source, required)
+            _check_columns(column_names(source), source, required)
         for start, end, first in finders[source.kind](source):
             yield Chunk(position, start, end, first)
         if start is None:
-            yield Chunk(position, 0, 0, 0)
+            yield Chunk(position, 0, 0, 1)
+
+
+def column_names(source: Source) -> list[str]:
+    """
+    Returns the columns of a csv file or a table.
+
+    Raises:
+        DataError: if the header of the csv file is broken.
+    """
+    if source.kind == "table":
+        return source.table.column_names
+    with open(source.path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        try:
+            return next(read_csv(file), [])
+        except csv.Error as error:
+            raise DataError(f"Broken csv in '{source.path}' on line 1: {error}. Repair the file.") from error
+
+
+def read_csv(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Returns a reader of csv with fields of any length."""
+    csv.field_size_limit(1 << 30)
+    return csv.reader(lines, strict=True)
+
+
+def _check_columns(columns: list[str], source: Source, required: Sequence[str]) -> None:
+    for name in columns:
+        if columns.count(name) > 1:
+            raise DataError(f"'{source.name}' has the column `{name}` more than once. Rename or remove the others.")
+    missing = [name for name in required if name not in columns]
+    if columns and missing:
+        raise DataError(
+            f"'{source.name}' has no column {' and no column '.join(f'`{name}`' for name in missing)}. Its columns "
+            f"are: {', '.join(columns)}. Rename the ones that hold the problem and the answer."
+        )
 
 
 def _line_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
     with open(source.path, "rb") as file:
-        start = first = 0
+        start, first = 0, 1
         while block := file.read(CHUNK_BYTES):
             block += file.readline()
             yield start, start + len(block), first
@@ -222,84 +325,15 @@ def _line_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
 
 def _list_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
     start = first = end = None
-    for index, (element_start, element_end) in enumerate(_ListScanner(source.path)):
+    for number, (element_start, element_end) in enumerate(ListScanner(source.path, CHUNK_BYTES), 1):
         if start is None:
-            start, first = element_start, index
+            start, first = element_start, number
         end = element_end
         if end - start >= CHUNK_BYTES:
             yield start, end, first
             start = None
     if start is not None:
         yield start, end, first
-
-
-class _ListScanner:
-    """Iterates over the byte ranges of a JSON list's elements, with little of the file in memory."""
-
-    def __init__(self, path: str):
-        self.path = path
-        self.text = ""  # one character per byte (Latin-1): JSON's structure is ASCII
-        self.position = 0
-        self.offset = self.lines = 0  # bytes and line ends before the text
-        self.utf8 = codecs.getincrementaldecoder("utf-8")()
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        with open(self.path, "rb") as self.file:
-            self._read(max(CHUNK_BYTES, START_BYTES))
-            self.position = self.text.index("[") + 1
-            following = self._peek()
-            while following != "]":
-                end = self._decode()
-                yield self.offset + self.position, self.offset + end
-                self.position = end
-                following = self._peek()
-                if following == ",":
-                    self.position += 1
-                    self._peek()
-                elif following != "]":
-                    self._fail("a comma or the end of the list is expected", self.position)
-            self.position += 1
-            if self._peek():
-                self._fail("there is text behind the end of the list", self.position)
-
-    def _read(self, size: int) -> bool:
-        block = self.file.read(size)
-        before = len(self.text)
-        self.text += block.decode("latin-1")
-        try:
-            self.utf8.decode(block, final=not block)
-        except UnicodeDecodeError as error:
-            self._fail(f"not UTF-8 text: {error}", before + error.start)
-        return bool(block)
-
-    def _peek(self) -> str:
-        """Moves to the next character that is no white space; the empty string is the end of the file."""
-        while True:
-            self.position = WHITESPACE.match(self.text, self.position).end()
-            if self.position < len(self.text):
-                return self.text[self.position]
-            self.lines += self.text.count("\n")
-            self.offset += len(self.text)
-            self.text, self.position = "", 0
-            if not self._read(CHUNK_BYTES):
-                return ""
-
-    def _decode(self) -> int:
-        """Returns the end of the element at the position, reading on while it is cut off by the end of the text."""
-        while True:
-            try:
-                return RAW_DECODE(self.text, self.position)[1]
-            except json.JSONDecodeError as error:
-                cut_off = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - 10
-                if not cut_off or not self._read(max(CHUNK_BYTES, len(self.text))):
-                    self._fail(error.msg, error.pos)
-
-    def _fail(self, reason: str, position: int):
-        line = self.lines + self.text.count("\n", 0, position) + 1
-        raise DataError(
-            f"Broken JSON in '{self.path}' on line {line}: {reason}. Repair the file, or write it as JSON lines, where "
-            "single broken rows can be dropped."
-        )
 
 
 def _csv_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
@@ -312,99 +346,36 @@ def _csv_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
             yield line.decode("utf-8" if consumed > len(line) else "utf-8-sig")
 
     with open(source.path, "rb") as file:
-        reader = csv.reader(lines(file), strict=True)
+        reader = read_csv(lines(file))
         try:
             next(reader, None)
-            start, first = consumed, 0
-            for index, _ in enumerate(reader, start=1):
+            start, first = consumed, reader.line_num + 1
+            for _ in reader:
                 if consumed - start >= CHUNK_BYTES:
                     yield start, consumed, first
-                    start, first = consumed, index
+                    start, first = consumed, reader.line_num + 1
         except (csv.Error, UnicodeDecodeError) as error:
-            line = reader.line_num + isinstance(
-                error, UnicodeDecodeError
-            )  # the latter comes before the line is counted
+            # the latter comes before the line is counted
+            line = reader.line_num + isinstance(error, UnicodeDecodeError)
             raise DataError(f"Broken csv in '{source.path}' on line {line}: {error}. Repair the file.") from error
         if consumed > start:
             yield start, consumed, first
 
 
-def _columns(source: Source) -> list[str]:
-    if source.kind == "table":
-        return source.table.column_names
-    with open(source.path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def _check_columns(columns: list[str], source: Source, required: Sequence[str]) -> None:
-    for name in columns:
-        if columns.count(name) > 1:
-            raise DataError(f"'{source.name}' has the column `{name}` more than once. Rename or remove the others.")
-    missing = [name for name in required if name not in columns]
-    if columns and missing:
-        raise DataError(
-            f"'{source.name}' has no column {' and no column '.join(f'`{name}`' for name in missing)}. Its columns are: "
-            f"{', '.join(columns)}. Rename the ones that hold the problem and the answer."
-        )
-
-
 def _table_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
-    for start in range(0, len(source.table), CHUNK_ROWS):
-        yield start, min(start + CHUNK_ROWS, len(source.table)), start
-
-
-def read_chunk(
-    source: Source, chunk: Chunk, columns: Sequence[str] = COLUMNS
-) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
-    """
-    Reads a chunk of [`find_chunks`]: pairs of a row's index (0-based) and the row, as it stands in the file.
-
-    Of a table only `columns` are read, by default those of training data.
-    """
-    _, start, end, first = chunk
-    if source.kind == "table":
-        columns = [name for name in columns if name in source.table.column_names]
-        rows = source.table.select_columns(columns).with_format("arrow")[start:end].to_pylist()
-        yield from enumerate(rows, first)
+    columns = table_columns(source)
+    if not columns:
         return
-    with open(source.path, "rb") as file:
-        file.seek(start)
-        content = file.read(end - start)
-    if source.kind == "lines":
-        for index, line in enumerate(content.split(b"\n"), first):
-            if index == 0:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield index, _parse_line(line, index)
-    elif source.kind == "list":
-        yield from enumerate(json.loads(b"[" + content.strip(b" \t\r\n,") + b"]", object_pairs_hook=_row), first)
-    else:
-        header = _columns(source)
-        for index, values in enumerate(csv.reader(io.StringIO(content.decode(), newline="")), first):
-            yield index, _csv_row(header, values)
+    table = source.table.select_columns(columns).with_format("arrow")
+    start = 0
+    while start < len(table):
+        counts = range(1, min(CHUNK_ROWS, len(table) - start) + 1)
+        fitting = bisect.bisect(counts, CHUNK_TABLE_BYTES, key=lambda count: table[start : start + count].nbytes)
+        count = max(fitting, 1)
+        yield start, start + count, start + 1
+        start += count
 
 
-def _row(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BrokenRow:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        return BrokenRow(json.dumps(pairs), f"duplicate column: `{twice}` stands more than once in the row")
-    return row
-
-
-def _parse_line(line: bytes, index: int) -> Any:
-    try:
-        if b"\0" in line:
-            raise ValueError(f"NUL byte at position {line.index(0)}")
-        return json.loads(line.decode(), object_pairs_hook=_row)
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are among them
-        return BrokenRow(line.decode(errors="replace"), f"broken JSON: line {index + 1}: {error}")
-
-
-def _csv_row(header: list[str], values: list[str]) -> dict[str, Any] | BrokenRow:
-    if len(values) != len(header):
-        return BrokenRow(
-            json.dumps(values), f"broken csv: the row has {len(values)} fields, the header has {len(header)}"
-        )
-    return {name: value or None for name, value in zip(header, values, strict=True)}
+def table_columns(source: Source) -> list[str]:
+    """Returns the columns of a table that are looked at."""
+    return [name for name in source.table.column_names if name not in source.form.passed]

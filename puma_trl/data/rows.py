@@ -1,69 +1,171 @@
-"""A row as it stands in a file → its six columns, texts checked, images with absolute paths."""
+"""A row as it stands in a file → the columns to train on: texts, turns in order, pictures with absolute paths."""
 
 import os
 from typing import Any
 
 from ..errors import DataError
-from .files import COLUMNS, PAIR_COLUMNS, SIDE_COLUMNS
+from .columns import PUBLISHED, Form, Path
+from .images import read_address
+from .lookalikes import find_picture
+from .places import check_places, mark_places, refuse_places
+from .texts import check_text, describe, shorten
+from .turns import ASSISTANT, SYSTEM, USER, Turn, check_order, make_turn, read_conversation, read_history, read_turns
 
 
-def read_row(raw: Any, root: str | None) -> dict[str, Any]:
+# The columns of a row that was read: both sides, each with the turns before its question
+ROW_COLUMNS = tuple(
+    f"{name}{suffix}" for suffix in ("", "_2") for name in ("image_url", "instruction", "output", "history")
+)
+
+
+def read_row(raw: Any, root: str | None, form: Form = PUBLISHED) -> dict[str, Any]:
     """
-    Brings a row into the form of [`FEATURES`]: texts as they are, images as a list of structs with absolute paths.
+    Brings a row of any form into one: the text to answer, the answer, what was said before, and the pictures.
 
     Args:
         raw (`Any`):
             The row as it stands in the file.
         root (`str`, *optional*):
             Folder that relative image paths start from.
+        form ([`Form`], *optional*):
+            The form of the row. Defaults to the published one.
 
     Returns:
-        `dict`: the six columns; those of the second side are `None` when the row has none of them.
+        `dict`: the columns `ROW_COLUMNS`, and `unread`, the columns that the form has not seen and that are not read.
+        `history` is a list of turns with `role` and `content`; pictures are structs of `bytes` and `path`, and
+        `<image>` in a text of the user's is the place of the next one. All of the second side is `None` when the row
+        has nothing of it.
 
     Raises:
-        DataError: if a column is missing or has the wrong type.
+        DataError: if a column is missing, has the wrong type, or holds something that would not be used.
     """
     if not isinstance(raw, dict):
         raise DataError(f"wrong type: the row is {describe(raw)}, not an object with columns")
-    paired = any(raw.get(name) not in (None, []) for name in PAIR_COLUMNS)
-    row = dict.fromkeys(COLUMNS)
-    for name in COLUMNS if paired else SIDE_COLUMNS:
-        value = raw.get(name)
-        if name.startswith("image"):
-            row[name] = read_images(raw, name, root)
-        elif value is None:
-            raise DataError(f"missing value: `{name}` is missing or null; the row has: {', '.join(raw)}")
-        elif not isinstance(value, str):
-            raise DataError(f"wrong type: `{name}` is {describe(value)}, not text")
-        else:
-            row[name] = check_text(value, name)
+    row = dict.fromkeys(ROW_COLUMNS)
+    row["unread"] = _find_unread(raw, form)
+    for suffix, fields in form.sides.items():
+        if suffix and not any(_pick(raw, path) not in (None, []) for path in form.second):
+            break
+        row.update({f"{name}{suffix}": value for name, value in _read_side(raw, fields, root).items()})
     return row
 
 
-def describe(value: Any) -> str:
-    """Returns the type and the beginning of a value, for messages."""
-    return f"{type(value).__name__} {shorten(repr(value))}"
+def _find_unread(raw: dict[str, Any], form: Form) -> list[str] | None:
+    """Returns the columns that are new; one that is not read must not hold a picture, nor what has the name of one."""
+    names = raw.keys() - form.settled
+    if not names:
+        return None
+    late = []
+    for name, value in raw.items():
+        if name in names and value:
+            reason = loss_reason(name, value, form)
+            if reason:
+                raise DataError(f"unread column: `{name}` is not read, but {reason}")
+            if name not in form.seen:
+                late.append(name)
+    return late or None
 
 
-def shorten(text: str, limit: int = 60) -> str:
-    """Cuts a text that is longer than `limit` characters."""
-    return text if len(text) <= limit else f"{text[:limit]}…"
+def loss_reason(name: str, value: Any, form: Form) -> str | None:
+    """Says why a value must not be lost, if so: the name of its column, or a picture in it."""
+    reason = form.suspicion(name)
+    picture = None if reason else find_picture(value)
+    return reason if picture is None else f"holds a picture ('{shorten(picture)}')"
 
 
-def check_text(text: str, name: str) -> str:
-    """
-    Returns the text.
+def _pick(raw: dict[str, Any], path: Path) -> Any:
+    value = raw.get(path[0])
+    for name in path[1:]:
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            raise DataError(f"wrong type: `{path[0]}` is {describe(value)}, not an object with `{name}`")
+        value = value.get(name)
+    return value
 
-    Raises:
-        DataError: if it has a NUL byte or half of a surrogate pair.
-    """
-    if "\0" in text:
-        raise DataError(f"invalid text: `{name}` has a NUL byte at position {text.index(chr(0))}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"invalid text: `{name}` is not valid Unicode: {error.reason}") from None
-    return text
+
+def _choose(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[Any, str]:
+    """Returns the value of a field, and the column that has it."""
+    found = [(value, ".".join(path)) for path in paths if (value := _pick(raw, path)) not in (None, "", [])]
+    if len(found) > 1:
+        names = " and ".join(f"`{name}`" for _, name in found)
+        raise DataError(f"several columns: {names} both hold something; `columns` says which one is to be read")
+    return found[0] if found else (_pick(raw, paths[0]), ".".join(paths[0])) if paths else (None, "")
+
+
+def _read_text(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[str, str]:
+    """Returns the text of a field, and the column that has it."""
+    value, name = _choose(raw, paths)
+    if value is None:
+        raise DataError(f"missing value: `{name}` is missing or null; the row has: {', '.join(raw)}")
+    if not isinstance(value, str):
+        raise DataError(f"wrong type: `{name}` is {describe(value)}, not text")
+    return check_text(value, name), name
+
+
+def _read_side(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], root: str | None) -> dict[str, Any]:
+    turns, name = _read_side_turns(raw, fields)
+    system, column = _choose(raw, fields.get("system", ()))
+    if system:
+        if turns[0].role == SYSTEM:
+            raise DataError(f"roles: both `{column}` and {name} give a system prompt")
+        turns.insert(0, make_turn(SYSTEM, system, f"`{column}`"))
+    value, column = _choose(raw, fields.get("image_url", ()))
+    images = _read_images(value, column, root)
+    places = [place for turn in turns for place in turn.places]
+    if places:
+        check_places([place for place in places if place.picture is None], len(images), name)
+        following = iter(images)
+        images = [
+            next(following) if place.picture is None else _read_image(place.picture, name.strip("`"), root)
+            for place in places
+        ]
+    *history, question, answer = turns
+    return {
+        "image_url": images,
+        "instruction": question.text,
+        "output": answer.text,
+        "history": [{"role": turn.role, "content": turn.text} for turn in history],
+    }
+
+
+def _read_side_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tuple[list[Turn], str]:
+    """Returns the conversation of a side, its answer last, and what messages call it."""
+    if "messages" in fields:
+        value, name = _choose(raw, fields["messages"])
+        if value is None:
+            _read_text(raw, fields["messages"])
+        return read_conversation(value, name), f"`{name}`"
+    if "prompt" in fields:
+        return _read_prompt(raw, fields)
+    output, name = _read_text(raw, fields["output"])
+    refuse_places(output, f"`{name}`")
+    text, name = _read_text(raw, fields["instruction"])
+    text, places = mark_places(text, f"`{name}`")
+    value, column = _choose(raw, fields.get("input", ()))
+    if value:
+        more, places_of_more = mark_places(_read_text(raw, fields["input"])[0], f"`{column}`")
+        text, places = f"{text}\n\n{more}" if text.strip() else more, places + places_of_more
+    turns = [Turn(USER, text, places), Turn(ASSISTANT, output)]
+    value, column = _choose(raw, fields.get("history", ()))
+    if value:
+        turns = read_history(value, column) + turns
+        check_order(turns, column)
+    return turns, f"`{name}`"
+
+
+def _read_prompt(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tuple[list[Turn], str]:
+    parts, names = [], []
+    for field, role in (("prompt", USER), ("completion", ASSISTANT)):
+        value, name = _choose(raw, fields[field])
+        if not isinstance(value, list):
+            value, name = _read_text(raw, fields[field])
+        parts.append(read_turns(value, name) if isinstance(value, list) else [make_turn(role, value, f"`{name}`")])
+        names.append(name)
+    if len(parts[1]) > 1:
+        raise DataError(f"roles: `{names[1]}` has {len(parts[1])} turns, but one answer is trained on")
+    check_order(parts[0] + parts[1], " + ".join(names))
+    return parts[0] + parts[1], f"`{names[0]}`"
 
 
 def read_images(raw: dict[str, Any], name: str, root: str | None) -> list[dict[str, Any]]:
@@ -84,7 +186,10 @@ def read_images(raw: dict[str, Any], name: str, root: str | None) -> list[dict[s
     Raises:
         DataError: if something else stands in the column.
     """
-    value = raw.get(name)
+    return _read_images(raw.get(name), name, root)
+
+
+def _read_images(value: Any, name: str, root: str | None) -> list[dict[str, Any]]:
     if value is None or value == "":
         return []
     return [_read_image(image, name, root) for image in (value if isinstance(value, list) else [value])]
@@ -101,6 +206,9 @@ def _read_image(value: Any, name: str, root: str | None) -> dict[str, Any]:
     if not isinstance(path, str) or not path:
         raise DataError(f"wrong type: `{name}` holds {describe(value)}, not a path or an image")
     check_text(path, name)
+    address = read_address(path)
+    if address is not None:
+        return address
     if root is None and not os.path.isabs(path):
         raise DataError(f"missing image: `{name}` is '{path}', relative to no folder; set `image_root`")
     return {"bytes": None, "path": path if root is None else os.path.join(root, path)}

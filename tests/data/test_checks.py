@@ -1,6 +1,7 @@
 """Token counts agree with what processors do; every kind of unusable row is found, with its reason."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -18,7 +19,7 @@ from transformers import (
     SiglipImageProcessor,
 )
 
-from puma_trl.data.checks import PromptRenderer, RowChecker, TokenCounter, render_answer, render_prompt
+from puma_trl.data.checks import RowChecker, TokenCounter
 from puma_trl.data.files import find_chunks, find_sources
 from puma_trl.data.rows import read_row
 from puma_trl.errors import DataError
@@ -91,37 +92,6 @@ def test_texts_are_counted_without_added_tokens_or_padding(processor):
     assert TokenCounter(tokenizer, QWEN_VL).count_texts([]) == []
 
 
-def test_render_prompt_and_answer(processor):
-    image = "<|vision_start|><|image_pad|><|vision_end|>"
-    prompt = render_prompt(processor, "Why?", 2)
-    assert prompt == f"<|im_start|>user\n{image}{image}Why?<|im_end|>\n<|im_start|>assistant\n"
-    assert render_answer(processor, QWEN_VL, "So.") == "So.<|im_end|>"
-    assert render_answer(processor, Family((), {}, end_of_answer="<end>"), "So.") == "So.<end>"
-
-
-def test_a_text_model_renders_plain_turns():
-    tokenizer = build_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<bot>"
-    assert render_prompt(tokenizer, "Why?", 0) == "<user>Why?<bot>"
-
-
-def test_an_answer_needs_an_end():
-    tokenizer = build_tokenizer()
-    tokenizer.eos_token = None
-    with pytest.raises(DataError, match="no `eos_token`"):
-        render_answer(tokenizer, PLAIN, "So.")
-
-
-@pytest.mark.parametrize("change", ["", " | trim", " | upper", " | replace('a', 'b')"])
-def test_fast_rendering_equals_the_template(change, monkeypatch):
-    processor = build_processor()
-    monkeypatch.setattr(
-        processor, "chat_template", processor.chat_template.replace("part['text']", f"part['text']{change}")
-    )
-    prompts = [("an angle", 0), (" a \n", 1), ("{{ a }}", 2), ("", 0), ("<|image_pad|> a\\", 1)]
-    assert PromptRenderer(processor)(prompts) == [render_prompt(processor, *prompt) for prompt in prompts]
-
-
 GOOD = {"image_url": None, "instruction": "a", "output": "b", "image_url_2": [], "instruction_2": "c", "output_2": "b"}
 
 
@@ -184,10 +154,11 @@ def check(tmp_path, processor):
     Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
     (tmp_path / "text.png").write_text("text")
 
-    def check(rows, processor=processor, use_kl=True, max_length=None, student_answers=False):
+    def check(rows, processor=processor, use_kl=True, max_length=None, student_answers=False, special_tokens="error"):
         (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         sources = find_sources([str(tmp_path / "pairs.jsonl")], None, None, "train")
-        checker = RowChecker(sources, TokenCounter(processor, QWEN_VL), use_kl, max_length, student_answers)
+        counter = TokenCounter(processor, QWEN_VL, special_tokens)
+        checker = RowChecker(sources, counter, use_kl, max_length, student_answers)
         (chunk,) = find_chunks(sources)
         checked = checker({name: [value] for name, value in chunk._asdict().items()})
         return checked["problem"], checked["length"], checked["num_answer_tokens"]
@@ -204,7 +175,7 @@ def check(tmp_path, processor):
         ({"output_2": "b "}, "answers differ: `output` is 'b', `output_2` is 'b '"),
         ({"image_url_2": "none.png"}, "missing image: "),
         ({"image_url": ["a.png", "text.png"]}, "unreadable image: "),
-        ({"instruction_2": "see <|image_pad|>"}, "special token in text: `instruction_2` contains '<|image_pad|>'"),
+        ({"instruction_2": "see <|im_start|>"}, "special token in text: `instruction_2` contains '<|im_start|>'"),
         ({"instruction": "see <|video_pad|>"}, "special token in text: `instruction` contains '<|video_pad|>'"),
         (
             {"output": "b<|im_end|>", "output_2": "b<|im_end|>"},
@@ -254,18 +225,38 @@ def test_sizes_that_the_processor_refuses_are_found(check, tmp_path):
     assert problem.startswith("unreadable image: ") and "aspect ratio" in problem
 
 
-def test_a_text_model_refuses_images(check):
+def test_a_text_model_reads_the_text_rich_side_of_pairs(check):
     tokenizer = build_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}:"
-    problems, lengths, answers = check([GOOD, GOOD | {"image_url_2": "a.png"}], processor=tokenizer)
-    assert problems == [None, "image for a text model: `image_url_2` has 1"]
-    assert lengths[0] == 2 * (1 + 1 + 2) and answers[0] == 2
+    rows = [GOOD, GOOD | {"image_url_2": "a.png", "output_2": "other"}, GOOD | {"image_url": "a.png"}]
+    problems, lengths, answers = check(rows, processor=tokenizer, use_kl=False)
+    assert problems == [None, None, "image for a text model: `image_url` has 1"]
+    assert lengths[:2] == [1 + 1 + 2] * 2 and answers[:2] == [2, 2]
+    ((problem,), *_) = check([GOOD | {"image_url_2": "a.png"}], processor=tokenizer)  # asks for both sides
+    assert problem == "image for a text model: `image_url_2` has 1"
+    ((problem,), *_) = check([GOOD | {"instruction": "<|im_end|>"}], processor=tokenizer, use_kl=False)
+    assert problem == "special token in text: `instruction` contains '<|im_end|>', which has a meaning to the model"
+
+
+def test_escaped_tokens_count_as_text(check):
+    row = GOOD | {"output": "b<|im_end|>", "output_2": "b<|im_end|>", "instruction": "<|vision_start|>"}
+    problems, (length,), (answer,) = check([row], special_tokens="escape")
+    (_, (plain,), _) = check([GOOD])
+    pieces = [len(build_tokenizer()(text)["input_ids"]) for text in ("b< |im_end|>", "< |vision_start|>")]
+    assert problems == [None]
+    assert abs(answer - (pieces[0] + 1)) <= 2  # without the space
+    assert length > plain + 2 * (answer - 2)
+
+
+def test_rows_with_one_side_have_no_name_for_it(check):
+    ((problem,), *_) = check([{"instruction": "7" * 50, "output": "b"}], use_kl=False, max_length=20)
+    assert re.fullmatch(r"too long: the row has \d+ tokens, more than `max_length: 20`", problem)
 
 
 def test_an_image_file_is_looked_at_once(check, monkeypatch):
     from puma_trl.data import checks as data_checks
 
     looked = []
-    monkeypatch.setattr(data_checks, "image_size", lambda image: looked.append(image["path"]) or (56, 56))
+    monkeypatch.setattr(data_checks, "image_size", lambda image, decode: looked.append(image["path"]) or (56, 56))
     check([GOOD | {"image_url_2": "a.png"}] * 5)
     assert len(looked) == 1

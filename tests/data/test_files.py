@@ -1,7 +1,10 @@
 """Every kind of file gives the same rows, in any division into chunks; broken files are named with the line."""
 
 import csv
+import gzip
 import json
+import os
+import socket
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +12,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from puma_trl.data import files as data_files
-from puma_trl.data.files import BrokenRow, find_chunks, find_sources, read_chunk
+from puma_trl.data.files import find_chunks, find_sources
+from puma_trl.data.readers import BrokenRow, read_chunk
 from puma_trl.errors import DataError
 
 
@@ -34,6 +38,9 @@ def write(path, rows, kind):
         path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     elif kind == "list, indented":
         path.write_text("\ufeff \n" + json.dumps(rows, indent=2) + "\n\n", encoding="utf-8")
+    elif kind.startswith("list in an object"):
+        facts = {"version": 1.5, "splits": ["train"], "data": rows, "licence": {"name": "[{"}, "none": []}
+        path.write_text(json.dumps(facts, indent=None if kind.endswith("one line") else 1), encoding="utf-8")
     elif kind == "csv":
         with open(path, "w", newline="", encoding="utf-8-sig") as file:
             writer = csv.DictWriter(file, rows[0].keys())
@@ -48,6 +55,8 @@ KINDS = {
     "lines, Windows": ".json",
     "list": ".json",
     "list, indented": ".jsonl",
+    "list in an object": ".json",
+    "list in an object, one line": ".json",
     "csv": ".csv",
     "parquet": ".parquet",
 }
@@ -71,7 +80,13 @@ def test_rows_do_not_depend_on_the_kind_of_file_or_its_division(kind, chunk, tmp
     path = tmp_path / f"pairs{KINDS[kind]}"
     write(path, ROWS, kind)
     found = read(path)
-    assert [index for _, index, _ in found] == list(range(len(ROWS)))
+    numbers = [source.row_id(number).removeprefix(path.name) for source, number, _ in found]
+    if kind.startswith("lines"):
+        assert numbers == [f":{line}" for line in range(1, 51)]
+    elif kind == "csv":  # two lines each
+        assert numbers == [f":{line}" for line in range(2, 102, 2)]
+    else:
+        assert numbers == [f"#{row}" for row in range(1, 51)]
     columns = ("image_url", "instruction", "output")
     assert [[row[name] for name in columns] for *_, row in found] == [[row[name] for name in columns] for row in ROWS]
     assert found[0][0].root == str(tmp_path) and found[0][0].name == path.name
@@ -88,7 +103,10 @@ def test_small_chunks_divide_a_file(tmp_path, monkeypatch):
 def test_blank_lines_are_passed_over_and_keep_the_numbering(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('\n{"output": "a"}\n  \n\n{"output": "b"}')
-    assert [(index, row["output"]) for _, index, row in read(path)] == [(1, "a"), (4, "b")]
+    assert [(line, row["output"]) for _, line, row in read(path)] == [(2, "a"), (5, "b")]
+    path = tmp_path / "pairs.csv"
+    path.write_text('instruction,output\n\n"a\n\nb",c\n\nd,e')
+    assert [(line, row["output"]) for _, line, row in read(path)] == [(3, "c"), (7, "e")]
 
 
 @pytest.mark.parametrize(
@@ -100,13 +118,15 @@ def test_blank_lines_are_passed_over_and_keep_the_numbering(tmp_path):
         (b'{"output": "a"} {}', "broken JSON: line 2: Extra data"),
         (b"output: a", "broken JSON: line 2: Expecting value"),
         (b'{"output": "a", "output": "b"}', "duplicate column: `output`"),
+        (b'{"output": ' + b"[" * 100_000, "broken JSON: line 2: it is nested too deeply"),
+        (b'{"output": ' + b"7" * 5000 + b"}", "broken JSON: line 2: Exceeds the limit (4300 digits)"),
     ],
 )
 def test_a_broken_line_is_one_broken_row(line, problem, tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(b'{"output": "first"}\n' + line + b'\n{"output": "last"}\n')
-    (_, _, first), (_, index, broken), (_, _, last) = read(path)
-    assert (first["output"], last["output"], index) == ("first", "last", 1)
+    (_, _, first), (_, number, broken), (_, _, last) = read(path)
+    assert (first["output"], last["output"], number) == ("first", "last", 2)
     assert isinstance(broken, BrokenRow) and broken.problem.startswith(problem)
 
 
@@ -121,6 +141,12 @@ def test_a_broken_line_is_one_broken_row(line, problem, tmp_path):
         ('[\n{"a": 1}\n]\n[]', 4, "text behind the end"),
         ('[\n{"a": "\0"}]', 2, "Invalid control character"),
         (b'[\n{"a": 1},\n\n{"a": "\xff"}]', 4, "not UTF-8"),
+        ('[\n{"a": ' + "[" * 100_000, 2, "nested too deeply"),
+        ('[\n{"a": ' + "7" * 5000 + "}]", 2, "Exceeds the limit"),
+        ('{"v": 123456789,\n"d": [{"a": 1}\n{"a": 1}]}', 3, "a comma or the end of the list"),
+        ('{"d": [{"a": 1}],\n"v" 1}', 2, "a colon is expected"),
+        ('{"d": [{"a": 1}]\n"v": 1}', 2, "a comma or the end of the object"),
+        ('{"d": [\n{"a": 1}]} {"d": 2}', 2, "text behind the end"),
     ],
 )
 @pytest.mark.parametrize("chunk", [1, 10, 1 << 20])
@@ -134,10 +160,45 @@ def test_a_broken_list_names_file_and_line(text, line, reason, chunk, tmp_path, 
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{\n"instruction": "a",\n"output": "b"\n}', "with the keys `instruction`, `output`, not a list of rows"),
+        ('{\n"a": "b"\n}\n{\n"a": "c"\n}', "one JSON object over several lines"),
+        ('{\n"7": {"question": "a"},\n"8": {}}', "with the keys `7`, `8`"),
+        ('{\n"messages": [{"role": "user", "content": "a"}]}', "with the keys `messages`"),
+        ('{"train": [{"a": 1}], "test": [{"a": 2}]}', "several lists of rows, `train` and `test`"),
+    ],
+)
+def test_an_object_that_is_no_list_says_what_it_is(text, reason, tmp_path):
+    path = tmp_path / "pairs.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read(path)
+
+
+def test_one_line_may_be_a_row_with_a_list_of_objects(tmp_path):
+    path = tmp_path / "pairs.json"
+    for row in (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+        {"image_url": [{"path": "a.png", "bytes": None}], "instruction": "a", "output": "b"},
+    ):
+        path.write_text(json.dumps(row))
+        ((source, number, found),) = read(path)
+        assert (source.kind, number, found) == ("lines", 1, row)
+
+
+def test_a_first_line_that_is_broken_leaves_the_others(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    for broken in ('{"output": "a', '{"output":', '{"output": "a",', "{", '{"output": [1,', '{"output": {"a": 1'):
+        path.write_text(broken + '\n{"output": "b"}\n{"output": "c"}\n')
+        first, *rest = [row for *_, row in read(path)]
+        assert isinstance(first, BrokenRow) and [row["output"] for row in rest] == ["b", "c"]
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"instruction,output,output\na,b,c\n", "column `output` more than once"),
-        (b"question,output\na,b\n", "no column `instruction`. Its columns are: question, output"),
         (b'instruction,output\na,"b"c\n', "on line 2: "),
         (b'instruction,output\na,b\n"a,b\n', "Broken csv .* on line 3: unexpected end of data"),
         (b"instruction,output\na,\xff\n", "Broken csv .* on line 2: 'utf-8'"),
@@ -150,6 +211,11 @@ def test_a_broken_csv_file_is_an_error(content, reason, tmp_path):
         read(path)
 
 
+def tear(path):
+    write(path, ROWS, "parquet")
+    path.write_bytes(path.read_bytes()[:-30])
+
+
 def test_a_csv_row_with_other_fields_is_broken(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("instruction,output\na,b\na,b,c\n")
@@ -159,8 +225,10 @@ def test_a_csv_row_with_other_fields_is_broken(tmp_path):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: path.write_bytes(b"no parquet"), "cannot be read as parquet"),
-        (lambda path: pq.write_table(pa.table({"a": ["b"]}), path), "no column `instruction` and no column `output`"),
+        (lambda path: path.write_bytes(b"no parquet"), "cannot be read as parquet: it is no parquet file"),
+        (lambda path: path.write_bytes(b"PAR1 no parquet PAR1"), "cannot be read as parquet: "),
+        (lambda path: path.write_bytes(gzip.compress(b"a")), "cannot be read as parquet: it is compressed by gzip"),
+        (lambda path: tear(path), "cannot be read as parquet: it is cut off"),
         (
             lambda path: pq.write_table(
                 pa.Table.from_arrays([pa.array(["b"])] * 3, names=["output", "instruction", "output"]), path
@@ -195,6 +263,125 @@ def test_a_folder_gives_no_rows_that_were_dropped_before(tmp_path):
     assert source.name == "train.jsonl"
     (source,) = find_sources([str(tmp_path / "dropped_rows.jsonl")], None, None, "train")
     assert source.name == "dropped_rows.jsonl"
+
+
+def test_hidden_files_and_folders_are_not_read(tmp_path):
+    for name in ("data/a.jsonl", "data/.b.jsonl", "data/.ipynb_checkpoints/a.jsonl", "data/__MACOSX/a.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, ROWS[:1], "lines")
+    (source,) = find_sources([str(tmp_path / "data")], None, None, "train")
+    assert source.name == "a.jsonl"
+    (source,) = find_sources([str(tmp_path / "data" / ".ipynb_checkpoints")], None, None, "train")  # named itself
+    assert source.path.endswith(".ipynb_checkpoints/a.jsonl")
+
+
+def test_the_same_file_twice_is_an_error(tmp_path):
+    path, folder = tmp_path / "a.jsonl", tmp_path / "folder"
+    folder.mkdir()
+    write(path, ROWS[:1], "lines")
+    (folder / "link.jsonl").symlink_to(path)
+    for names in ([path, path], [path, f"{tmp_path}/./a.jsonl"], [folder, path], [tmp_path]):
+        with pytest.raises(DataError, match="are the same data, which would be read twice"):
+            find_sources([str(name) for name in names], None, None, "train")
+    assert len(find_sources([str(folder)], None, None, "train")) == 1
+
+
+def test_folders_behind_links_are_read_once(tmp_path):
+    for name in ("real", "data"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "real" / "a.jsonl", ROWS[:1], "lines")
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
+    (source,) = find_sources([str(tmp_path / "data")], None, None, "train")
+    assert source.name == "a.jsonl"
+    (tmp_path / "real" / "back").symlink_to(tmp_path / "data")
+    with pytest.raises(DataError, match="are the same data"):
+        find_sources([str(tmp_path / "data")], None, None, "train")
+
+
+def test_pipes_devices_and_lost_links_are_refused_unopened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "device.jsonl").symlink_to("/dev/zero")
+    (tmp_path / "lost.jsonl").symlink_to(tmp_path / "nothing.jsonl")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket.jsonl"))
+        for name in ("pipe", "device", "socket"):
+            with pytest.raises(DataError, match=f"{name}.jsonl' is a {name}, and no file"):
+                find_sources([str(tmp_path / f"{name}.jsonl")], None, None, "train")
+    with pytest.raises(DataError, match="lost.jsonl' is a link to a file that does not exist"):
+        find_sources([str(tmp_path / "lost.jsonl")], None, None, "train")
+    with pytest.raises(DataError, match="is a (pipe|device|socket|link)"):
+        find_sources([str(tmp_path)], None, None, "train")
+    with pytest.raises(DataError, match="'/dev/null' is a device"):
+        find_sources(["/dev/null"], None, None, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{}".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
+        ("{}".encode("utf-16-le"), "is no UTF-8 text"),
+        (gzip.compress(b"{}"), "is compressed by gzip"),
+        (b"PK\x03\x04...", "is a zip archive"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
+        (b"<!doctype html><p>", "is a web page"),
+        (b"PAR1...", "is a parquet file; name it .parquet"),
+        (b"", "is empty. Pass a file with at least one row."),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv"])
+def test_files_that_are_something_else_say_what_they_are(suffix, content, reason, tmp_path):
+    path = tmp_path / f"pairs.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"pairs.{suffix}' .*{reason}"):
+        read(path)
+
+
+def test_compressed_files_are_refused_in_folders_too(tmp_path):
+    write(tmp_path / "a.jsonl", ROWS[:1], "lines")
+    (tmp_path / "pictures.zip").touch()
+    assert len(find_sources([str(tmp_path)], None, None, "train")) == 1
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    for name in (tmp_path, tmp_path / "b.jsonl.gz"):
+        with pytest.raises(DataError, match="b.jsonl.gz' is compressed"):
+            find_sources([str(name)], None, None, "train")
+
+
+@pytest.mark.parametrize("name", ["https://host/pairs.jsonl", "hf://datasets/a/b/c.parquet", "file:///a.jsonl"])
+def test_addresses_are_refused_by_what_they_are(name):
+    with pytest.raises(DataError, match=f"'{name}' is an address"):
+        find_sources([name], None, None, "train")
+
+
+def test_tables_are_divided_by_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "CHUNK_TABLE_BYTES", 10_000)
+    sizes = [10] * 30 + [4000] * 10 + [30_000] + [10] * 5
+    table = pa.table({"image_url": [bytes(size) for size in sizes], "instruction": ["a"] * 46, "output": ["b"] * 46})
+    pq.write_table(table, tmp_path / "pairs.parquet", row_group_size=46)
+    sources = find_sources([str(tmp_path / "pairs.parquet")], None, None, "train")
+    chunks = list(find_chunks(sources))
+    assert [chunk.start for chunk in chunks] == [0, *(chunk.end for chunk in chunks[:-1])] and chunks[-1].end == 46
+    for chunk in chunks:
+        assert chunk.end - chunk.start == 1 or sum(sizes[chunk.start : chunk.end]) <= 10_000
+    assert len(chunks) < 15
+    rows = [row for chunk in chunks for row in read_chunk(sources[0], chunk)]
+    assert [number for number, _ in rows] == list(range(1, 47))
+    assert [len(row["image_url"]) for _, row in rows] == sizes
+
+
+def test_a_copy_of_a_table_that_was_cut_short_is_made_again(tmp_path):
+    path = tmp_path / "pairs.parquet"
+    write(path, ROWS, "parquet")
+    assert len(read(path)) == 50
+    (copy,) = (tmp_path / "cache").rglob("*.arrow")
+    copy.write_bytes(copy.read_bytes()[:300])
+    assert len(read(path)) == 50
+
+
+def test_fields_of_csv_may_be_long(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("instruction,output\n" + "a" * 300_000 + ",b\n")
+    ((_, _, row),) = read(path)
+    assert len(row["instruction"]) == 300_000
 
 
 @pytest.mark.parametrize("name", ["nothing.jsonl", "./nothing", "/nothing/here", "a/b/c"])
@@ -233,6 +420,7 @@ def test_hub_data_sets_go_through_load_dataset(monkeypatch):
     assert (source.name, source.root) == ("owner/pairs", None)
     (chunk,) = find_chunks([source])
     rows = [row for _, row in read_chunk(source, chunk)]
+    assert source.row_id(3) == "owner/pairs#3"
     assert [row["output"] for row in rows] == [row["output"] for row in ROWS]
 
 

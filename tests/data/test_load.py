@@ -75,8 +75,9 @@ def test_pairs_come_out_ready_to_collate(folder, load, processor):
     rows = [pair(0, extra=1), pair(1, image_url="1.png", image_url_2=["0.png", str(folder / "2.png")]), pair(2)]
     dataset, reports = load(write(folder / "pairs.jsonl", rows))
     train = dataset["train"]
-    assert list(dataset) == ["train"] and train["row_id"] == [f"pairs.jsonl:{index}" for index in range(3)]
-    assert train.column_names == ["row_id", *pair(0), "length", "num_answer_tokens"]
+    assert list(dataset) == ["train"] and train["row_id"] == [f"pairs.jsonl:{line}" for line in (1, 2, 3)]
+    sides = [f"{name}{side}" for side in ("", "_2") for name in ("image_url", "instruction", "output", "history")]
+    assert train.column_names == ["row_id", *sides, "length", "num_answer_tokens"]
     assert train.features["image_url"] == List(ImageFeature(decode=False))
     assert train[1]["image_url_2"] == [{"bytes": None, "path": str(folder / name)} for name in ("0.png", "2.png")]
     assert train[0]["image_url"] == []
@@ -85,13 +86,18 @@ def test_pairs_come_out_ready_to_collate(folder, load, processor):
         batch = collator([row])
         assert row["length"] == batch["attention_mask"].sum() + batch["teacher_attention_mask"].sum()
         assert row["num_answer_tokens"] == (batch["labels"] != -100).sum()
-    assert reports == {"train": DataReport(3, 3, {}, sum(train["num_answer_tokens"]))}
+    images = {"text-rich": 1, "vision-rich": 4}
+    assert reports == {"train": DataReport(3, 3, {}, sum(train["num_answer_tokens"]), images, ["extra"])}
 
 
-def test_single_sided_rows_have_three_columns(folder, load, processor):
-    dataset, _ = load(write(folder / "text.jsonl", [single(0), single(1) | {"image_url": "1.png"}]), use_kl=False)
+def test_single_sided_rows_have_the_columns_of_a_side(folder, load, processor):
+    dataset, reports = load(
+        write(folder / "text.jsonl", [single(0), single(1) | {"image_url": "1.png"}]), use_kl=False
+    )
     train = dataset["train"]
-    assert train.column_names == ["row_id", "image_url", "instruction", "output", "length", "num_answer_tokens"]
+    side = ["image_url", "instruction", "output", "history"]
+    assert train.column_names == ["row_id", *side, "length", "num_answer_tokens"]
+    assert reports["train"].images == {"one-sided": 1}
     collator = DataCollatorForPumaPairs(processor, QWEN_VL, use_kl=False, placeholder_sides=())
     assert [collator([row])["attention_mask"].sum() for row in train] == train["length"][:]
 
@@ -110,11 +116,12 @@ def test_pairs_and_single_sides_mix_only_without_kl(folder, load):
     more = write(folder / "more.jsonl", ["broken", pair(9)])
     dataset, reports = load(pairs, text, more, use_kl=False, bad_rows="drop")
     train = dataset["train"]
-    assert train["row_id"] == [*(f"pairs.jsonl:{i}" for i in range(3)), "text.jsonl:0", "text.jsonl:1", "more.jsonl:1"]
+    lines = [f"pairs.jsonl:{line}" for line in (1, 2, 3)]
+    assert train["row_id"] == [*lines, "text.jsonl:1", "text.jsonl:2", "more.jsonl:2"]
     assert train["instruction"] == ["What?"] * 3 + ["What is 7?", "What is 8?", "What?"]
     assert [len(images) for images in train["image_url"]] == [1, 1, 1, 0, 0, 1]
     assert reports["train"].rows_kept == 6
-    with pytest.raises(DataError, match="`use_kl: true` trains on pairs, but 'text.jsonl' of the train data has no"):
+    with pytest.raises(DataError, match="`use_kl: true` trains on pairs, but '.*text.jsonl' .* has one side only"):
         load(pairs, text)
 
 
@@ -123,7 +130,7 @@ def test_several_names_folders_and_an_image_root(folder, load):
     write(folder / "data" / "a.jsonl", [pair(0)])
     write(folder / "b.jsonl", [pair(1)])
     dataset, _ = load(f"{folder / 'data'}, {folder / 'b.jsonl'}", image_root=str(folder))
-    assert dataset["train"]["row_id"] == ["a.jsonl:0", "b.jsonl:0"]
+    assert dataset["train"]["row_id"] == ["a.jsonl:1", "b.jsonl:1"]
     with pytest.raises(DataError, match="(?s)missing image: .*data/0.png.*`image_root`"):
         load(folder / "data")
 
@@ -136,7 +143,7 @@ def test_hub_data_sets_with_decoded_images(folder, load, processor, monkeypatch)
     table = Dataset.from_list(rows, features=features)
     monkeypatch.setattr(data_files, "load_dataset", lambda *args, **kwargs: table)
     dataset, _ = load("owner/pairs")
-    assert dataset["train"]["row_id"] == [f"owner/pairs:{index}" for index in range(3)]
+    assert dataset["train"]["row_id"] == [f"owner/pairs#{row}" for row in (1, 2, 3)]
     batch = DataCollatorForPumaPairs(processor, QWEN_VL)(dataset["train"].to_list())
     assert len(batch["image_grid_thw"]) == 3
 
@@ -169,30 +176,30 @@ class TestPolicies:
             load(write(folder / "pairs.jsonl", self.BAD))
         counts, first, *_ = lines = str(error.value).splitlines()
         assert counts == (
-            "7 of 9 rows of the train data cannot be used (2 missing image, 2 missing value, 1 broken JSON, 1 empty text, "
-            "1 wrong type). The first ones:"
+            "7 of 9 rows of the train data cannot be used (2 missing image, 2 missing value, 1 broken JSON, 1 empty "
+            "text, 1 wrong type). The first ones:"
         )
-        assert first.startswith(f"  pairs.jsonl:1: missing image: '{folder / 'none.png'}' does not exist")
-        assert lines[2].startswith("  pairs.jsonl:2: broken JSON: line 3: ")
-        assert lines[3] == "  pairs.jsonl:3: empty text: `instruction` is empty"
+        assert first.startswith(f"  pairs.jsonl:2: missing image: '{folder / 'none.png'}' does not exist")
+        assert lines[2].startswith("  pairs.jsonl:3: broken JSON: line 3: ")
+        assert lines[3] == "  pairs.jsonl:4: empty text: `instruction` is empty"
         assert "`bad_rows: drop`" in lines[4] and "dropped_rows.jsonl" in lines[4] and len(lines) == 5
         assert not (folder / "out").exists()
 
     def test_drop_records_every_row(self, folder, load):
         evaluation = write(folder / "eval.jsonl", [pair(0), pair(1, instruction_2=" ")])
         dataset, reports = load(write(folder / "pairs.jsonl", self.BAD), bad_rows="drop", eval_dataset_name=evaluation)
-        assert dataset["train"]["row_id"] == ["pairs.jsonl:0", "pairs.jsonl:8"]
+        assert dataset["train"]["row_id"] == ["pairs.jsonl:1", "pairs.jsonl:9"]
         report = reports["train"]
         assert (report.rows_read, report.rows_kept, sum(report.dropped.values())) == (9, 2, 7)
         assert report.answer_tokens == sum(dataset["train"]["num_answer_tokens"])
         assert reports["eval"].dropped == {"empty text": 1}
         records = dropped(folder)
-        assert [record["row_id"] for record in records] == [*(f"pairs.jsonl:{i}" for i in range(1, 8)), "eval.jsonl:1"]
+        assert [record["row_id"] for record in records] == [*(f"pairs.jsonl:{i}" for i in range(2, 9)), "eval.jsonl:2"]
         assert [record["split"] for record in records] == ["train"] * 7 + ["eval"]
         assert all(record["reason"] for record in records)
         assert records[0]["image_url_2"] == [str(folder / "none.png")] and records[0]["output"] == "It is 1."
         assert records[1]["raw"] == '{"broken": ' and json.loads(records[3]["raw"])["output"] == 5
-        assert "unlike in other rows" in records[6]["reason"]
+        assert "unlike other rows" in records[6]["reason"]
         assert os.listdir(folder / "out") == ["dropped_rows.jsonl"]
 
     def test_nothing_is_written_when_nothing_is_dropped(self, folder, load):
@@ -207,11 +214,11 @@ class TestPolicies:
     def test_answers_that_differ_have_a_policy_of_their_own(self, folder, load):
         path = write(folder / "pairs.jsonl", [pair(0), pair(1, output="Other."), pair(2)])
         for bad_rows in ("error", "drop"):
-            with pytest.raises(DataError, match="1 answers differ.*\n  pairs.jsonl:1: ") as error:
+            with pytest.raises(DataError, match="1 answers differ.*\n  pairs.jsonl:2: ") as error:
                 load(path, bad_rows=bad_rows)
             assert "`answer_mismatch: student`" in str(error.value) and "`bad_rows" not in str(error.value)
             dataset, reports = load(path, bad_rows=bad_rows, answer_mismatch="drop")
-            assert dataset["train"]["row_id"] == ["pairs.jsonl:0", "pairs.jsonl:2"]
+            assert dataset["train"]["row_id"] == ["pairs.jsonl:1", "pairs.jsonl:3"]
             assert reports["train"].dropped == {"answers differ": 1}
             dataset, reports = load(path, bad_rows=bad_rows, answer_mismatch="student")
             assert dataset["train"]["output"] == dataset["train"]["output_2"] == ["It is 0.", "It is 1.", "It is 2."]
@@ -224,7 +231,7 @@ class TestPolicies:
         limit = int(batch["teacher_attention_mask"].sum())
         assert limit > batch["attention_mask"].sum()
         dataset, reports = load(path, bad_rows="drop", max_length=limit)
-        assert dataset["train"]["row_id"] == ["pairs.jsonl:0"] and reports["train"].dropped == {"too long": 1}
+        assert dataset["train"]["row_id"] == ["pairs.jsonl:1"] and reports["train"].dropped == {"too long": 1}
         with pytest.raises(DataError, match="A larger `max_length` keeps long rows"):
             load(path, max_length=limit)
 
@@ -232,7 +239,7 @@ class TestPolicies:
 @pytest.mark.parametrize("content", ["", "\n \n", "[]", "[ ]"])
 def test_an_empty_file_is_an_error_even_among_others(content, folder, load):
     (folder / "empty.json").write_text(content)
-    with pytest.raises(DataError, match="The train data is empty: no row in .*empty.json"):
+    with pytest.raises(DataError, match="empty.json' is empty. Pass a file with at least one row."):
         load(write(folder / "pairs.jsonl", [pair(0)]), folder / "empty.json")
 
 
@@ -244,15 +251,23 @@ def test_broken_files_are_plain_data_errors(folder, load):
 
 class TestSplits:
     def test_a_share_or_a_number_is_held_out_by_the_seed(self, folder, load):
-        path = write(folder / "pairs.jsonl", [*(pair(index) for index in range(20)), "broken"])
+        rows = [pair(index, image_url_2=["0.png"] * (1 + (index % 7 == 0))) for index in range(20)]
+        path = write(folder / "pairs.jsonl", [*rows, "broken"])
         held_out = []
+
+        def multiples(rows):
+            return sum((int(row_id.split(":")[1]) - 1) % 7 == 0 for row_id in rows["row_id"])
+
         for size, seed in ((0.25, 1), (5, 1), (5, 2)):
             dataset, reports = load(path, eval_split_size=size, seed=seed, bad_rows="drop")
             train, evaluation = set(dataset["train"]["row_id"]), set(dataset["eval"]["row_id"])
             assert len(train) == 15 and len(evaluation) == 5 and not train & evaluation
-            assert reports["eval"] == DataReport(5, 5, {}, sum(dataset["eval"]["num_answer_tokens"]))
-            tokens = sum(dataset["train"]["num_answer_tokens"])
-            assert reports["train"] == DataReport(16, 15, {"broken JSON": 1}, tokens)
+            for split, report in reports.items():
+                images = {"text-rich": 0, "vision-rich": len(dataset[split]) + multiples(dataset[split])}
+                rows_read = len(dataset[split]) + (split == "train")
+                dropped = {"broken JSON": 1} if split == "train" else {}
+                tokens = sum(dataset[split]["num_answer_tokens"])
+                assert report == DataReport(rows_read, len(dataset[split]), dropped, tokens, images)
             held_out.append(evaluation)
         assert held_out[0] == held_out[1] != held_out[2]
 
@@ -265,7 +280,7 @@ class TestSplits:
     def test_an_eval_file(self, folder, load):
         train = write(folder / "pairs.jsonl", [pair(0)])
         dataset, reports = load(train, eval_dataset_name=write(folder / "eval.jsonl", [pair(1), pair(2)]))
-        assert dataset["eval"]["row_id"] == ["eval.jsonl:0", "eval.jsonl:1"]
+        assert dataset["eval"]["row_id"] == ["eval.jsonl:1", "eval.jsonl:2"]
         assert reports["eval"].rows_kept == 2
 
 
@@ -381,4 +396,4 @@ def test_the_first_process_works_and_the_others_read(bad_rows, folder):
     if bad_rows == "drop":
         assert len(first["result"]["train"]) == 6 and len(dropped(folder)) == 1
     else:
-        assert "pairs.jsonl:8: broken JSON: line 9" in first["result"]
+        assert "pairs.jsonl:9: broken JSON: line 9" in first["result"]

@@ -164,8 +164,8 @@ def test_gap_command_compares_models(pair_file, processor, tiny_model, tmp_path,
     assert summaries[0]["forward_kl"] != summaries[1]["forward_kl"]
     pairs = [json.loads(line) for line in output.with_suffix(".pairs.jsonl").read_text().splitlines()]
     assert [(pair["label"], pair["row_id"]) for pair in pairs[3:5]] == [
-        ("before", "pairs.jsonl:3"),
-        ("after", "pairs.jsonl:0"),
+        ("before", "pairs.jsonl:4"),
+        ("after", "pairs.jsonl:1"),
     ]
     assert Image.open(output.with_suffix(".png")).width > 100
     table = capsys.readouterr().out

@@ -227,7 +227,7 @@ def test_a_row_loses_only_the_levels_that_it_cannot_have(build_rows, tmp_path, m
     report = capsys.readouterr().out
     assert "4 pairs from 3 rows" in report and not (tmp_path / "out" / "dropped_rows.jsonl").exists()
     assert "Levels that rows cannot have: 1 vision_dominant: no conditions, 1 vision_only: text too long." in report
-    with pytest.raises(SystemExit, match=r"1 of 2 rows cannot be used(.|\n)*in.jsonl:1: text too long"):
+    with pytest.raises(SystemExit, match=r"1 of 2 rows cannot be used(.|\n)*in.jsonl:2: text too long"):
         source = write(tmp_path / "in.jsonl", [PLAIN[0], long])
         run_build(monkeypatch, source, tmp_path / "long", "--levels", *LEVELS)
 
@@ -258,9 +258,12 @@ def test_choices(build_rows, choices, lines):
 
 
 def test_nothing_left_is_an_error(tmp_path, monkeypatch):
-    for rows, reason in (([{"question": "What?"}], "1 missing value"), ([], "the input is empty")):
+    for rows, reason in (
+        ([{"question": "What?"}], r"No pair could be built from 1 rows \(1 missing value\)"),
+        ([], "is empty. Pass a file with at least one row"),
+    ):
         source = write(tmp_path / f"{len(rows)}.jsonl", rows)
-        with pytest.raises(SystemExit, match=rf"No pair could be built from {len(rows)} rows \({reason}\)"):
+        with pytest.raises(SystemExit, match=reason):
             run_build(monkeypatch, source, tmp_path / f"out{len(rows)}", "--bad_rows", "drop")
         run_build(monkeypatch, write(source, PLAIN), tmp_path / f"out{len(rows)}")  # corrected, in the same folder
 
@@ -361,19 +364,19 @@ def test_bad_rows(tmp_path, monkeypatch, row, reason):
     (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:100])
     source = write(tmp_path / "in.jsonl", [PLAIN[0], row, PLAIN[1]])
     arguments = (source, tmp_path / "out")
-    with pytest.raises(SystemExit, match=rf"1 of 3 rows cannot be used(.|\n)*in.jsonl:1: {reason}"):
+    with pytest.raises(SystemExit, match=rf"1 of 3 rows cannot be used(.|\n)*in.jsonl:2: {reason}"):
         run_build(monkeypatch, *arguments)
     run_build(monkeypatch, *arguments, "--bad_rows", "drop")  # goes on in the same folder
     assert len(read(tmp_path / "out" / "train.jsonl")) == 2
     (dropped,) = read(tmp_path / "out" / "dropped_rows.jsonl")
-    assert dropped["row_id"] == "in.jsonl:1" and dropped["reason"].startswith(reason)
+    assert dropped["row_id"] == "in.jsonl:2" and dropped["reason"].startswith(reason)
     assert yaml.safe_load((tmp_path / "out" / "build.yaml").read_text())["result"]["rows"] == 2
 
 
 def test_bad_rows_of_a_worker_end_the_build(tmp_path, monkeypatch):
     source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
     with pytest.raises(
-        SystemExit, match=r"^error: 1 of 3 rows cannot be used.*\n  in.jsonl:2: missing value.*\nRepair"
+        SystemExit, match=r"^error: 1 of 3 rows cannot be used.*\n  in.jsonl:3: missing value.*\nRepair"
     ):
         run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--num_proc", "2")
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]

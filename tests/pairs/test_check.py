@@ -52,9 +52,9 @@ def write(path, rows):
 
 
 def kinds(report, notes=False):
-    """Kind → positions of the rows, of errors and warnings, or of notes too."""
+    """Kind → positions of the rows, the first line being 0, of errors and warnings, or of notes too."""
     return {
-        finding.kind: sorted(row for rows in finding.rows.values() for row in rows)
+        finding.kind: sorted(line - 1 for lines in finding.rows.values() for line in lines)
         for finding in report.findings
         if notes or finding.level != NOTE
     }
@@ -115,7 +115,7 @@ def test_defects_of_a_row(kind, rows, tmp_path):
     rows[PLACE] |= change(rows[PLACE])
     report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], num_proc=1)
     assert kinds(report) == {kind: [PLACE]} and level(report, kind) == expected
-    assert report.findings[0].examples[0][0] == f"pairs.jsonl:{PLACE}"
+    assert report.findings[0].examples[0][0] == f"pairs.jsonl:{PLACE + 1}"
 
 
 def test_a_broken_line(rows, tmp_path):
@@ -200,13 +200,13 @@ def test_duplicates_and_contradictions(rows, tmp_path):
         NUMBERS: [],
     }
     assert dict(report.findings[0].examples) in (
-        {"pairs.jsonl:20": "the same as pairs.jsonl:3"},
-        {"pairs.jsonl:21": "pairs.jsonl:4 has another answer"},
+        {"pairs.jsonl:21": "the same as pairs.jsonl:4"},
+        {"pairs.jsonl:22": "pairs.jsonl:5 has another answer"},
     )
     assert report.different_pictures == 37
     del rows[22]
     twice = check_pairs([path, write(tmp_path / "more.jsonl", rows[30:32])], num_proc=1)
-    assert {"more.jsonl": [0, 1]}.items() <= twice.findings[0].rows.items()
+    assert {"more.jsonl": [1, 2]}.items() <= twice.findings[0].rows.items()
 
 
 def test_chunks_and_processes_make_no_difference(rows, tmp_path, monkeypatch):
@@ -251,7 +251,7 @@ def test_overlap_with_evaluation_data(rows, generated, tmp_path):
         "nearly the same picture in eval data": [6],
     }
     assert level(report, "same question in eval data") == "error" == report.findings[0].level
-    assert report.findings[0].examples[0] == ("pairs.jsonl:3", "eval.jsonl:0, with the same answer")
+    assert report.findings[0].examples[0] == ("pairs.jsonl:4", "eval.jsonl:1, with the same answer")
 
 
 PROBLEM = "Anna buys 12 red pens and 7 blue pens for 3 dollars each. How much does she pay for all pens?"
@@ -349,7 +349,7 @@ def test_tokens_are_those_of_training(rows, processor, model, tmp_path):
 
 def test_limit_and_special_tokens(rows, model, tmp_path):
     rows[3]["instruction"] += " very" * 900
-    rows[4]["instruction_2"] += " <|image_pad|>"
+    rows[4]["instruction_2"] += " <|im_end|>"
     report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], model=model, max_length=800, num_proc=1)
     assert kinds(report) == {"too long": [3], "special token in text": [4]}
     assert check_pairs([str(tmp_path / "pairs.jsonl")], num_proc=1).rows_usable == 40
@@ -383,20 +383,20 @@ def test_a_report_with_findings(rows, tmp_path, monkeypatch, capsys):
     page = capsys.readouterr().out
     assert "ERROR   answer in vision-rich prompt: 6 rows (15.0%)" in page
     assert "WARNING duplicate row: 1 row (2.5%)" in page
-    assert "pairs.jsonl:3 " in page and "… 4 more" in page and page.index("ERROR") < page.index("WARNING")
+    assert "pairs.jsonl:4 " in page and "… 4 more" in page and page.index("ERROR") < page.index("WARNING")
     report = json.loads(output.read_text())
     assert report["rows_read"] == 40 and report["lengths"]["unit"] == "characters"
     assert sum(bar["rows"] for bar in report["lengths"]["text-rich"]["histogram"]) == 40
     first, second = report["findings"][:2]
-    assert first["kind"] == VISION and first["rows"] == {"pairs.jsonl": [3, 4, 5, 6, 7, 8]} and first["count"] == 6
-    assert second["examples"] == [{"row": "pairs.jsonl:10", "detail": "the same as pairs.jsonl:9"}]
+    assert first["kind"] == VISION and first["rows"] == {"pairs.jsonl": [4, 5, 6, 7, 8, 9]} and first["count"] == 6
+    assert second["examples"] == [{"row": "pairs.jsonl:11", "detail": "the same as pairs.jsonl:10"}]
     rows[3:9] = []
     assert run(monkeypatch, write(tmp_path / "warned.jsonl", rows)) == 0  # warnings alone
 
 
 BAD_INPUT = {
     "does not exist": ["nowhere.jsonl"],
-    "There is no row in .*empty.jsonl": ["empty.jsonl"],
+    "empty.jsonl' is empty. Pass a file with at least one row.": ["empty.jsonl"],
     "`--num_proc` is 0": ["pairs.jsonl", {"num_proc": 0}],
     "`--max_length 100` counts tokens": ["pairs.jsonl", {"max_length": 100}],
     "No model with a processor or tokenizer in": ["pairs.jsonl", {"model": "./empty.jsonl"}],
@@ -408,7 +408,7 @@ BAD_INPUT = {
         "pairs.jsonl",
         {"against": ["pairs.jsonl"], "image_column": "drawing"},
     ],
-    "No row of the eval data .* can be read. The first one: bad.jsonl:0: missing value": [
+    "No row of the eval data .* can be read. The first one: bad.jsonl:1: missing value": [
         "pairs.jsonl",
         {"eval_data": ["bad.jsonl"]},
     ],
@@ -420,7 +420,7 @@ def test_bad_input(message, rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "pairs.jsonl", rows[:2])
     write(tmp_path / "empty.jsonl", [])
-    write(tmp_path / "bad.jsonl", [{"question": "1 + 1?"}])
+    write(tmp_path / "bad.jsonl", [{"instruction": "1 + 1?", "output": None}])
     (tmp_path / "odd.csv").write_text("instructions,text\n1,2\n")
     name, *options = BAD_INPUT[message]
     with pytest.raises(DataError, match=message):

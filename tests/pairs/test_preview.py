@@ -21,7 +21,7 @@ from puma_trl.pairs.preview.measure import split_answer
 from puma_trl.pairs.preview.page import IMAGES_PER_BLOCK, describe_size
 
 
-HOSTILE = '</script><script>document.title="owned"</script><img src=x onerror="alert(1)"><!-- &lt; \u2028 "\\'
+HOSTILE = '</script><script>document.title="owned"</script><svg onload="alert(1)"><!-- &lt; \u2028 "\\'
 
 
 class Page(HTMLParser):
@@ -91,7 +91,7 @@ def test_rows_and_pictures_are_on_the_page(pair_file):
     assert page.facts["title"] == "pairs.jsonl"
     for index, (line, row) in enumerate(zip(pair_file.read_text().splitlines(), page.rows, strict=True)):
         source = json.loads(line)
-        assert row["id"] == f"pairs.jsonl:{index}" and row["kind"] == source["kind"]
+        assert row["id"] == f"pairs.jsonl:{index + 1}" and row["kind"] == source["kind"]
         assert row["more"] == {"level": 1, "answer": source["answer"]}
         text_rich, vision_rich = row["sides"]
         assert (text_rich["prompt"], text_rich["answer"]) == (source["instruction"], source["output"])
@@ -331,7 +331,7 @@ def test_pieces_of_an_answer_are_the_answer(processor, answer):
         ({"model": "no/such/model/here"}, "No model with a processor"),
         ({"model": "no/such/model/here", "measure": True}, "No image-text-to-text model"),
         ({"data": ["nowhere.jsonl"]}, "does not exist"),
-        ({"data": ["empty.jsonl"]}, "no row"),
+        ({"data": ["empty.jsonl"]}, "is empty"),
     ],
 )
 def test_bad_options(pair_file, tmp_path, monkeypatch, options, match):

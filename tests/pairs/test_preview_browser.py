@@ -168,7 +168,7 @@ def no_errors(browser):
 
 
 def names(*indices):
-    return [f"pairs.jsonl:{index}" for index in indices]
+    return [f"pairs.jsonl:{index + 1}" for index in indices]
 
 
 def test_page_opens(browser, page):
@@ -240,14 +240,14 @@ def test_paging_by_keys(browser, page):
     browser.open(page)
     for key, focused in (("j", 0), ("j", 1), ("k", 0), ("k", 0)):
         browser.press(key)
-        assert browser.focused() == f"pairs.jsonl:{focused}"
+        assert browser.focused() == f"pairs.jsonl:{focused + 1}"
     browser.press("ArrowRight")
-    assert browser.titles() == names(*range(20, 40)) and browser.focused() == "pairs.jsonl:20"
+    assert browser.titles() == names(*range(20, 40)) and browser.focused() == "pairs.jsonl:21"
     assert browser.run("location.hash") == "#page=2"
     browser.press("k")
-    assert browser.titles() == names(*range(20)) and browser.focused() == "pairs.jsonl:19"
+    assert browser.titles() == names(*range(20)) and browser.focused() == "pairs.jsonl:20"
     browser.press("j")
-    assert browser.focused() == "pairs.jsonl:20"
+    assert browser.focused() == "pairs.jsonl:21"
     browser.press("ArrowLeft")
     browser.press("ArrowLeft")
     assert browser.titles() == names(*range(20))
@@ -278,8 +278,8 @@ def test_deep_links(browser, page, rows):
     assert browser.titles() == names(*bars[:20])
     browser.open(page, page=3)
     assert browser.titles() == names(*range(40, 60))
-    browser.open(page, pair="pairs.jsonl:47")
-    assert browser.focused() == "pairs.jsonl:47" and browser.titles() == names(*range(40, 60))
+    browser.open(page, pair="pairs.jsonl:48")
+    assert browser.focused() == "pairs.jsonl:48" and browser.titles() == names(*range(40, 60))
     browser.open(page, pair="gone", kind="no such kind", page="x", nonsense="1")
     assert browser.titles() == names(*range(20))
 
@@ -289,7 +289,7 @@ def test_picture_opens_large_and_closes(browser, page):
     browser.run("document.querySelector('.picture').click()")
     assert browser.run("document.getElementById('viewer').open")
     assert browser.run("document.getElementById('viewer-title').textContent").endswith(
-        "pairs.jsonl:0, 512 × 384 pixels"
+        "pairs.jsonl:1, 512 × 384 pixels"
     )
     browser.press("ArrowRight")
     assert browser.titles() == names(*range(20))
@@ -300,7 +300,7 @@ def test_picture_opens_large_and_closes(browser, page):
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("dark", [False, True])
 def test_screen_is_readable(browser, page, width, dark):
-    browser.open(page, width=width, dark=dark, pair="pairs.jsonl:9")
+    browser.open(page, width=width, dark=dark, pair="pairs.jsonl:10")
     browser.run("Promise.all([...document.querySelectorAll('article img')].map(image => image.decode()))")
     assert browser.run("document.documentElement.scrollWidth") <= width
     picture = browser.screenshot()

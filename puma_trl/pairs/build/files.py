@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import Features, Image, Value
 
-from ...data.files import COLUMNS, DROPPED
+from ...data.columns import COLUMNS
+from ...data.files import DROPPED
 from ...errors import DataError
 from ...files import whole_file
 from ..generate.files import FILES_PER_FOLDER

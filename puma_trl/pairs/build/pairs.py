@@ -14,8 +14,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ...data.files import DROPPED, BrokenRow, Chunk, Source, find_chunks, read_chunk
+from ...data.files import DROPPED, Chunk, Source, find_chunks
 from ...data.images import open_image
+from ...data.readers import BrokenRow, read_chunk
 from ...errors import DataError
 from ...files import whole_file
 from .compose import Composition, compose, draw_style
@@ -73,8 +74,8 @@ class Builder:
         dropped, counts, skipped = [], Counter(dict.fromkeys(COUNTS, 0)), Counter()
         columns = [*dict.fromkeys([*self.settings.columns.names, IMAGE])]
         with ChunkWriter(self.output, number, embedded=self.settings.format == "parquet") as writer:
-            for index, raw in read_chunk(source, chunk, columns):
-                row_id = f"{source.name}:{index}"
+            for number, raw in read_chunk(source, chunk, columns):
+                row_id = source.row_id(number)
                 counts["read"] += 1
                 try:
                     skipped.update(self._build_row(raw, row_id, source.root, writer, counts))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.rows import check_text, read_images
+from ...data.rows import read_images
+from ...data.texts import check_text
 from ...errors import DataError
 from .latex import replace_math
 

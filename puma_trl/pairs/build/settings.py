@@ -3,7 +3,8 @@
 import argparse
 from dataclasses import asdict, dataclass
 
-from ...data.files import Source, find_chunks, find_sources, read_chunk
+from ...data.files import Source, find_chunks, find_sources
+from ...data.readers import read_chunk
 from ...errors import DataError
 from .presets import PRESETS, Columns, read_conversation, read_plain
 

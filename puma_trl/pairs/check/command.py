@@ -20,8 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...data.files import Source, find_chunks, find_sources, read_chunk
-from ...data.load import MAX_PROCESSES, MISMATCH, REMEDIES
+from ...data.files import Source, find_chunks, find_sources
+from ...data.forms import find_forms
+from ...data.load import MAX_PROCESSES
+from ...data.policy import MISMATCH, REMEDIES
+from ...data.readers import read_chunk
 from ...errors import DataError
 from . import leakage, overlap
 from .overlap import Reference
@@ -99,7 +102,7 @@ class _Findings:
     by_kind: dict[str, Finding] = field(default_factory=dict)
 
     def add(self, kind: str, source: int, index: int, detail: str) -> None:
-        self._get(kind).add(self.sources[source].name, index, detail)
+        self._get(kind).add(self.sources[source], index, detail)
 
     def _get(self, kind: str) -> Finding:
         if kind not in self.by_kind:
@@ -152,7 +155,7 @@ def check_pairs(
     if num_proc is not None and num_proc < 1:
         raise DataError(f"`--num_proc` is {num_proc}, but at least one process must work.")
     num_proc = num_proc or min(os.cpu_count(), MAX_PROCESSES)
-    sources = find_sources(data, image_root, None, split)
+    sources = find_forms(find_sources(data, image_root, None, split))
     scanner = Scanner(make_checker(sources, model, max_length), {})
     chunks = list(find_chunks(sources))
     findings = _Findings(sources)
@@ -167,7 +170,6 @@ def check_pairs(
             findings.add(kind, part.source, index, detail)
         part.findings.clear()  # findings keep the details of some rows only
         parts.append(part)
-    _require_rows(sources, parts)
     _compare_rows(parts, findings, report)
     report.findings += findings.by_kind.values()
     _judge_chance(report)
@@ -179,9 +181,11 @@ def _read_reference(
 ) -> Reference:
     """Reads evaluation data or benchmarks; what cannot be read is a finding."""
     sources = find_sources(names, None, None, "test" if columns else "train")
-    required = () if columns else ("instruction", "output")
-    found = None if columns is None else [_find_columns(source, *columns) for source in sources]
-    chunks = list(find_chunks(sources, required))
+    if columns is None:
+        sources, found = find_forms(sources), None
+    else:
+        found = [_find_columns(source, *columns) for source in sources]
+    chunks = list(find_chunks(sources))
     sides, problems = [], []
     for some, failed in map_chunks(ReferenceReader(sources, found), chunks, num_proc, f"Reading the {where}"):
         sides += some
@@ -189,20 +193,15 @@ def _read_reference(
     if problems:
         level, meaning, remedy = FINDING_KINDS[NOT_COMPARED]
         finding = Finding(f"{NOT_COMPARED}: {where}", level, meaning, remedy)
-        for problem in problems:
-            name, detail = problem.split(": ", 1)
-            finding.add(*_split_id(name), detail)
+        for position, index, detail in problems:
+            finding.add(sources[position], index, detail)
         report.findings.append(finding)
     if not sides:
-        first = f" The first one: {problems[0]}" if problems else ""
+        position, index, detail = problems[0] if problems else (None, None, None)
+        first = f" The first one: {sources[position].row_id(index)}: {detail}" if problems else ""
         raise DataError(f"No row of the {where} ({', '.join(names)}) can be read.{first}")
     report.compared[where] = len(dict.fromkeys(name for name, _ in sides))
     return Reference(sides)
-
-
-def _split_id(row_id: str) -> tuple[str, int]:
-    name, _, index = row_id.rpartition(":")
-    return name, int(index)
 
 
 def _column_names(source: Source) -> dict[str, None]:
@@ -210,7 +209,7 @@ def _column_names(source: Source) -> dict[str, None]:
     if source.table is not None:
         return dict.fromkeys(source.table.column_names)
     names = {}
-    for chunk in find_chunks([source], ()):
+    for chunk in find_chunks([source]):
         for _, row in read_chunk(source, chunk):
             if isinstance(row, dict):
                 names |= dict.fromkeys(row)
@@ -233,13 +232,6 @@ def _find_columns(source: Source, question: str | None, image: str | None) -> tu
     return question, image or next((name for name in IMAGE_COLUMNS if name in names), None)
 
 
-def _require_rows(sources: list[Source], parts: list[ChunkSummary]) -> None:
-    filled = {part.source for part in parts if part.rows_read}
-    empty = [source.path or source.name for position, source in enumerate(sources) if position not in filled]
-    if empty:
-        raise DataError(f"There is no row in {', '.join(empty)}. Name data with rows.")
-
-
 def _compare_rows(parts: list[ChunkSummary], findings: _Findings, report: Report) -> None:
     """Finds what only shows across rows, and adds up numbers and lengths."""
     sizes = [len(part.index) for part in parts]
@@ -260,7 +252,7 @@ def _compare_rows(parts: list[ChunkSummary], findings: _Findings, report: Report
     }
 
     def name(row: int) -> str:
-        return f"{findings.sources[source[row]].name}:{index[row]}"
+        return findings.sources[source[row]].row_id(index[row])
 
     def add(kind: str, row: int, detail: str) -> None:
         findings.add(kind, int(source[row]), int(index[row]), detail)

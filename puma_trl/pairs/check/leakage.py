@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from ...data.rows import shorten
+from ...data.texts import shorten
 from .content import Side, short_answer, split_words
 
 

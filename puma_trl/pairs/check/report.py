@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...data.rows import shorten
+from ...data.files import Source
+from ...data.texts import shorten
 from ...files import whole_file
 
 
@@ -56,14 +57,14 @@ class Finding:
         """Number of rows."""
         return sum(len(rows) for rows in self.rows.values())
 
-    def add(self, source: str, index: int, detail: str) -> None:
+    def add(self, source: Source, index: int, detail: str) -> None:
         """Adds a row; one that the finding already has is not counted again."""
-        rows = self.rows.setdefault(source, [])
+        rows = self.rows.setdefault(source.name, [])
         if rows and rows[-1] == index:
             return
         rows.append(index)
         if len(self.examples) < EXAMPLES_KEPT:
-            self.examples.append((f"{source}:{index}", detail))
+            self.examples.append((source.row_id(index), detail))
 
 
 @dataclass

@@ -17,8 +17,10 @@ from rich.progress import track
 from transformers import AutoConfig, AutoProcessor
 
 from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, TokenCounter
-from ...data.files import COLUMNS, BrokenRow, Chunk, Source, read_chunk
+from ...data.files import Chunk, Source
 from ...data.images import open_image
+from ...data.places import PLACEHOLDER
+from ...data.readers import BrokenRow, read_chunk
 from ...data.render import prompt_of
 from ...data.rows import read_row
 from ...errors import DataError
@@ -164,7 +166,7 @@ class Scanner:
         part = ChunkSummary(chunk.source, len(rows))
         kept = []
         for row in rows:
-            index = int(row["row_id"].rpartition(":")[2])
+            index = row["number"]
             if row["problem"] is None:
                 try:
                     sides = self._describe(row)
@@ -241,18 +243,18 @@ class ReferenceReader:
         self.columns = columns
         self.read_pictures = PictureReader()
 
-    def __call__(self, chunk: Chunk) -> tuple[list[tuple[str, Side]], list[str]]:
+    def __call__(self, chunk: Chunk) -> tuple[list[tuple[str, Side]], list[tuple[int, int, str]]]:
         source = self.sources[chunk.source]
         names = None if self.columns is None else self.columns[chunk.source]
-        rows = read_chunk(source, chunk, COLUMNS if names is None else [name for name in names if name])
+        rows = read_chunk(source, chunk, None if names is None else [name for name in names if name])
         sides, problems = [], []
         for index, raw in rows:
-            name = f"{source.name}:{index}"
+            name = source.row_id(index)
             try:
-                for side in self._read(self._as_row(raw, names), source.root):
+                for side in self._read(self._as_row(raw, names), source):
                     sides.append((name, side))
             except DataError as error:
-                problems.append(f"{name}: {error}")
+                problems.append((chunk.source, index, str(error)))
         return sides, problems
 
     @staticmethod
@@ -262,11 +264,14 @@ class ReferenceReader:
         if names is None or not isinstance(raw, dict):
             return raw
         question, picture = names
-        return {"instruction": raw.get(question), "image_url": raw.get(picture) if picture else None, "output": ""}
+        text = raw.get(question)
+        if isinstance(text, str):
+            text = PLACEHOLDER.sub("", text)
+        return {"instruction": text, "image_url": raw.get(picture) if picture else None, "output": ""}
 
-    def _read(self, raw: Any, root: str | None) -> Iterator[Side]:
+    def _read(self, raw: Any, source: Source) -> Iterator[Side]:
         """Yields the sides of a row. A long question is told apart without its picture, should that be missing."""
-        row = read_row(raw, root)
+        row = read_row(raw, source.root, source.form)
         for name in SIDE_NAMES:
             question, answer = row[f"instruction{name}"], short_answer(row[f"output{name}"] or "")
             if question is None:

@@ -20,9 +20,12 @@ from typing import Any
 from datasets import Dataset, Features
 
 from ...data.checks import FEATURES, SIDE_NAMES, RowChecker
-from ...data.files import COLUMNS, Chunk, Source, find_chunks, find_sources, read_chunk
+from ...data.files import Chunk, Source, find_chunks, find_sources
+from ...data.forms import find_forms
+from ...data.readers import read_chunk
 from ...data.render import prompt_of
-from ...data.rows import shorten
+from ...data.rows import ROW_COLUMNS
+from ...data.texts import shorten
 from ...errors import DataError, EvaluationError
 from ...evaluation.progress import Progress
 from ..check.scan import make_checker
@@ -87,7 +90,7 @@ def preview_pairs(
         EvaluationError: if the model cannot be read, or its tokenizer cannot tell which text a token stands for.
     """
     _check_options(output, model, measure or replies, thumbnail_size, max_pairs)
-    sources = find_sources(data, image_root, None, split)
+    sources = find_forms(find_sources(data, image_root, None, split))
     loaded = None
     if measure or replies:
         from .measure import load_model
@@ -133,14 +136,16 @@ def _check_options(output: Path, model: str | None, measured: bool, thumbnail_si
 
 
 def _count_rows(sources: list[Source], chunks: list[Chunk]) -> int:
-    """Counts the rows of all sources, blank lines included, from the last chunk of each."""
-    ends = {}
+    """Counts the rows of all sources, blank lines of jsonl included, from the last chunk of each where that can be."""
+    ends, total = {}, 0
     for chunk in chunks:
-        ends[chunk.source] = chunk
-    total = 0
+        if sources[chunk.source].kind == "csv":  # whose rows are numbered by lines
+            total += len(list(read_chunk(sources[chunk.source], chunk)))
+        else:
+            ends[chunk.source] = chunk
     for position, chunk in ends.items():
-        indices = [index for index, _ in read_chunk(sources[position], chunk)]
-        total += indices[-1] + 1 if indices else chunk.first
+        numbers = [number for number, _ in read_chunk(sources[position], chunk)]
+        total += numbers[-1] if numbers else chunk.first - 1
     return total
 
 
@@ -150,11 +155,14 @@ def _read_chunk(
     """Returns the rows of a chunk in the form of [`FEATURES`], and the values of their other columns."""
     source = sources[chunk.source]
     rows = checker.check(chunk)
-    if source.kind == "table":
-        names = [name for name in source.table.column_names if name not in COLUMNS]
+    names = source.form.unread
+    if source.kind == "table" and not names:
+        others = [{}] * len(rows)
+    elif source.kind == "table":
         others = source.table.select_columns(names).with_format("arrow")[chunk.start : chunk.end].to_pylist()
     else:
-        others = [raw if isinstance(raw, dict) else {} for _, raw in read_chunk(source, chunk)]
+        raws = (raw if isinstance(raw, dict) else {} for _, raw in read_chunk(source, chunk))
+        others = [{name: raw[name] for name in raw if name not in source.form.settled} for raw in raws]
     return list(zip(rows, others, strict=True))
 
 
@@ -207,7 +215,7 @@ def _describe(other: dict[str, Any]) -> dict[str, Any]:
     """Returns the kind of a row, and its other columns that are short enough to show."""
     values = {}
     for name, value in other.items():
-        if name not in COLUMNS and isinstance(value, str | int | float) and value != "":
+        if isinstance(value, str | int | float) and value != "":
             finite = not isinstance(value, float) or math.isfinite(value)
             values[name] = shorten(value, LONGEST_VALUE) if isinstance(value, str) else value if finite else str(value)
     kind = values.pop("kind", None)
@@ -229,7 +237,7 @@ def _add_measures(
     ]
     if not usable:
         raise DataError("No row is a pair that can be used, so there is nothing to measure. Leave `--measure` out.")
-    names = [name for name in FEATURES if name in ("row_id", *COLUMNS, "length", "num_answer_tokens")]
+    names = [name for name in FEATURES if name in ("row_id", *ROW_COLUMNS, "length", "num_answer_tokens")]
     pairs = Dataset.from_list(
         [{name: rows[position][name] for name in names} for position in usable],
         features=Features({name: FEATURES[name] for name in names}),

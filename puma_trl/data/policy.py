@@ -1,0 +1,253 @@
+"""Checked rows → rows to train on: what becomes of those that cannot be used, and a report of a split."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, concatenate_datasets
+
+from ..config import PumaKLConfig, PumaScriptArguments
+from ..errors import DataError
+from ..files import whole_file
+from .columns import COLUMNS
+from .files import DROPPED, Source
+from .rows import ROW_COLUMNS
+
+
+MISMATCH = "answers differ"
+REMEDIES = {
+    MISMATCH: "Set `answer_mismatch: student` to give the text-rich side the vision-rich side's answer, or "
+    "`answer_mismatch: drop` to leave such pairs out.",
+    "too long": "A larger `max_length` keeps long rows.",
+    "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
+    "image places": "A question has as many places (`<image>`) as its side has pictures, or none; `columns: "
+    "{image_url: picture}` names the column of the pictures.",
+    "unread column": "`columns` says what a column is (`{image_url_2: picture}`) or leaves it out (`{picture: "
+    "ignore}`).",
+}
+
+# The columns of a side to train on
+SIDE = ROW_COLUMNS[: len(ROW_COLUMNS) // 2]
+SECOND_SIDE = ROW_COLUMNS[len(SIDE) :]
+# What is said of the pictures of a side
+ONE_SIDED, TEXT_RICH, VISION_RICH = "one-sided", "text-rich", "vision-rich"
+
+
+@dataclass
+class DataReport:
+    """
+    What happened to the rows of a split.
+
+    Args:
+        rows_read (`int`):
+            Number of rows in the data files.
+        rows_kept (`int`):
+            Number of rows to train or evaluate on.
+        dropped (`dict[str, int]`):
+            Reason → number of rows left out.
+        answer_tokens (`int`):
+            Number of answer tokens in the rows kept, end tokens included.
+        images (`dict[str, int]`):
+            Pictures of the rows kept: `"text-rich"` and `"vision-rich"` → their number, or `"one-sided"`.
+        unread (`list[str]`):
+            Columns that the data has and that are not read.
+    """
+
+    rows_read: int
+    rows_kept: int
+    dropped: dict[str, int] = field(default_factory=dict)
+    answer_tokens: int = 0
+    images: dict[str, int] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
+
+    @property
+    def trained_images(self) -> int:
+        """Pictures of the side that is trained: the vision-rich or only one."""
+        return self.images.get(VISION_RICH, self.images.get(ONE_SIDED, 0))
+
+
+def apply_policy(
+    rows: Dataset,
+    sources: Sequence[Source],
+    split: str,
+    script_args: PumaScriptArguments,
+    training_args: PumaKLConfig,
+    takes_images: bool,
+    dropped: list[dict[str, Any]],
+) -> tuple[Dataset, DataReport]:
+    """
+    Stops at, or leaves out, the rows that have a problem.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Checked rows, with the columns `FEATURES`.
+        sources (`Sequence[Source]`):
+            What they are from.
+        split (`str`):
+            What messages call the data.
+        script_args ([`PumaScriptArguments`]):
+            The policies.
+        training_args ([`PumaKLConfig`]):
+            `use_kl` and `output_dir` are used.
+        takes_images (`bool`):
+            Whether the model takes images. A text model gets the text-rich side of pairs.
+        dropped (`list[dict]`):
+            Gets the rows that are left out.
+
+    Raises:
+        DataError: if rows cannot be used and the policy is to stop, none is left, or `use_kl` has no pairs.
+    """
+    problems = np.array(rows.data.column("problem").to_pylist(), dtype=object)
+    is_pair = rows.data.column("instruction_2").is_valid().to_numpy()
+    if takes_images:
+        _require_pairs(rows, sources, problems, is_pair, split, training_args.use_kl)
+    else:
+        is_pair = np.zeros_like(is_pair)
+    bad = np.flatnonzero(problems)
+    kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
+    policies = dict.fromkeys(kinds, script_args.bad_rows)
+    if MISMATCH in kinds:
+        policies[MISMATCH] = script_args.answer_mismatch
+    if "error" in policies.values():
+        stopping = [index for index in bad if policies[problems[index].split(":", 1)[0]] == "error"]
+        raise DataError(_explain(rows, problems, stopping, split, training_args.output_dir))
+    if len(bad) == len(rows):
+        raise DataError(
+            f"No row of the {split} data can be used. "
+            + _explain(rows, problems, bad, split, training_args.output_dir)
+        )
+    dropped += [{"split": split, "reason": problems[index], **_as_written(rows[int(index)])} for index in bad]
+    kept = _trained_rows(rows, ~problems.astype(bool), is_pair)
+    report = describe_rows(kept)
+    report.rows_read, report.dropped = len(rows), dict(kinds.most_common())
+    report.unread = _unread_columns(rows, sources)
+    return kept, report
+
+
+def describe_rows(rows: Dataset) -> DataReport:
+    """Counts rows to train on, their answer tokens and pictures."""
+    tokens = int(np.sum(rows.with_format("numpy")["num_answer_tokens"][:]))
+    columns = {ONE_SIDED: "image_url"}
+    if "image_url_2" in rows.column_names:
+        columns = {TEXT_RICH: "image_url", VISION_RICH: "image_url_2"}
+    images = {}
+    for side, column in columns.items():
+        counts = pc.list_value_length(rows.data.column(column))  # of all rows, without a look at their pictures
+        if rows._indices is not None:
+            counts = counts.take(rows._indices.column(0))
+        images[side] = pc.sum(counts).as_py() or 0
+    return DataReport(len(rows), len(rows), {}, tokens, images)
+
+
+def _unread_columns(rows: Dataset, sources: Sequence[Source]) -> list[str]:
+    late = {
+        name for names in rows.data.column("unread").chunks for name in pc.unique(pc.list_flatten(names)).to_pylist()
+    }
+    return list(dict.fromkeys([*(name for source in sources for name in source.form.unread), *sorted(late)]))
+
+
+def _require_pairs(
+    rows: Dataset, sources: Sequence[Source], problems: np.ndarray, is_pair: np.ndarray, split: str, use_kl: bool
+) -> None:
+    """Stops when `use_kl` needs pairs and a file has none; in files with pairs, rows without become problems."""
+    positions = rows.data.column("source").to_numpy()
+    good = ~problems.astype(bool)
+    for position in np.unique(positions):
+        single = (positions == position) & good & ~is_pair
+        if not single.any():
+            continue
+        if ((positions == position) & good & is_pair).any():
+            problems[single] = "missing value: the row has no vision-rich side (`instruction_2`), unlike other rows"
+        elif use_kl:
+            source = sources[position]
+            raise DataError(
+                f"`use_kl: true` trains on pairs, but '{source.path or source.name}' of the {split} data has one side "
+                f"only ({', '.join(source.form.read)}). Give pairs ({', '.join(COLUMNS)}, or another form with `_2` "
+                "behind the names of the second side), or set `use_kl: false`."
+            )
+
+
+def _trained_rows(rows: Dataset, good: np.ndarray, is_pair: np.ndarray) -> Dataset:
+    """
+    Returns the good rows with the columns to train on: both sides of pairs, or the only side.
+
+    When some files have pairs and others do not (which `use_kl` forbids), the vision-rich side of the pairs is taken
+    as their only one.
+    """
+    measured = ("length", "num_answer_tokens")
+    indices = np.flatnonzero(good)
+    paired = is_pair[indices]
+    parts = []
+    for run in np.split(indices, np.flatnonzero(np.diff(paired)) + 1):
+        if paired.all():
+            names = ROW_COLUMNS
+        else:
+            names = SECOND_SIDE if is_pair[run[0]] else SIDE
+        part = rows.select_columns(["row_id", *names, *measured]).select(run)
+        if names == SECOND_SIDE:
+            part = part.rename_columns(dict(zip(SECOND_SIDE, SIDE, strict=True)))
+        parts.append(part)
+    return concatenate_datasets(parts)
+
+
+def require_pictures(report: DataReport, split: str, training_args: PumaKLConfig) -> None:
+    """
+    Makes sure that a model with a vision tower has pictures to learn from.
+
+    Raises:
+        DataError: if no row of pairs has a vision-rich picture, or the aligner or a vision tower would train without
+            any and `allow_text_only` is not set.
+    """
+    if report.trained_images:
+        return
+    unread = f" Not read are: {', '.join(report.unread)}." if report.unread else ""
+    if training_args.use_kl:
+        raise DataError(
+            f"No row of the {split} data has a picture on its vision-rich side, so it would be trained on text alone. "
+            f"Name the column of its pictures: `columns: {{image_url_2: …}}`.{unread}"
+        )
+    parts = training_args.trainable_parts
+    if split == "train" and parts != ["language_model"] and not training_args.allow_text_only:
+        raise DataError(
+            f"No row of the train data has a picture, but `trainable_parts` ({', '.join(parts)}) has more than the "
+            "language model. Name the column of the pictures: `columns: {image_url: …}`; or set `trainable_parts: "
+            f"language_model`, or `allow_text_only: true`.{unread}"
+        )
+
+
+def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str, output_dir: str) -> str:
+    """Words the count per reason, the first three rows, and the remedies."""
+    kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+    first = "\n".join(f"  {rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
+    remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
+    if kinds.keys() - {MISMATCH}:
+        target = os.path.join(output_dir, DROPPED)
+        remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")
+    return (
+        f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones:\n{first}\n"
+        f"Repair them. {' '.join(remedies)}"
+    )
+
+
+def _as_written(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns what `dropped_rows.jsonl` keeps of a row: the columns, or how it stood in the file; no image bytes."""
+    if row["raw"] is not None:
+        return {"row_id": row["row_id"], "raw": row["raw"]}
+    written = {name: row[name] for name in ("row_id", *ROW_COLUMNS) if row[name] is not None}
+    for name in written:
+        if name.startswith("image"):
+            written[name] = [image["path"] or f"{len(image['bytes']):,} bytes" for image in written[name]]
+    return {name: value for name, value in written.items() if not name.startswith("history") or value}
+
+
+def write_dropped(dropped: list[dict[str, Any]], output_dir: str) -> None:
+    """Writes the rows that were left out to `dropped_rows.jsonl`."""
+    with whole_file(Path(output_dir) / DROPPED) as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in dropped)

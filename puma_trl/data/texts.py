@@ -1,0 +1,53 @@
+"""Texts of rows: what makes one unusable, and values as messages show them."""
+
+import json
+from typing import Any
+
+from ..errors import DataError
+
+
+def describe(value: Any) -> str:
+    """Returns the type and the beginning of a value, for messages."""
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    try:
+        return f"{type(value).__name__} {shorten(repr(value))}"
+    except RecursionError:  # nested nearly as deep as can be read
+        return type(value).__name__
+
+
+def to_json(value: Any) -> str:
+    """Writes a row as JSON, whatever is in it; of what is none, such as bytes, the type and the beginning."""
+    try:
+        return json.dumps(value, default=describe)
+    except RecursionError:
+        return describe(value)
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Cuts a text that is longer than `limit` characters."""
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
+def check_text(text: str, name: str) -> str:
+    """
+    Returns the text.
+
+    Raises:
+        DataError: if it has a NUL byte or half of a surrogate pair.
+    """
+    flaw = find_flaw(text)
+    if flaw:
+        raise DataError(f"invalid text: `{name}` {flaw}")
+    return text
+
+
+def find_flaw(text: str) -> str | None:
+    """Says what makes a text unusable, if anything does."""
+    if "\0" in text:
+        return f"has a NUL byte at position {text.index(chr(0))}"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"is not valid Unicode: {error.reason}"
+    return None

@@ -1,0 +1,193 @@
+"""Conversations in any writing → turns: a role, a text, and the places of its pictures."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import DataError
+from .places import IMAGE_PLACE, Place, mark_places, refuse_places
+from .texts import describe, find_flaw
+
+
+SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
+ROLES = {
+    **dict.fromkeys((SYSTEM, "developer"), SYSTEM),
+    **dict.fromkeys((USER, "human"), USER),
+    **dict.fromkeys((ASSISTANT, "gpt", "chatgpt", "bot", "model"), ASSISTANT),
+}
+TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
+TOOL_KEYS = ("tool_calls", "tool_call_id", "tool_responses", "function_call")
+# What else a turn may have that belongs to the conversation and is not read
+OTHER_KEYS = ("audio", "video", "videos", "image", "images", "thinking", "reasoning", "reasoning_content")
+# Which say with a 0 that a turn is not to be trained on
+WEIGHT_KEYS = ("weight", "train", "loss")
+# Where a part of a message has its picture, if it has it itself
+PICTURE_KEYS = ("image", "image_url", "url", "path")
+
+
+@dataclass
+class Turn:
+    """
+    A turn of a conversation.
+
+    Args:
+        role (`str`):
+            `"system"`, `"user"` or `"assistant"`.
+        text (`str`):
+            Its text, with `<image>` in the places of pictures.
+        places (`list[Place]`):
+            These places.
+    """
+
+    role: str
+    text: str = ""
+    places: list[Place] = field(default_factory=list)
+
+
+def read_turns(value: Any, name: str) -> list[Turn]:
+    """
+    Reads the messages of a conversation: objects with `role` and `content`, or `from` and `value`.
+
+    Args:
+        value (`Any`):
+            What stands in the column.
+        name (`str`):
+            The column.
+
+    Raises:
+        DataError: if it is no list of messages, or has something that is not read, such as calls of tools.
+    """
+    if not isinstance(value, list) or not value:
+        raise DataError(f"wrong type: `{name}` is {describe(value)}, not a list of turns")
+    return [_read_turn(turn, f"turn {number} of `{name}`") for number, turn in enumerate(value, 1)]
+
+
+def _read_turn(turn: Any, name: str) -> Turn:
+    if not isinstance(turn, dict):
+        raise DataError(f"wrong type: {name} is {describe(turn)}, not an object with `role` and `content`")
+    speaker = turn.get("role") or turn.get("from")
+    content = turn.get("value") if turn.get("content") is None else turn["content"]
+    role = ROLES.get(speaker.lower()) if isinstance(speaker, str) else None
+    called = next((f"has `{key}`" for key in TOOL_KEYS if turn.get(key)), None)
+    if called or speaker in TOOL_ROLES:
+        raise DataError(f"tool calls: {name} {called or f'is by {speaker!r}'}, which is not read")
+    other = next((key for key in OTHER_KEYS if turn.get(key)), None)
+    if other:
+        raise DataError(f"unread column: {name} has `{other}`, which is not read")
+    if role is None:
+        raise DataError(f"roles: {name} is by {describe(speaker)}; known are {', '.join(ROLES)}")
+    return make_turn(role, content, name)
+
+
+def make_turn(role: str, content: Any, name: str) -> Turn:
+    """
+    Makes a turn of a text, or of a list of parts with the types `text` and `image`.
+
+    Args:
+        role (`str`):
+            Whose turn it is.
+        content (`Any`):
+            The text or the parts.
+        name (`str`):
+            What messages call it.
+
+    Raises:
+        DataError: if it is neither, is empty, or a picture stands where none can be.
+    """
+    turn = Turn(role)
+    for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+        text, places = _read_part(part, role, name)
+        turn.text += text
+        turn.places += places
+    if not turn.text.strip():
+        raise DataError(f"empty text: {name} ({role}) is empty")
+    return turn
+
+
+def _read_part(part: Any, role: str, name: str) -> tuple[str, list[Place]]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text":
+        return _read_text(part.get("text"), role, name)
+    if kind not in ("image", "image_url"):
+        shown = describe(part) if kind is None else f"of the type {describe(kind)}"
+        raise DataError(f"unread column: {name} has a part {shown}, but only parts with text and pictures are read")
+    if role != USER:
+        raise DataError(f"image places: {name} has a picture, but pictures stand in questions alone")
+    picture = next((part[key] for key in PICTURE_KEYS if part.get(key)), None)
+    if isinstance(picture, dict) and "url" in picture:
+        picture = picture["url"]
+    return IMAGE_PLACE, [Place("a part of the type image", picture=picture)]
+
+
+def _read_text(text: Any, role: str, name: str) -> tuple[str, list[Place]]:
+    if not isinstance(text, str):
+        raise DataError(f"wrong type: {name} is {describe(text)}, not text")
+    flaw = find_flaw(text)
+    if flaw:
+        raise DataError(f"invalid text: {name} {flaw}")
+    if role == USER:
+        return mark_places(text, name)
+    refuse_places(text, name)
+    return text, []
+
+
+def read_history(value: Any, name: str) -> list[Turn]:
+    """
+    Reads what was said before: pairs of a question and an answer, or turns.
+
+    Raises:
+        DataError: if it is neither.
+    """
+    if not isinstance(value, list):
+        raise DataError(f"wrong type: `{name}` is {describe(value)}, not a list of questions with their answers")
+    if isinstance(value[0], dict):
+        return read_turns(value, name)
+    turns = []
+    for number, pair in enumerate(value, 1):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise DataError(
+                f"wrong type: entry {number} of `{name}` is {describe(pair)}, not a question and its answer"
+            )
+        turns += [
+            make_turn(role, pair[index], f"entry {number} of `{name}`") for index, role in enumerate((USER, ASSISTANT))
+        ]
+    return turns
+
+
+def read_conversation(value: Any, name: str) -> list[Turn]:
+    """
+    Reads a conversation up to its last answer, the one that is trained on.
+
+    Args:
+        value (`Any`):
+            Messages, as [`read_turns`] takes them.
+        name (`str`):
+            The column.
+
+    Raises:
+        DataError: if it cannot be read, its turns are out of order, or its last answer is not to be trained on.
+    """
+    turns = read_turns(value, name)
+    check_order(turns, name)
+    weight = next((key for key in WEIGHT_KEYS if value[-1].get(key) == 0), None)
+    if weight:
+        raise DataError(f"no answer: the last turn of `{name}` is not to be trained on, as its `{weight}` is 0")
+    return turns
+
+
+def check_order(turns: list[Turn], name: str) -> None:
+    """
+    Makes sure that a conversation ends in an answer, before which user and assistant alternate.
+
+    Raises:
+        DataError: if it does not.
+    """
+    roles = [turn.role for turn in turns]
+    if roles[-1] != ASSISTANT:
+        raise DataError(f"no answer: the last turn of `{name}` is by the {roles[-1]}, not by the assistant")
+    speakers = roles[1:] if roles[0] == SYSTEM else roles
+    if not speakers or speakers != [USER, ASSISTANT] * (len(speakers) // 2):
+        shown = ", ".join(roles[:8]) + (", …" if len(roles) > 8 else "")
+        raise DataError(
+            f"roles: the turns of `{name}` are by {shown}; behind a system prompt, if any, user and assistant must "
+            "alternate"
+        )
