@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..data.collator import DataCollatorForPumaPairs, split_sides
 from ..data.load import load_data
+from ..data.render import prompt_of
 from ..errors import EvaluationError
 from ..models.families import Family, get_family
 from ..step.losses import puma_loss
@@ -90,8 +91,11 @@ def answer_pairs(generator: Generator, rows: Dataset, title: str) -> list[dict[s
     """
     results = [{"row_id": row_id, "gold": gold} for row_id, gold in zip(rows["row_id"], rows["output_2"], strict=True)]
     for side, suffix in SIDES.items():
-        columns = (rows[f"instruction{suffix}"], rows[f"image_url{suffix}"])
-        prompts = [Prompt(text, images or ()) for text, images in zip(*columns, strict=True)]
+        texts = [prompt_of(row, suffix) for row in rows]
+        prompts = [
+            Prompt(text, images or (), history)
+            for (text, _, history), images in zip(texts, rows[f"image_url{suffix}"], strict=True)
+        ]
         with Progress(f"{title}, {side} replies", len(prompts)) as progress:
             for batch in generator.generate(prompts):
                 for position, reply in batch:

@@ -1,7 +1,7 @@
 """Replies of a transformers model, in batches of prompts of similar length."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from ..data.images import image_size, open_image
-from ..data.render import render_prompt
+from ..data.render import end_token_id, render_prompt
 from ..errors import EvaluationError
 
 
@@ -26,11 +26,14 @@ class Prompt:
         text (`str`):
             The instruction.
         images (`Sequence[Any]`):
-            Pictures that come before it, as [`open_image`] takes them.
+            Its pictures, as [`open_image`] takes them.
+        history (`Sequence[dict[str, str]]`):
+            The turns before it, each with `role` and `content`.
     """
 
     text: str
-    images: Sequence[Any] = field(default_factory=tuple)
+    images: Sequence[Any] = ()
+    history: Sequence[dict[str, str]] = ()
 
 
 def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -140,7 +143,7 @@ class Generator:
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Prompt]) -> list[str]:
         """Answers one batch."""
-        texts = [render_prompt(self.processor, prompt.text, len(prompt.images)) for prompt in prompts]
+        texts = [render_prompt(self.processor, prompt.text, len(prompt.images), prompt.history) for prompt in prompts]
         images = [[open_image(image) for image in prompt.images] for prompt in prompts]
         inputs = self.processor(
             text=texts,
@@ -154,7 +157,7 @@ class Generator:
 
 
 def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
-    """Returns the tokens that end a reply: the checkpoint's and the tokenizer's."""
+    """Returns the tokens that end a reply: the checkpoint's, the tokenizer's and the chat template's."""
     end = model.generation_config.eos_token_id
     ends = [] if end is None else [end] if isinstance(end, int) else list(end)
-    return sorted({*ends, processor.tokenizer.eos_token_id})
+    return sorted({*ends, processor.tokenizer.eos_token_id, end_token_id(processor)} - {None})
