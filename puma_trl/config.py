@@ -1,5 +1,6 @@
 """The settings of a run, typed and checked: `PumaKLConfig` and `PumaScriptArguments`."""
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -19,6 +20,13 @@ def as_list(value: str | list[str] | None) -> list[str]:
         return []
     items = [value] if isinstance(value, str) else value
     return [part.strip() for item in items for part in str(item).split(",") if part.strip()]
+
+
+def as_names(value: str | list[str] | None) -> list[str]:
+    """Returns the names of data sets: a list as it is, a single one that exists as it is, else its parts at commas."""
+    names = [value] if isinstance(value, str) else [name for name in value or [] if str(name).strip()]
+    # a command line makes a list of the one value that it has
+    return as_list(names) if len(names) == 1 and not os.path.exists(names[0]) else names
 
 
 @dataclass
@@ -286,8 +294,8 @@ class PumaScriptArguments:
 
     def __post_init__(self):
         _check_fields(self)
-        self.dataset_name = as_list(self.dataset_name)
-        self.eval_dataset_name = as_list(self.eval_dataset_name) or None
+        self.dataset_name = as_names(self.dataset_name)
+        self.eval_dataset_name = as_names(self.eval_dataset_name) or None
         if not self.dataset_name:
             raise ConfigError("`dataset_name` is missing: name the files, folders or datasets of the Hub to train on.")
         if self.eval_split_size is not None and self.eval_dataset_name is not None:
