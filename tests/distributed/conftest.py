@@ -3,9 +3,13 @@
 import json
 import os
 import random
+import select
+import signal
+import socket
 import subprocess
 import sys
-from functools import cached_property
+from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 
 import psutil
@@ -108,16 +112,6 @@ def _write_engines(folder):
         (folder / f"{name}.yaml").write_text(json.dumps(config))  # JSON is YAML
 
 
-@pytest.fixture(scope="session")
-def deepspeed_ops():
-    """Builds what DeepSpeed compiles at its first launch on a CPU, so that no launch waits for the compiler."""
-    code = (
-        "from deepspeed.ops.op_builder.cpu import CPUAdamBuilder, ShareMemCommBuilder\n"
-        "ShareMemCommBuilder().load(), CPUAdamBuilder().load()"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=900, env=ENVIRONMENT)
-
-
 class Run:
     """What a launched run left behind."""
 
@@ -162,7 +156,7 @@ def command(workspace, tmp_path_factory):
             "save_strategy": "no",
             "use_cpu": True,
         } | flags
-        launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(config), *launch_flags]
+        launch = ["--config_file", str(config), *launch_flags]
         shim = ["--fsdp_on_cpu"] if engine.startswith("fsdp2") else []
         arguments = [str(piece) for key, value in values.items() for piece in (f"--{key}", value)]
         return [*launch, str(PROBE), str(folder / "facts"), *shim, *probe_flags, *arguments], folder / "output"
@@ -170,19 +164,61 @@ def command(workspace, tmp_path_factory):
     return command
 
 
+class Command:
+    """A command that the fork server runs; used as a `subprocess.Popen`."""
+
+    def __init__(self, requests, argv, log):
+        self.answers, answers = socket.socketpair(type=socket.SOCK_SEQPACKET)
+        with open(log, "a") as file, answers:
+            socket.send_fds(requests, [json.dumps(argv).encode()], [file.fileno(), answers.fileno()])
+        self.pid = int(self.answers.recv(100))
+        self.returncode = None
+
+    def poll(self):
+        with suppress(subprocess.TimeoutExpired):
+            return self.wait(0)
+
+    def wait(self, timeout=None):
+        if self.returncode is None:
+            if not select.select([self.answers], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout)
+            self.returncode = int(self.answers.recv(100) or -signal.SIGKILL)  # nothing comes from one that is killed
+            self.answers.close()
+        return self.returncode
+
+
 @pytest.fixture(scope="session")
-def launch(command, deepspeed_ops):
-    """Returns a function that launches a run, waits for it and reads what it left."""
+def start():
+    """Returns a function that starts a command, its output in `log`, in forks of a process that has imported everything."""
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    ours.settimeout(900)  # the first time, DeepSpeed's operators are compiled
+    argv = [sys.executable, "-u", str(Path(__file__).parent / "fork_server.py"), str(theirs.fileno())]
+    # a session of its own, so that Ctrl-C ends the test first
+    server = subprocess.Popen(argv, env=ENVIRONMENT, pass_fds=[theirs.fileno()], start_new_session=True)
+    theirs.close()
+    with server, ours:
+        assert ours.recv(100) == b"ready"
+        yield partial(Command, ours)
+
+
+@pytest.fixture(scope="session")
+def launch(command, start):
+    """Returns a function that launches a run, waits for it and reads what it left; the same run is launched once."""
+    runs = {}
 
     def launch(engine, **flags):
-        argv, output_dir = command(engine, **flags)
-        run_to_end(argv, output_dir.parent / "log")
-        return Run(output_dir)
+        key = repr((engine, sorted(flags.items())))
+        if key not in runs:
+            argv, output_dir = command(engine, **flags)
+            # a file of accelerate_configs as a user launches it
+            run_to_end(argv, output_dir.parent / "log", start_alone if engine.endswith(".yaml") else start)
+            runs[key] = Run(output_dir)
+        return runs[key]
 
     return launch
 
 
-def run_to_end(argv, log):
+def run_to_end(argv, log, start):
     """Runs a command; it must end well and in time."""
     process = start(argv, log)
     try:
@@ -192,10 +228,11 @@ def run_to_end(argv, log):
     assert code == 0, log.read_text()[-4000:]
 
 
-def start(argv, log):
-    """Starts a command, its output in `log`."""
+def start_alone(argv, log):
+    """Starts a command as a user does, its output in `log`."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch"]
     with open(log, "a") as file:
-        return subprocess.Popen(argv, stdout=file, stderr=file, env=ENVIRONMENT)
+        return subprocess.Popen([*launcher, *argv], stdout=file, stderr=file, env=ENVIRONMENT)
 
 
 def stop(process):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from .conftest import ROOT, TIMEOUT, Run, start, stop
+from .conftest import ROOT, TIMEOUT, Run, start_alone, stop
 from .test_engines import assert_same
 
 
@@ -46,13 +46,13 @@ def test_config(launch, flags, on_a_cpu, config):
     assert_same(run, on_a_cpu)
 
 
-def test_two_machines(command, deepspeed_ops, flags, on_a_cpu):
+def test_two_machines(command, flags, on_a_cpu):
     """Two launchers on this machine, as the Slurm script starts one on every node."""
     machines = ["--main_process_ip", "127.0.0.1", "--main_process_port", "29511", "--num_processes", "2"]
     argv, output_dir = command("zero3_multinode.yaml", launch_flags=[*machines, "--machine_rank"], **flags)
     rank = argv.index("--machine_rank") + 1
     log = output_dir.parent / "log"
-    processes = [start([*argv[:rank], str(number), *argv[rank:]], log) for number in (0, 1)]
+    processes = [start_alone([*argv[:rank], str(number), *argv[rank:]], log) for number in (0, 1)]
     try:
         codes = [process.wait(TIMEOUT) for process in processes]
     finally:

@@ -1,10 +1,12 @@
 """A run that was killed, preempted or could not save goes on as if nothing had happened."""
 
+import json
 import os
 import resource
 import shutil
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import psutil
@@ -12,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import TIMEOUT, Run, run_to_end, start, stop
+from .conftest import TIMEOUT, Run, run_to_end, stop
 
 
 pytestmark = pytest.mark.distributed
@@ -26,12 +28,21 @@ FLAGS = {
 }
 
 
-def wait_for(path, process, log):
+def wait_until(condition, process, log):
     deadline = time.monotonic() + TIMEOUT
-    while not path.exists():
+    while not condition():
         assert process.poll() is None, log.read_text()[-4000:]
-        assert time.monotonic() < deadline, f"{path} was not written in {TIMEOUT} s"
+        assert time.monotonic() < deadline, f"It did not come to this in {TIMEOUT} s:\n{log.read_text()[-4000:]}"
         time.sleep(0.01)
+
+
+def is_complete(checkpoint):
+    """The state of the trainer is written last, after the marker."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return (checkpoint / "checkpoint_complete").exists()
 
 
 def one_rank(process):
@@ -74,19 +85,9 @@ def assert_equal_checkpoints(found, expected):
 
 
 @pytest.fixture(scope="module")
-def whole(command):
-    """Returns a function that gives an uninterrupted run, launched once for all tests."""
-    runs = {}
-
-    def whole(engine, **flags):
-        key = (engine, *sorted(flags.items()))
-        if key not in runs:
-            argv, output_dir = command(engine, **FLAGS, **flags)
-            run_to_end(argv, output_dir.parent / "log")
-            runs[key] = Run(output_dir)
-        return runs[key]
-
-    return whole
+def whole(launch):
+    """Returns a function that gives an uninterrupted run."""
+    return partial(launch, **FLAGS)
 
 
 def assert_continued(output_dir, whole, log):
@@ -120,30 +121,30 @@ CASES = [
 
 
 @pytest.mark.parametrize(("engine", "kill", "flags"), CASES, ids=lambda value: getattr(value, "__name__", None))
-def test_kill_and_resume(command, deepspeed_ops, whole, engine, kill, flags):
+def test_kill_and_resume(command, start, whole, engine, kill, flags):
     expected = whole(engine, **flags)
     argv, output_dir = command(engine, probe_flags=["--slow"], **FLAGS, **flags)
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
-        wait_for(output_dir / "checkpoint-2" / "checkpoint_complete", process, log)
+        wait_until(lambda: is_complete(output_dir / "checkpoint-2"), process, log)
         kill(process)
     finally:
         stop(process)
     assert not list(output_dir.glob("*.safetensors"))  # it was killed before its end
     argv.remove("--slow")
-    run_to_end(argv, log)
+    run_to_end(argv, log, start)
     assert_continued(output_dir, expected, log.read_text())
 
 
-def test_killed_while_saving(command, whole):
+def test_killed_while_saving(command, start, whole):
     """The checkpoint that the kill cut short is named and passed over."""
     expected = whole("single")
     argv, output_dir = command("single", probe_flags=["--slow"], **FLAGS)
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
-        wait_for(output_dir / "checkpoint-4", process, log)
+        wait_until((output_dir / "checkpoint-4").exists, process, log)
     finally:
         stop(process)
     assert (output_dir / "checkpoint-2" / "checkpoint_complete").exists()
@@ -151,18 +152,18 @@ def test_killed_while_saving(command, whole):
     (output_dir / "checkpoint-4" / "checkpoint_complete").unlink(missing_ok=True)
     for file in (output_dir / "checkpoint-4").glob("*.safetensors"):
         os.truncate(file, file.stat().st_size // 2)
-    run_to_end(argv, log)
+    run_to_end(argv, log, start)
     assert "checkpoint-4 was cut short while it was written" in log.read_text()
     assert_continued(output_dir, expected, log.read_text())
 
 
-def test_disk_full_while_saving(command, whole):
+def test_disk_full_while_saving(command, start, whole):
     expected = whole("single")
     argv, output_dir = command("single", probe_flags=["--slow"], **FLAGS)
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
-        wait_for(output_dir / "checkpoint-2" / "checkpoint_complete", process, log)
+        wait_until(lambda: is_complete(output_dir / "checkpoint-2"), process, log)
         # no file can grow beyond this, as on a disk with 100 kB left
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -174,21 +175,19 @@ def test_disk_full_while_saving(command, whole):
     assert (output_dir / "checkpoint-2" / "checkpoint_complete").exists()
     assert not (output_dir / "model.safetensors").exists()
     argv.remove("--slow")
-    run_to_end(argv, log)
+    run_to_end(argv, log, start)
     assert_continued(output_dir, expected, log.read_text())
 
 
 @pytest.mark.parametrize("engine", ["single", "ddp", "zero2", "zero3", "fsdp2"])
-def test_preempted(command, deepspeed_ops, whole, engine):
+def test_preempted(command, start, whole, engine):
     """SIGTERM to one rank, as schedulers send it: all save at the same step and end well."""
     expected = whole(engine)
     argv, output_dir = command(engine, probe_flags=["--slow"], **FLAGS | {"save_steps": 100})
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
-        deadline = time.monotonic() + TIMEOUT
-        while "'loss'" not in log.read_text() and time.monotonic() < deadline:
-            time.sleep(0.01)
+        wait_until(lambda: "'loss'" in log.read_text(), process, log)
         psutil.Process(process.pid).children()[-1].send_signal(signal.SIGTERM)
         assert process.wait(TIMEOUT) == 0, log.read_text()[-4000:]
     finally:
@@ -198,7 +197,7 @@ def test_preempted(command, deepspeed_ops, whole, engine):
     assert not (output_dir / "model.safetensors").exists()
     argv[argv.index("--save_steps") + 1] = "2"
     argv.remove("--slow")
-    run_to_end(argv, log)
+    run_to_end(argv, log, start)
     assert_continued(output_dir, expected, log.read_text())
 
 
@@ -215,7 +214,7 @@ def test_other_number_of_processes(launch, whole, tmp_path, engine):
     assert run.losses[4:] == pytest.approx(expected.losses[4:], abs=1e-5)
 
 
-def test_other_number_of_processes_under_deepspeed(command, deepspeed_ops, whole):
+def test_other_number_of_processes_under_deepspeed(command, start, whole):
     checkpoint = whole("zero2").output_dir / "checkpoint-4"
     flags = FLAGS | {"resume_from_checkpoint": checkpoint}
     argv, output_dir = command("zero2", launch_flags=["--num_processes", "1"], **flags)
