@@ -21,6 +21,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from ..config import PumaKLConfig
 from ..data.collator import DataCollatorForPumaPairs, split_sides
+from ..data.rows import ROW_COLUMNS
 from ..models.families import get_family
 from ..models.parts import split_groups
 from ..record.hub import CITATION, TAGS, write_card
@@ -34,9 +35,8 @@ from .precision import prepare_precision
 from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
 
 
-COLUMNS = ["row_id", "image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
-# for length-grouped sampling, which reads the data set after the other columns are gone
-COLUMNS += ["length"]
+# `length` is for length-grouped sampling, which reads the data set after the other columns are gone
+COLUMNS = ["row_id", *ROW_COLUMNS, "length"]
 
 
 class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):

@@ -1,5 +1,7 @@
 """Tokens are counted from the headers of pictures as they are collated."""
 
+from functools import cache
+
 import pytest
 from PIL import Image
 
@@ -9,7 +11,51 @@ from puma_trl.data.images import ORIENTATION, image_size
 from puma_trl.data.render import prompt_of
 from puma_trl.models.families import get_family
 
-from ..models.family_models import build_family
+from ..models.family_models import MINI, OTHERS, build_family
+
+
+HISTORY = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "See <image>\nWhich?"},
+    {"role": "assistant", "content": "This."},
+]
+ROWS = [
+    {"instruction": "<image>\nWhy?"},
+    {"instruction": "Why?\n<image>", "output": " So. "},
+    {"instruction": "In <image>, why?"},
+    {"instruction": "Why?", "history": HISTORY},
+    {"instruction": "Why?", "history": HISTORY[:1]},
+    {"instruction": "<image> Why {control}?", "output": "So {control}."},
+    {"instruction": " {control}{control} ", "image_url": [], "history": [{"role": "system", "content": "{control}"}]},
+]
+
+
+@cache
+def read_family(name):
+    """Returns processor and family."""
+    processor, model = build_family(name)
+    return processor, get_family(model.config)
+
+
+@pytest.mark.parametrize("name", [*MINI, *OTHERS])
+def test_places_turns_and_escaped_tokens(name, tmp_path):
+    processor, family = read_family(name)
+    Image.new("RGB", (100, 60)).save(tmp_path / "a.png")
+    control = "".join(token for token in processor.tokenizer.all_special_tokens if token != "<image>")
+    counter = TokenCounter(processor, family, "escape")
+    collator = DataCollatorForPumaPairs(processor, family, use_kl=False, placeholder_sides=(), special_tokens="escape")
+    for row in ROWS:
+        row = {"image_url": [str(tmp_path / "a.png")], "output": "So.", "history": []} | row
+        row |= {name: row[name].replace("{control}", control) for name in ("instruction", "output")}
+        row["history"] = [turn | {"content": turn["content"].replace("{control}", control)} for turn in row["history"]]
+        assert counter.renderer.find_problem(row, "") is None
+        texts = [*counter.renderer.prompts([prompt_of(row, "")]), counter.renderer.answer(row["output"])]
+        counted = sum(counter.count_texts(texts))
+        counted += sum(counter.count_image(image_size(image)) for image in row["image_url"])
+        batch = collator([row])
+        assert counted == batch["attention_mask"].sum(), row
+        text = processor.tokenizer.decode(batch["labels"][batch["labels"] != -100])
+        assert text == row["output"] + counter.renderer.end
 
 
 @pytest.fixture(params=["png", "webp", "mpo", "jpg"])
@@ -24,15 +70,11 @@ def turned(request, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "idefics3", "smolvlm", "qwen2_vl"])
-@pytest.mark.parametrize("special_tokens", ["error", "escape"])
-def test_turned_pictures(name, special_tokens, turned):
-    processor, model = build_family(name)
-    family = get_family(model.config)
+def test_turned_pictures(name, turned):
+    processor, family = read_family(name)
     row = {"image_url": [turned], "instruction": "Why?", "output": "So."}
-    if special_tokens == "escape":
-        row |= {"instruction": f"Why {processor.image_token}?", "output": "So<|im_end|>."}
-    collator = DataCollatorForPumaPairs(processor, family, use_kl=False, special_tokens=special_tokens)
-    counter = TokenCounter(processor, family, special_tokens)
+    collator = DataCollatorForPumaPairs(processor, family, use_kl=False)
+    counter = TokenCounter(processor, family)
     texts = [*counter.renderer.prompts([prompt_of(row, "")]), counter.renderer.answer(row["output"])]
     counted = sum(counter.count_texts(texts)) + counter.count_image(image_size(turned))
     assert counted == collator([row])["attention_mask"].sum()
