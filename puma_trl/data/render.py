@@ -1,4 +1,4 @@
-"""Rows → the texts that are read: prompts by the chat template, answers with their end; ids for text models."""
+"""Rows → the texts that are read: prompts by the chat template, answers with their end."""
 
 import os
 import re
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from datasets import DatasetDict
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
@@ -318,46 +317,3 @@ def prompt_of(row: dict[str, Any], side: str) -> Prompt:
             What their names end with: `""` or `"_2"`.
     """
     return row[f"instruction{side}"], len(row.get(f"image_url{side}") or []), row.get(f"history{side}") or ()
-
-
-def tokenize_rows(
-    dataset: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
-    special_tokens: str = "error",
-    completion_only_loss: bool | None = None,
-) -> DatasetDict:
-    """
-    Renders and tokenises rows for TRL's text path, so that they have one beginning and the end of the chat template,
-    and as many tokens as were counted; for stage 1 on a text model.
-
-    Args:
-        dataset ([`~datasets.DatasetDict`]):
-            Checked rows, as [`load_data`] returns them.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
-        special_tokens (`str`, *optional*, defaults to `"error"`):
-            Whether control tokens in texts are plain text (`"escape"`).
-        completion_only_loss (`bool`, *optional*):
-            Whether the answer alone bears labels, or the prompt too. Defaults to the answer alone.
-
-    Returns:
-        [`~datasets.DatasetDict`]: rows of `input_ids` and `labels`, both (L,), -100 where there is no loss.
-    """
-    renderer = Renderer(tokenizer, special_tokens)
-
-    def tokenize(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
-        rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-        prompts = renderer.prompts([prompt_of(row, "") for row in rows])
-        answers = [renderer.answer(row["output"]) for row in rows]
-        prompt_ids, answer_ids = (
-            renderer.reader(texts, add_special_tokens=False)["input_ids"] for texts in (prompts, answers)
-        )
-        input_ids = [prompt + answer for prompt, answer in zip(prompt_ids, answer_ids, strict=True)]
-        if completion_only_loss is False:
-            return {"input_ids": input_ids, "labels": input_ids}
-        labels = [[-100] * len(prompt) + answer for prompt, answer in zip(prompt_ids, answer_ids, strict=True)]
-        return {"input_ids": input_ids, "labels": labels}
-
-    return dataset.map(
-        tokenize, batched=True, remove_columns=dataset["train"].column_names, desc="Tokenising the rows"
-    )

@@ -1,7 +1,6 @@
 """Prompts are what the chat template makes of a conversation, with one beginning; answers end as it ends them."""
 
 import pytest
-from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from puma_trl.data.render import (
@@ -11,14 +10,13 @@ from puma_trl.data.render import (
     prompt_of,
     render_answer,
     render_prompt,
-    tokenize_rows,
 )
 from puma_trl.data.tokens import MARK
 from puma_trl.errors import DataError
-from puma_trl.mini import build_processor, build_tokenizer
+from puma_trl.mini import build_processor
 
 from ..models.family_models import MINI, OTHERS, build_family
-from .tokenizers import CHATML, KINDS, build
+from .tokenizers import CHATML, build
 
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -235,32 +233,3 @@ def test_what_cannot_be_escaped_is_refused(processor, monkeypatch):
     assert problem.startswith("invalid text: `output` has the character U+FDD0")
     joined = ROW | {"instruction": "<|im_<image>end|>", "image_url": [1]}
     assert renderer.find_problem(joined, "").startswith("special token in text: `instruction`")
-
-
-@pytest.mark.parametrize("kind", [*KINDS])
-@pytest.mark.parametrize("special_tokens", ["error", "escape"])
-def test_rows_of_text_models(kind, special_tokens):
-    tokenizer = build(kind)
-    rows = [{"instruction": "Why?", "output": "So.", "history": []}, {"instruction": " 2 ", "output": "4"}]
-    if special_tokens == "escape":
-        rows[0]["output"] = f"So {tokenizer.eos_token}."
-    dataset = DatasetDict({"train": Dataset.from_list(rows)})
-    train = tokenize_rows(dataset, tokenizer, special_tokens)["train"]
-    assert train.column_names == ["input_ids", "labels"]
-    for row, tokens in zip(rows, train, strict=True):
-        prompt = tokenizer(render_prompt(tokenizer, row["instruction"], 0), add_special_tokens=False)["input_ids"]
-        ids, labels = tokens["input_ids"], tokens["labels"]
-        assert ids[: len(prompt)] == prompt and labels[: len(prompt)] == [-100] * len(prompt)
-        assert ids[len(prompt) :] == labels[len(prompt) :] and ids[-1] == end_token_id(tokenizer)
-        assert tokenizer.decode(labels[len(prompt) :]) == row["output"] + end_of_answer(tokenizer)
-        assert labels.count(end_token_id(tokenizer)) == 1
-    train = tokenize_rows(dataset, tokenizer, special_tokens, completion_only_loss=False)["train"]
-    assert train["labels"][:] == train["input_ids"][:]
-
-
-def test_the_mini_tokenizer_is_read_as_before():
-    tokenizer = build_tokenizer()
-    tokenizer.chat_template = CHATML
-    dataset = DatasetDict({"train": Dataset.from_list([{"instruction": "Why 1?", "output": "So 2."}])})
-    (row,) = tokenize_rows(dataset, tokenizer)["train"]
-    assert tokenizer.decode(row["input_ids"]) == user("Why 1?") + "So 2.<|im_end|>"

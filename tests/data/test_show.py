@@ -8,7 +8,7 @@ from rich.console import Console
 from trl import pack_dataset
 
 from puma_trl.data.collator import DataCollatorForPumaPairs
-from puma_trl.data.render import tokenize_rows
+from puma_trl.data.encode import tokenize_rows
 from puma_trl.data.show import LONGEST, describe_sample
 from puma_trl.models.families.qwen import QWEN_VL
 
