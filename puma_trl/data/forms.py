@@ -125,10 +125,12 @@ def _read_sample(source: Source, names: list[str]) -> Sample:
         if broken is None:
             raise empty_error(source.path or source.name)
         raise DataError(f"No row of '{source.path or source.name}' can be read. The first one: {broken}.")
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     if source.kind in ("csv", "table"):
         columns = column_names(source)
-        names = [name for name in names if name.split(".")[0] in columns or name in columns]
+        schema = None if source.kind == "csv" else source.table.data.schema
+        places = {name: place for name in names if (place := _find_column(name, columns, schema))}
+        return Sample(rows, columns, places)
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     places = {name: (name,) for name in names if name in columns}
     for row in itertools.chain(rows.values(), (row for _, row in stream if isinstance(row, dict))):
         missing = [name for name in names if name not in places]
@@ -139,6 +141,14 @@ def _read_sample(source: Source, names: list[str]) -> Sample:
 
 
 def _read_rows(source: Source) -> Iterator[tuple[int, Any]]:
+    """Reads the rows of a source, of a table without the bytes of pictures, which its types tell."""
+    columns = None
+    if source.kind == "table":
+        columns = [field.name for field in source.table.data.schema if not any(map(_is_bytes, _leaves(field.type)))]
+        if not columns:
+            yield from ((number, {}) for number in range(1, len(source.table) + 1))
+            return
+        source = replace(source, table=source.table.select_columns(columns))
     for chunk in find_chunks([source]):
         yield from read_chunk(source, chunk)
 
@@ -153,7 +163,22 @@ def _find_place(name: str, row: dict[str, Any]) -> Path | None:
         if not isinstance(value, dict) or key not in value:
             return None
         value = value[key]
-    return (column, *inside) if inside and column in row else None
+    return (column, *inside) if inside else None
+
+
+def _find_column(name: str, columns: list[str], schema: pa.Schema | None) -> Path | None:
+    """Returns where a name stands in the rows of a table, or of csv, whose columns hold texts alone."""
+    if name in columns:
+        return (name,)
+    column, *inside = name.split(".")
+    if schema is None or column not in columns:
+        return None
+    kind = schema.field(column).type
+    for key in inside:
+        if not pa.types.is_struct(kind) or kind.get_field_index(key) < 0:
+            return None
+        kind = kind.field(key).type
+    return (column, *inside)
 
 
 def _passed_columns(source: Source, form: Form) -> tuple[str, ...]:
