@@ -111,8 +111,9 @@ def end_of_answer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
     Raises:
         DataError: if there is no such token, so that a model would never learn to stop.
     """
-    closing, is_all = _closing(processor)
-    end = ControlTokens(processor).cut(closing)
+    control = ControlTokens(processor)
+    closing, is_all = _closing(processor, control)
+    end = control.cut(closing)
     if end is not None:
         return end
     tokenizer = get_tokenizer(processor)
@@ -127,17 +128,30 @@ def end_of_answer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
     return end + tokenizer.eos_token
 
 
-def _closing(processor: ProcessorMixin | PreTrainedTokenizerBase) -> tuple[str, bool]:
+def _closing(processor: ProcessorMixin | PreTrainedTokenizerBase, control: ControlTokens) -> tuple[str, bool]:
     """Returns what the template writes behind an answer, and whether it is that and nothing but that."""
-    turns = [{"role": "user", "content": STAND_IN}, {"role": "assistant", "content": ANSWER_STAND_IN}]
-    if isinstance(processor, ProcessorMixin):
-        turns = _place_images(processor, turns, 0)
-    closing = _apply_template(processor, turns).partition(ANSWER_STAND_IN)[2]
-    if _apply_template(processor, turns[:1]) != _apply_template(processor, turns[:1], add_generation_prompt=True):
+    problem, answer = {"role": "user", "content": STAND_IN}, {"role": "assistant", "content": ANSWER_STAND_IN}
+
+    def render(*turns: dict[str, str], **options: Any) -> str:
+        turns = _place_images(processor, turns, 0) if isinstance(processor, ProcessorMixin) else list(turns)
+        return _apply_template(processor, turns, **options)
+
+    closing = render(problem, answer).partition(ANSWER_STAND_IN)[2]
+    asked = render(problem, add_generation_prompt=True)
+    if closing.strip() and asked != render(problem):
         return closing, True
-    # the start of the next answer stands behind it in any case; that is not what stands before another problem
-    other = _apply_template(processor, [*turns, turns[0]]).partition(ANSWER_STAND_IN)[2]
-    return os.path.commonprefix([closing, other]), False
+    between = render(problem, answer, problem).partition(ANSWER_STAND_IN)[2].partition(STAND_IN)[0]
+    if closing.strip():
+        # the start of the next answer stands behind everything; that is not what stands before another problem
+        return os.path.commonprefix([closing, between]), False
+    # some templates close only turns that others follow, all alike, but what opens a turn is no end of the one before
+    between = os.path.commonprefix([asked.partition(STAND_IN)[2], between])
+    try:
+        opening = render({"role": "system", "content": STAND_IN}, problem)
+    except DataError:
+        opening = render(problem)
+    token = control.find(between)
+    return ("" if token is None or token in opening.partition(STAND_IN)[0] else between), False
 
 
 def end_token_id(processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:

@@ -95,6 +95,9 @@ def test_fast_rendering_equals_the_template(change, monkeypatch):
         ("mistral", "</s>"),
         ("vicuna", "</s>"),  # its template closes with nothing
         ("qwen base", "<|im_end|>"),  # while its eos_token is <|endoftext|>
+        ("qwen 1.5 base", "<|im_end|>"),  # closes only turns that others follow
+        ("glm", "<|endoftext|>"),  # closes none: what follows opens the next turn
+        ("headers", "<|endoftext|>"),  # the same, with one token that opens all
         ("phi 3", "<|end|>"),  # behind which a conversation ends with <|endoftext|>
         ("alpaca", "\n### End</s>"),  # words, behind which something must stop the model
         ("chatml without its tokens", "<|im_end|><|endoftext|>"),

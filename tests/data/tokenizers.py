@@ -34,6 +34,17 @@ ALPACA = (
     "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n### End\n{% endfor %}"
     "{% if add_generation_prompt %}### assistant:\n{% endif %}"
 )
+CHATML_BETWEEN = (
+    "{% for m in messages %}"
+    "{% if loop.first and m.role != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% if (loop.last and add_generation_prompt) or not loop.last %}<|im_end|>\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt and messages[-1].role != 'assistant' %}<|im_start|>assistant\n{% endif %}"
+)
+GLM = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+HEADERS = CHATML.replace("<|im_end|>\n", "\n")
 # template, special tokens, other added tokens, beginning, end, whether the tokenizer itself adds the beginning
 KINDS = {
     "llama 3": (
@@ -49,6 +60,9 @@ KINDS = {
     "vicuna": (VICUNA, [], [], "<s>", "</s>", True),
     "qwen base": (CHATML, ["<|im_start|>", "<|im_end|>"], ["<tool_call>", "triangle"], None, "<|endoftext|>", False),
     "phi 3": (PHI_3, ["<|user|>", "<|assistant|>", "<|end|>"], [], None, "<|endoftext|>", False),
+    "qwen 1.5 base": (CHATML_BETWEEN, ["<|im_start|>", "<|im_end|>"], [], None, "<|endoftext|>", False),
+    "glm": (GLM, ["<|system|>", "<|user|>", "<|assistant|>"], [], None, "<|endoftext|>", False),
+    "headers": (HEADERS, ["<|im_start|>", "<|im_end|>"], [], None, "<|endoftext|>", False),
     "alpaca": (ALPACA, [], [], None, "</s>", False),
     "chatml without its tokens": (CHATML, [], [], None, "<|endoftext|>", False),
 }
