@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FAMILY ?= qwen2_vl
+# Two tests at a time, each on one core; a process that has no more tests takes over some of the other's.
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 LAUNCH := $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml puma_trl/run.py
 
 .PHONY: install demo study test test-distributed test-slow quality style bench
@@ -25,10 +27,10 @@ demo: install
 		--data outputs/mini/data/heldout.jsonl --output outputs/mini/gap.json
 
 test: install
-	$(BIN)/pytest
+	$(SIDE_BY_SIDE)
 
 test-slow: install
-	$(BIN)/pytest -m "slow and not distributed"
+	$(SIDE_BY_SIDE) -m "slow and not distributed"
 
 test-distributed: install
 	$(BIN)/pytest -m distributed
