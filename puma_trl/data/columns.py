@@ -216,7 +216,7 @@ def _known(fields: dict[str, tuple[Path, ...]], mapped: Collection[str]) -> list
     given = {name.removesuffix("_2") for name in mapped}
     if _question_given(mapped):
         given |= set(QUESTION_FIELDS)
-    read = [path[0] for name, paths in fields.items() if name not in mapped for path in paths]
+    read = [path[0] for name, paths in fields.items() if name.removesuffix("_2") not in given for path in paths]
     return list(dict.fromkeys([*read, *(name for name in FIELDS if name not in given)]))
 
 
@@ -276,7 +276,8 @@ def _fill(
         if f"{name}{suffix}" in mapping:
             fields[f"{name}{suffix}"] = (mapping[f"{name}{suffix}"],)
             continue
-        here = [f"{column}{suffix}" for column in columns if f"{column}{suffix}" in free]
+        shared = mapping.get(f"{name}{'' if suffix else '_2'}", ())  # both sides may have one question or answer
+        here = [f"{column}{suffix}" for column in columns if f"{column}{suffix}" in (*free, *shared[:1])]
         if not here:
             lacking.append(f"{columns[0]}{suffix}")
             if first is not None:

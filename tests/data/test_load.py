@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,84 @@ def test_several_processes_give_the_same_rows(folder, load, monkeypatch):
     assert reports["train"].dropped == {"broken JSON": 1}
 
 
+def test_names_with_commas(folder, load):
+    path = write(folder / "a,b.jsonl", [pair(0)])
+    for names in ([path], [path, write(folder / "c.jsonl", [pair(1)])], [f"{folder}/c.jsonl, {folder}/d.jsonl"]):
+        write(folder / "d.jsonl", [pair(2)])
+        assert len(load(*names)[0]["train"]) == len(names) + ("c.jsonl, " in names[0])
+    assert PumaScriptArguments(dataset_name=path).dataset_name == [path]
+    assert PumaScriptArguments(dataset_name=["a,b", "c"]).dataset_name == ["a,b", "c"]
+    assert PumaScriptArguments(dataset_name="a, b").dataset_name == ["a", "b"]
+
+
+def test_a_mapping_may_be_for_one_split(folder, load):
+    rows = [{name: value for name, value in pair(0).items() if name != "image_url_2"} | {"picture": "0.png"}]
+    train, evaluation = write(folder / "train.jsonl", rows), write(folder / "eval.jsonl", [pair(1)])
+    dataset, reports = load(train, eval_dataset_name=evaluation, columns={"image_url_2": "picture"})
+    assert [reports[split].images["vision-rich"] for split in ("train", "eval")] == [1, 1]
+    with pytest.raises(DataError, match="`picture` has the name of pictures"):
+        load(train, eval_dataset_name=evaluation)
+
+
+def test_columns_that_are_not_read_are_in_the_report(folder, load):
+    rows = [pair(0, id=1)] * 120 + [pair(0, note="n")]
+    _, reports = load(write(folder / "a.jsonl", rows), write(folder / "b.jsonl", [pair(0, source="s", id=2)]))
+    assert reports["train"].unread == ["id", "source", "note"]
+
+
+class TestPictures:
+    def test_stage_2_needs_one_on_the_vision_rich_side(self, folder, load):
+        rows = [pair(0, image_url_2=None, image_url="0.png"), pair(1, image_url_2=None, kind="k")]
+        with pytest.raises(DataError, match="No row of the train data has a picture on its vision-rich .*: kind.$"):
+            load(write(folder / "pairs.jsonl", rows), allow_text_only=True)
+        rows.append(pair(2))
+        _, reports = load(write(folder / "pairs.jsonl", rows))
+        assert reports["train"].images == {"text-rich": 1, "vision-rich": 1}
+        with pytest.raises(DataError, match="No row of the eval data has a picture on its vision-rich side"):
+            load(folder / "pairs.jsonl", eval_dataset_name=write(folder / "eval.jsonl", rows[:1]))
+
+    @pytest.mark.parametrize("row", [single(0), pair(0, image_url="0.png", image_url_2=None)])
+    def test_towers_need_one_unless_text_alone_is_wanted(self, row, folder, load):
+        path = write(folder / "text.jsonl", [row])
+        for parts in (["all"], ["aligner"], ["language_model", "aligner"]):
+            with pytest.raises(DataError, match="No row of the train data has a picture, but `trainable_parts`"):
+                load(path, use_kl=False, trainable_parts=parts)
+        load(path, use_kl=False, trainable_parts=["language_model"])
+        load(path, use_kl=False, allow_text_only=True)
+        load(write(folder / "a.jsonl", [pair(0)]), eval_dataset_name=path, use_kl=False)
+
+    def test_a_text_model_needs_none(self, folder, load):
+        load(write(folder / "text.jsonl", [single(0)]), use_kl=False, processor=text_tokenizer())
+
+
+def text_tokenizer():
+    tokenizer = build_processor("qwen2_vl").tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}:"
+    return tokenizer
+
+
+def test_a_text_model_reads_the_text_rich_side_of_pairs(folder, load):
+    rows = [pair(0), pair(1, instruction_2="", output_2="other"), single(2), pair(3, image_url="0.png")]
+    path = write(folder / "pairs.jsonl", rows)
+    with pytest.raises(DataError, match="pairs.jsonl:4: image for a text model: `image_url` has 1"):
+        load(path, use_kl=False, processor=text_tokenizer())
+    dataset, reports = load(path, use_kl=False, processor=text_tokenizer(), bad_rows="drop")
+    train = dataset["train"]
+    assert train.column_names[1:5] == ["image_url", "instruction", "output", "history"]
+    assert "instruction_2" not in train.column_names
+    assert train["instruction"] == ["What is 0?", "What is 1?", "What is 2?"]
+    assert train["output"] == ["It is 0.", "It is 1.", "It is 2."]
+    assert reports["train"].images == {"one-sided": 0}
+
+
+def test_turns_before_the_question_are_kept(folder, load):
+    turns = [("system", "s"), ("user", "<image>a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    row = {"messages": [{"role": role, "content": text} for role, text in turns], "images": ["0.png"]}
+    dataset, _ = load(write(folder / "chat.jsonl", [row]), use_kl=False)
+    (found,) = dataset["train"]
+    assert found["history"] == row["messages"][:3] and (found["instruction"], found["output"]) == ("c", "d")
+
+
 class TestPolicies:
     BAD = [
         pair(0),
@@ -232,7 +311,7 @@ class TestPolicies:
         assert limit > batch["attention_mask"].sum()
         dataset, reports = load(path, bad_rows="drop", max_length=limit)
         assert dataset["train"]["row_id"] == ["pairs.jsonl:1"] and reports["train"].dropped == {"too long": 1}
-        with pytest.raises(DataError, match="A larger `max_length` keeps long rows"):
+        with pytest.raises(DataError, match="A larger `max_length` keeps long rows.*A smaller `max_pixels` gives"):
             load(path, max_length=limit)
 
 
@@ -320,14 +399,21 @@ load_data(PumaScriptArguments(dataset_name=[{path!r}]), args, build_processor("q
         load(path)
         assert checks == []
 
-    @pytest.mark.parametrize("change", ["rows", "max_length", "use_kl", "answer_mismatch", "processor", "image_root"])
-    def test_whatever_matters_is_checked_again(self, change, folder, load, checks):
-        path = write(folder / "pairs.jsonl", [pair(0)])
+    @pytest.mark.parametrize(
+        "change",
+        ["rows", "max_length", "use_kl", "answer_mismatch", "processor", "image_root"]
+        + ["columns", "special_tokens", "decode_images", "code", "family code"],
+    )
+    def test_whatever_matters_is_checked_again(self, change, folder, load, checks, monkeypatch):
+        path = write(folder / "pairs.jsonl", [pair(0, other="What is 1?")])
         load(path)
         fields = {
             "max_length": {"max_length": 500},
             "use_kl": {"use_kl": False},
             "answer_mismatch": {"answer_mismatch": "student"},
+            "columns": {"columns": {"instruction": "other"}},
+            "special_tokens": {"special_tokens": "escape"},
+            "decode_images": {"decode_images": True},
             "image_root": {"image_root": str(folder / "..") + f"/{folder.name}"},
         }.get(change, {})
         if change == "rows":
@@ -335,6 +421,13 @@ load_data(PumaScriptArguments(dataset_name=[{path!r}]), args, build_processor("q
         if change == "processor":
             fields["processor"] = build_processor("qwen2_vl")
             fields["processor"].chat_template = "Look! " + fields["processor"].chat_template
+        if change.endswith("code"):
+            module = data.families if change.startswith("family") else data
+            copy = folder / change.replace(" ", "_")
+            shutil.copytree(Path(module.__file__).parent, copy)
+            with open(copy / ("qwen.py" if change.startswith("family") else "turns.py"), "a") as file:
+                file.write("# changed")
+            monkeypatch.setattr(module, "__file__", str(copy / "load.py"))
         load(path, **fields)
         assert len(checks) == 2
 

@@ -1,0 +1,362 @@
+"""Forms are found by columns, mappings win, and what is not read is listed, or refused where it would be missed."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from puma_trl.data.columns import PUBLISHED, find_form
+from puma_trl.data.files import find_chunks, find_sources
+from puma_trl.data.forms import find_forms
+from puma_trl.data.lookalikes import find_picture
+from puma_trl.data.readers import read_chunk
+from puma_trl.data.rows import read_row
+from puma_trl.errors import DataError
+
+
+ONE = {"instruction": "a", "output": "b"}
+PAIR = ONE | {"instruction_2": "c", "output_2": "b"}
+TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def find(tmp_path):
+    """Returns a function that writes rows to files and finds their forms."""
+
+    def find(*files, columns=None, suffix="jsonl"):
+        paths = [tmp_path / f"{number}.{suffix}" for number in range(len(files))]
+        for path, rows in zip(paths, files, strict=True):
+            if suffix == "parquet":
+                pq.write_table(pa.Table.from_pylist(rows), path)
+            else:
+                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return find_forms(find_sources([str(path) for path in paths], None, None, "train"), columns)
+
+    return find
+
+
+def texts(source):
+    """What is read of each row: question and answer of both sides, and the paths of pictures."""
+    found = []
+    for chunk in find_chunks([source]):
+        for _, raw in read_chunk(source, chunk):
+            row = read_row(raw, None, source.form)
+            images = [image["path"] for side in ("", "_2") for image in row[f"image_url{side}"] or ()]
+            found.append([row[name] for name in ("instruction", "output", "instruction_2", "output_2")] + images)
+    return found
+
+
+FORMS = {
+    "published": (ONE | {"image_url": "/a.png"}, ["a", "b", None, None, "/a.png"]),
+    "published pair": (PAIR | {"image_url_2": "/a.png"}, ["a", "b", "c", "b", "/a.png"]),
+    "Alpaca": (ONE | {"input": "i", "system": "s", "history": [["q", "r"]]}, ["a\n\ni", "b", None, None]),
+    "messages": ({"messages": TURNS, "images": ["/a.png"]}, ["a", "b", None, None, "/a.png"]),
+    "messages, one image": ({"messages": TURNS, "image": "/a.png"}, ["a", "b", None, None, "/a.png"]),
+    "messages, pair": (
+        {"messages": TURNS, "messages_2": TURNS, "images_2": ["/a.png"]},
+        ["a", "b", "a", "b", "/a.png"],
+    ),
+    "conversations": (
+        {
+            "conversations": [{"from": "human", "value": "<image>\na"}, {"from": "gpt", "value": "b"}],
+            "image": "/a.png",
+        },
+        ["<image>\na", "b", None, None, "/a.png"],
+    ),
+    "prompt": ({"prompt": "a", "completion": "b"}, ["a", "b", None, None]),
+    "prompt of turns": (
+        {"prompt": TURNS[:1], "completion": TURNS[1:], "images": ["/a.png"]},
+        ["a", "b", None, None, "/a.png"],
+    ),
+    "question": ({"question": "a", "answer": "b", "image": "/a.png"}, ["a", "b", None, None, "/a.png"]),
+    "problem": ({"problem": "a", "solution": "b"}, ["a", "b", None, None]),
+    "query": ({"query": "a", "response": "b", "system_prompt": "s"}, ["a", "b", None, None]),
+    "question, pair": (
+        {"question": "a", "answer": "b", "question_2": "c", "answer_2": "b", "image_2": "/a.png"},
+        ["a", "b", "c", "b", "/a.png"],
+    ),
+    "sides of two forms": (ONE | {"messages_2": TURNS, "image_2": "/a.png"}, ["a", "b", "a", "b", "/a.png"]),
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("name", FORMS)
+def test_forms_are_known_by_their_columns(name, suffix, find):
+    row, expected = FORMS[name]
+    (source,) = find([row | {"id": 7, "source": "x"}] * 2, suffix=suffix)
+    assert texts(source) == [expected] * 2
+    assert source.form.unread == ["id", "source"] and set(source.form.read) == set(row)
+
+
+def test_each_file_has_its_own_form(find):
+    sources = find([ONE], [{"question": "q", "answer": "r"}], [{"messages": TURNS}])
+    assert [texts(source)[0][:2] for source in sources] == [["a", "b"], ["q", "r"], ["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"q": "a", "a": "b"}, "fits no form of rows. Its columns are: `q`, `a`. Needed are instruction .* output"),
+        ({"Instruction": "a", " output": "b"}, "`columns: {instruction: 'Instruction', output: ' output'}`"),
+        ({"instruction": "a"}, "fits no form"),
+        ({"instruction_2": "a", "output_2": "b"}, "fits no form"),
+        (
+            {"problem": "a", "solution": "b", "answer": "c"},
+            "several columns that may be `output`: `answer`, `solution`",
+        ),
+        (ONE | {"messages": TURNS}, "can be read in several ways"),
+        (ONE | {"question": "a", "answer": "b"}, "can be read in several ways"),
+        (PAIR | {"messages_2": TURNS}, "can be read in several ways"),
+    ],
+)
+def test_columns_that_fit_no_form_or_several(row, reason, find):
+    with pytest.raises(DataError, match=reason):
+        find([row])
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "expected"),
+    [
+        ({"q": "a", "r": {"text": "b", "n": 1}}, {"instruction": "q", "output": "r.text"}, ["a", "b", None, None]),
+        (
+            {"q": "a", "r.text": "b", "r": {"text": "c"}},
+            {"instruction": "q", "output": "r.text"},
+            ["a", "b", None, None],
+        ),
+        (PAIR | {"pic": "/a.png"}, {"image_url_2": "pic"}, ["a", "b", "c", "b", "/a.png"]),
+        (
+            {"question": "a", "question_2": "c", "answer": "b"},
+            {"output_2": "answer"},
+            ["a", "b", "c", "b"],
+        ),
+        (ONE | {"long_output": "c"}, {"output": "long_output"}, ["a", "c", None, None]),
+        (ONE | {"messages": TURNS[:1] * 2}, {"instruction": "instruction"}, ["a", "b", None, None]),
+        (ONE | {"messages": TURNS[:1] * 2}, {"messages": "ignore"}, ["a", "b", None, None]),
+        ({"problem": "a", "solution": "b", "answer": "c"}, {"output": "solution"}, ["a", "b", None, None]),
+        (
+            {"chat": TURNS, "pics": ["/a.png"]},
+            {"messages": "chat", "image_url": "pics"},
+            ["a", "b", None, None, "/a.png"],
+        ),
+        ({"input": "a", "output": "b"}, {"instruction": "input"}, ["a", "b", None, None]),
+        ({"question": "a", "answer": "b", "hint": "h"}, {"input": "hint"}, ["a\n\nh", "b", None, None]),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_mapping_wins(row, columns, expected, suffix, find):
+    (source,) = find([row], columns=columns, suffix=suffix)
+    assert texts(source) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"image_ur": "q"}, "`image_ur` is none of our columns. Did you mean `image_url`?"),
+        ({"images_2": "q"}, "`images_2` is none of our columns. Did you mean `image_url_2`?"),
+        ({"pixels": "q"}, "`pixels` is none of our columns. There are: instruction, output, image_url"),
+        ({"instruction": "qq"}, "names `qq`, but no row has that column. Did you mean `q`?"),
+        ({"output": "r.txt"}, "names `r.txt`, but no row has that column"),
+        ({"output": "q.text"}, "names `q.text`, but no row has that column"),
+        ({"photo": "ignore"}, "names `photo`, but no row has that column"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_mapping_to_nowhere(columns, reason, suffix, find):
+    with pytest.raises(DataError, match=reason):
+        find([{"q": "a", "r": {"text": "b"}}], columns=columns, suffix=suffix)
+
+
+def test_a_mapping_counts_where_its_column_is(find):
+    own, theirs = find([ONE | {"image_url": "/a.png"}], [ONE | {"pic": "/b.png"}], columns={"image_url": "pic"})
+    assert texts(own) + texts(theirs) == [["a", "b", None, None, "/a.png"], ["a", "b", None, None, "/b.png"]]
+
+
+def test_a_mapped_column_may_turn_up_late(find):
+    rows = [ONE] * 150 + [ONE | {"more": {"pic": "/a.png"}}]
+    (source,) = find(rows, columns={"image_url": "more.pic"})
+    assert texts(source)[-1] == ["a", "b", None, None, "/a.png"] and texts(source)[0] == ["a", "b", None, None]
+
+
+def test_a_value_that_a_mapped_column_lacks_is_missing(find):
+    (source,) = find([{"q": "a", "output": "b"}, {"instruction": "a", "output": "b"}], columns={"instruction": "q"})
+    with pytest.raises(DataError, match="missing value: `q` is missing or null"):
+        texts(source)
+
+
+LOOKALIKES = [
+    *("image", "images", "img", "picture", "pictures", "pic", "photo", "figure", "diagram", "image_path", "image_2"),
+    *(
+        "Image",
+        "IMG_PATH",
+        "imagePath",
+        "decoded_image",
+        "query_image",
+        "image_url2",
+        "imageurl_2",
+        "image_urls",
+        "图片",
+    ),
+    *("ＩＭＡＧＥ", "jpg", "video", "audio_path", "input", "Input", "history", "question", "problem", "query"),
+    *("context", "hint", "choices", "options", "choice_1", "optionA", "tools", "prompt", "completion", "message"),
+    *("Instruction", "instuction", "intsruction", "instruction_3", "instructions", " output", "outputs", "chosen"),
+]
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_columns_that_look_as_if_they_should_be_read_are_an_error(name, find):
+    row = {"question": "a", "answer": "b"} if name in ("input", "history") else PAIR  # which reads these two
+    with pytest.raises(DataError, match="has columns that are not read, but look as if they should be") as error:
+        find([row | {name: "something"}])
+    message = str(error.value)
+    assert f"`{name}`" in message and f"{name}: ignore" in message and "\n" not in message
+    (source,) = find([row | {name: "something"}], columns={name: "ignore"})
+    assert source.form.unread == [name] and len(texts(source)) == 1
+    (source,) = find([row | {name: value} for value in (None, "", [])])  # of no consequence while empty
+    assert source.form.unread == [name] and len(texts(source)) == 3
+
+
+HARMLESS = (
+    "id pid source category kind level answer solution rationale subject question_id prompt_id image_id image_width "
+    "image_caption has_image num_images image_hash answer_type question_type metadata url text license split score "
+    "model language difficulty final_answer ground_truth output_type"
+).split()
+
+
+def test_other_columns_are_listed(find):
+    (source,) = find([PAIR | dict.fromkeys(HARMLESS, "something")])
+    assert source.form.unread == HARMLESS and texts(source) == [["a", "b", "c", "b"]]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("/p/a.png", "a.JPG", "b c.webp?raw=1", "https://host/a.jpeg", "data:image/png;base64,AAAA", "/9j/4AAQ"),
+        *(["x", "a.png"], {"path": "a.png"}, {"src": {"file": "a.gif"}}, [{"url": "http://host/a.bmp"}]),
+        *(PNG, {"bytes": PNG, "path": None}, [{"bytes": PNG}]),
+    ],
+)
+def test_pictures_that_are_not_read_are_an_error_under_any_name(value, find):
+    suffix = "parquet" if "PNG" in repr(value) else "jsonl"  # JSON has no bytes
+    with pytest.raises(DataError, match="`blob` holds .*`columns: {image_url_2: blob}`.*`columns: {blob: ignore}`"):
+        find([PAIR | {"blob": None}, PAIR | {"blob": value}], suffix=suffix)
+    (source,) = find([PAIR | {"blob": value}], columns={"blob": "ignore"}, suffix=suffix)
+    assert texts(source) == [["a", "b", "c", "b"]]
+
+
+@pytest.mark.parametrize(
+    "value", ["see a.png for\nmore", "word", "png", 7, ["a"], {"n": 1}, "x" * 2000 + ".png", None]
+)
+def test_what_is_no_picture(value):
+    assert find_picture(value) is None
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_columns_that_turn_up_late_are_found_row_by_row(suffix, find):
+    late = [{"image": "here"}, {"sketch": "/a.png"}, {"note": "n"}]
+    rows = [PAIR] * 120 + [PAIR | more for more in late]
+    if suffix == "parquet":
+        rows = [dict.fromkeys(("sketch", "note")) | row for row in rows if "image" not in row]
+    (source,) = find(rows, suffix=suffix)
+    problems, unread = [], []
+    for chunk in find_chunks([source]):
+        for _, raw in read_chunk(source, chunk):
+            try:
+                unread.append(read_row(raw, None, source.form)["unread"])
+            except DataError as error:
+                problems.append(str(error))
+    assert problems[-1] == "unread column: `sketch` is not read, but holds a picture ('/a.png')"
+    if suffix == "jsonl":
+        assert problems[0] == "unread column: `image` is not read, but has the name of pictures"
+        assert unread == [None] * 120 + [["note"]]
+    assert len(problems) == (2 if suffix == "jsonl" else 1)
+
+
+def test_late_columns_of_a_form_are_read(find):
+    rows = [ONE] * 120 + [ONE | {"image_url": "/a.png", "input": "i"}, PAIR | {"image_url_2": "/b.png"}]
+    (source,) = find(rows)
+    assert texts(source)[120:] == [["a\n\ni", "b", None, None, "/a.png"], ["a", "b", "c", "b", "/b.png"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "lacking", "remedy"),
+    [
+        (ONE | {"instruction_2": "c"}, "`instruction_2` needs `output_2`", "{output_2: output}"),
+        (ONE | {"image_url_2": "/a.png"}, "`image_url_2` needs `instruction_2` and `output_2`", "{instruction_2: "),
+        (
+            {"question": "a", "answer": "b", "image_2": "/a.png"},
+            "`image_2` needs `question_2` and `answer_2`",
+            "{instruction_2: question}",
+        ),
+    ],
+)
+def test_half_of_a_second_side_is_an_error(row, lacking, remedy, find):
+    with pytest.raises(DataError) as error:
+        find([row])
+    assert lacking in str(error.value) and remedy in str(error.value)
+
+
+def test_both_sides_may_share_a_column(find):
+    row = {name: value for name, value in PAIR.items() if name != "output_2"}
+    (source,) = find([row], columns={"output_2": "output"})
+    assert texts(source) == [["a", "b", "c", "b"]]
+    (source,) = find([row, ONE | {"instruction_2": None}], columns={"output_2": "output"})
+    assert texts(source) == [["a", "b", "c", "b"], ["a", "b", None, None]]
+
+
+def test_a_mapping_of_half_a_side_is_an_error(find):
+    with pytest.raises(DataError, match="`image_url_2` by `columns`, but that needs `instruction_2` and `output_2`"):
+        find([ONE | {"pic": "/a.png"}], columns={"image_url_2": "pic"})
+
+
+def test_choices_in_columns_of_letters(find):
+    with pytest.raises(DataError, match="`A` may be a choice of the question"):
+        find([{"question": "a", "answer": "A", "A": "1", "B": "2"}])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("\n \n", "is empty. Pass a file with at least one row."),
+        ("broken\n{\n", "No row of '.*' can be read. The first one: x.jsonl:1: broken JSON"),
+        ("7\n[1]\n", "The first one: x.jsonl:1: it is int 7, not an object with columns"),
+    ],
+)
+def test_files_without_a_row(text, reason, tmp_path):
+    (tmp_path / "x.jsonl").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        find_forms(find_sources([str(tmp_path / "x.jsonl")], None, None, "train"))
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.csv", "x.parquet"])
+def test_tables_and_lists_without_a_row(name, tmp_path):
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        pq.write_table(pa.Table.from_pylist([], schema=pa.schema([("instruction", "string")])), path)
+    else:
+        path.write_text("[ ]" if name.endswith("json") else "instruction,output\n")
+    with pytest.raises(DataError, match=f"{name}' is empty. Pass a file with at least one row."):
+        find_forms(find_sources([str(path)], None, None, "train"))
+
+
+def test_rows_that_are_broken_do_not_hide_the_form(tmp_path):
+    (tmp_path / "x.jsonl").write_text("broken\n" * 200 + json.dumps(ONE))
+    (source,) = find_forms(find_sources([str(tmp_path / "x.jsonl")], None, None, "train"))
+    assert source.form.read == ["instruction", "output"]
+
+
+def test_tables_are_read_without_columns_that_do_not_matter(find):
+    (source,) = find([ONE | {"score": 1.5, "words": ["a"], "note": "n"}], suffix="parquet")
+    ((_, row),) = [row for chunk in find_chunks([source]) for row in read_chunk(source, chunk)]
+    assert list(row) == ["instruction", "output", "words", "note"]  # texts might turn out to name pictures
+
+
+def test_the_default_form_is_the_published_one():
+    assert PUBLISHED.read == ["image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
+    assert repr(find_form(["output", "instruction"])) == repr(find_form(["output", "instruction"]))
