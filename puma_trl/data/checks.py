@@ -45,6 +45,9 @@ FEATURES = Features(
 
 SIDE_NAMES = {"": "text-rich", "_2": "vision-rich"}
 
+# What is said of the tokens of a row that is too long, where it has pictures
+PICTURE_TOKENS = "of pictures"
+
 # Each worker remembers what it found in this many image files.
 MAX_SEEN_IMAGES = 50_000
 
@@ -138,9 +141,17 @@ class TokenCounter:
     def _by_run(self, size: tuple[int, int]) -> int:
         height, width = size
         blank = PILImage.new("RGB", (width, height), "white")
-        text = self.family.image_text or self.processor.image_token
-        expanded = self.processor(images=[[blank]], text=[text], add_special_tokens=False)["input_ids"][0]
-        return len(expanded) - self.count_texts([text])[0]
+        expanded = self.processor(images=[[blank]], text=[self._placeholder], add_special_tokens=False)["input_ids"][0]
+        return len(expanded) - self.placeholder_tokens
+
+    @property
+    def _placeholder(self) -> str:
+        return self.family.image_text or self.processor.image_token
+
+    @cached_property
+    def placeholder_tokens(self) -> int:
+        """The number of tokens of an image's placeholder in the prompt."""
+        return self.count_texts([self._placeholder])[0]
 
 
 @dataclass
@@ -275,7 +286,12 @@ class RowChecker:
             row["length"] += count
             if self.max_length is not None and count > self.max_length and row["problem"] is None:
                 who = "row" if row["instruction_2"] is None else f"{SIDE_NAMES[side]} side"
-                row["problem"] = f"too long: the {who} has {count} tokens, more than `max_length: {self.max_length}`"
+                images = len(row[f"image_url{side}"])
+                of_images = row["image_tokens"][side] + (images and images * self.counter.placeholder_tokens)
+                part = f" ({of_images} {PICTURE_TOKENS})" if images else ""
+                row["problem"] = (
+                    f"too long: the {who} has {count} tokens{part}, more than `max_length: {self.max_length}`"
+                )
 
 
 def _quote(text: str) -> str:

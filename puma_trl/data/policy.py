@@ -15,6 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..errors import DataError
 from ..files import whole_file
+from .checks import PICTURE_TOKENS
 from .columns import COLUMNS
 from .files import DROPPED, Source
 from .rows import ROW_COLUMNS
@@ -25,6 +26,7 @@ REMEDIES = {
     MISMATCH: "Set `answer_mismatch: student` to give the text-rich side the vision-rich side's answer, or "
     "`answer_mismatch: drop` to leave such pairs out.",
     "too long": "A larger `max_length` keeps long rows.",
+    "special token in text": "Set `special_tokens: escape` to have such characters read as plain text.",
     "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
     "image places": "A question has as many places (`<image>`) as its side has pictures, or none; `columns: "
     "{image_url: picture}` names the column of the pictures.",
@@ -227,6 +229,8 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     first = "\n".join(f"  {rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
     remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
+    if any(problems[index].startswith("too long") and PICTURE_TOKENS in problems[index] for index in bad):
+        remedies.append("A smaller `max_pixels` gives pictures fewer tokens, in families that have it.")
     if kinds.keys() - {MISMATCH}:
         target = os.path.join(output_dir, DROPPED)
         remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")

@@ -215,7 +215,11 @@ def test_image_tokens_count_towards_the_limit(check):
     row = GOOD | {"image_url_2": "a.png"}
     _, (with_image, without), _ = check([row, GOOD])
     assert with_image == without + 4 + 2  # 2 x 2 patches after merging, and the tokens around them
-    assert check([row], max_length=without // 2 + 5)[0][0].startswith("too long: the vision-rich side")
+    ((problem,), *_) = check([row], max_length=without // 2 + 5)
+    assert problem == (
+        f"too long: the vision-rich side has {without // 2 + 6} tokens (6 of pictures), more than `max_length: "
+        f"{without // 2 + 5}`"
+    )
     assert check([row], max_length=without // 2 + 6)[0] == [None]
 
 

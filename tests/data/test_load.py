@@ -311,8 +311,16 @@ class TestPolicies:
         assert limit > batch["attention_mask"].sum()
         dataset, reports = load(path, bad_rows="drop", max_length=limit)
         assert dataset["train"]["row_id"] == ["pairs.jsonl:1"] and reports["train"].dropped == {"too long": 1}
-        with pytest.raises(DataError, match="A larger `max_length` keeps long rows.*A smaller `max_pixels` gives"):
+        with pytest.raises(DataError, match="A larger `max_length` keeps long rows") as error:
             load(path, max_length=limit)
+        assert "max_pixels" not in str(error.value)
+
+    def test_rows_that_pictures_make_too_long(self, folder, load, processor):
+        path = write(folder / "pairs.jsonl", [pair(0)])
+        row = load(path)[0]["train"][0]
+        batch = DataCollatorForPumaPairs(processor, QWEN_VL, placeholder_sides=())([row])
+        with pytest.raises(DataError, match=r"of pictures\), more than.*\n.*A smaller `max_pixels` gives pictures fewer"):
+            load(path, max_length=int(batch["attention_mask"].sum()) - 1)
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "[]", "[ ]"])
