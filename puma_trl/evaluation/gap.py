@@ -157,7 +157,7 @@ def measure_divergence(
             positions = order[start : start + batch_size]
             pairs = [rows[position] for position in positions]
             strangers = [
-                pair | {name: rows[others[position]][name] for name in ("instruction", "image_url")}
+                pair | {name: rows[others[position]][name] for name in ("image_url", "instruction", "history")}
                 for pair, position in zip(pairs, positions, strict=True)
             ]
             student, teacher = split_sides(collator(pairs))
