@@ -1,5 +1,7 @@
 """Errors of the user's, not of the program: each message gives the value, the reason and the remedy."""
 
+import unicodedata
+
 
 class PumaError(ValueError):
     """Input that cannot be used as it is given."""
@@ -31,3 +33,16 @@ class HubError(PumaError):
 
 class EvaluationError(PumaError):
     """Input of the evaluation that cannot be used."""
+
+
+def printable(text: str) -> str:
+    """
+    Returns a text of the user's, such as a key or what a row holds, as it may be printed: control characters, which
+    steer terminals, and invisible ones are written as escapes (`\\x1b`). Spaces and ends of lines stay.
+    """
+    return "".join(
+        each
+        if each.isprintable() or each == "\n" or unicodedata.category(each) == "Zs"
+        else each.encode("unicode_escape").decode()
+        for each in text
+    )

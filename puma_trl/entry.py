@@ -1,0 +1,121 @@
+"""
+What every command does around its work: an error of the user's is one line, no secret is printed, and other libraries
+say nothing about a machine without a GPU. Import it before them.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .errors import PumaError, printable
+from .redact import hide_secrets
+
+
+USER_ERRORS = (PumaError, OSError, FloatingPointError)  # the last one from a loss that is not finite
+# Seconds that other processes than the main one keep their errors to themselves. A launcher ends them in less when the
+# main process fails, so that its line stays the last one.
+PATIENCE = 10.0
+
+
+def run_command(main: Callable[..., int | None], *arguments: Any) -> None:
+    """
+    Runs a command and ends the process: with 2 and one line, `error: …`, after an error of the user's; with 1 and a
+    traceback after any other; else with the code that `main` returns, or 0.
+
+    Of several processes that fail, the main one speaks.
+
+    Args:
+        main (`Callable`):
+            The command; returns an exit code, or `None` for 0.
+        arguments:
+            What it is called with.
+    """
+    _hide_in_logs()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half written goes then
+    try:
+        code = main(*arguments) or 0
+    except KeyboardInterrupt:
+        code = 128 + signal.SIGINT
+    except USER_ERRORS as error:
+        code = report(error)
+    except Exception:
+        code = _say(traceback.format_exc(), 1)
+    _end(code)
+
+
+def report(error: Exception, code: int = 2) -> int:
+    """
+    Prints an error of the user's in one line.
+
+    Args:
+        error (`Exception`):
+            The error.
+        code (`int`, *optional*, defaults to `2`):
+            The exit code.
+
+    Returns:
+        `int`: the exit code.
+    """
+    return _say(error_line(error), code)
+
+
+def error_line(error: Exception) -> str:
+    """Returns the line that tells of an error: `error: …`, with rows behind semicolons, without secrets."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    text = lines[0]
+    for line in lines[1:]:
+        text += (" " if text.endswith((".", ":", ";", ",", "!", "?")) else "; ") + line
+    return printable(hide_secrets(f"error: {text}"))
+
+
+def _say(text: str, code: int) -> int:
+    if int(os.environ.get("RANK", 0)) > 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(code))  # of the launcher, after an error of the main process
+        time.sleep(PATIENCE)
+    sys.stdout.flush()
+    if "tqdm" in sys.modules:  # a bar that is not closed would be drawn again behind the line
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
+    print(hide_secrets(text).rstrip("\n"), file=sys.stderr, flush=True)
+    return code
+
+
+def _end(code: int) -> None:
+    distributed = sys.modules.get("torch.distributed")
+    if code and distributed is not None and distributed.is_available() and distributed.is_initialized():
+        # What the group does when the interpreter ends may hang, warn or abort (SIGABRT) while others wait for this
+        # process; the launcher ends them.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _hide_in_logs() -> None:
+    make_record = logging.getLogRecordFactory()
+
+    def make_clean_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):  # logging tells of these itself
+            return record
+        if hide_secrets(message) != message:
+            record.msg, record.args = hide_secrets(message), ()
+        return record
+
+    logging.setLogRecordFactory(make_clean_record)
+
+
+def _quieten() -> None:
+    # bitsandbytes looks for a kernel on CPUs with AVX512, and can do without
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # DeepSpeed, which other libraries import wherever it is installed, finds that there is no GPU
+    logging.getLogger("DeepSpeed").addFilter(lambda record: not record.msg.startswith("Setting accelerator to CPU"))
+
+
+_quieten()
