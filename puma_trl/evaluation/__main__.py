@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..errors import EvaluationError
+from ..entry import report, run_command  # before the libraries that it quietens
+from ..errors import PumaError
 from .answers import RULES
 from .benchmarks import BENCHMARKS, PROMPTS
 from .settings import BACKENDS, JUDGES, GapSettings, ItemSource, ReplySettings, ServerSettings
@@ -189,7 +189,7 @@ def run_all(args: argparse.Namespace) -> None:
     print(run_report(folder / "metrics.json", folder / "report.md", args.reference))
 
 
-def run_command(args: argparse.Namespace) -> None:
+def run_subcommand(args: argparse.Namespace) -> None:
     """Runs the chosen subcommand; only what it needs is imported."""
     if args.command == "run":
         run_all(args)
@@ -227,12 +227,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = make_parser().parse_args(argv)
     try:
-        run_command(args)
-    except (EvaluationError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        run_subcommand(args)
+    except (PumaError, OSError) as error:
+        return report(error, 1)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

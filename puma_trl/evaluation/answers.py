@@ -17,6 +17,7 @@ ANSWER_PHRASE = re.compile(
 LETTER = re.compile(r"\(([A-H])\)|(?<![\w'])([A-H])(?![\w'])")
 NUMBER = re.compile(r"(?:(?<![\w)\]])[-−])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)")
 BRACKETS = re.compile(r"\[[^\[\]]*\]")
+BRACES = re.compile(r"\\boxed\{|[{}]")
 TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
 # Markup around an answer: Markdown, dollars, quotes, the << >> of We-Math's template.
 MARKUP = " \t\r\n*<>$`\"':"
@@ -81,15 +82,14 @@ def _read_segment(segment: str, kind: str) -> str | None:
 
 def _last_boxed(reply: str) -> str | None:
     r"""Returns the content of the last `\boxed{…}` whose braces are balanced, without markup."""
-    start = reply.rfind("\\boxed{")
-    while start != -1:
-        depth = 0
-        for position in range(start + len("\\boxed"), len(reply)):
-            depth += {"{": 1, "}": -1}.get(reply[position], 0)
-            if depth == 0:
-                return _without_markup(reply[start + len("\\boxed{") : position])
-        start = reply.rfind("\\boxed{", 0, start)
-    return None
+    open_braces: list[int] = []
+    last, end = -1, -1
+    for brace in BRACES.finditer(reply):
+        if brace.group() != "}":
+            open_braces.append(brace.end() if len(brace.group()) > 1 else -1)
+        elif open_braces and (start := open_braces.pop()) > last:
+            last, end = start, brace.start()
+    return None if last < 0 else _without_markup(reply[last:end])
 
 
 def _after_phrase(reply: str) -> str | None:

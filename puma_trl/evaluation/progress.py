@@ -34,6 +34,10 @@ class Progress:
     ) -> None:
         self.bar.close()
 
+    def say(self, line: str) -> None:
+        """Prints a line on stderr, above the bar."""
+        tqdm.write(line, file=sys.stderr)
+
     def advance(self, count: int = 1, correct: int | None = None) -> None:
         """Counts `count` more, `correct` of them right where that is known without a judge."""
         if correct is not None:

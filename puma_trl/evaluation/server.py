@@ -1,14 +1,16 @@
 """Any OpenAI-compatible server (vLLM, SGLang, `transformers serve`, a commercial API), for replies and judgements."""
 
+import asyncio
 import hashlib
 import json
 import os
-import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
-from ..errors import EvaluationError
+from ..errors import EvaluationError, printable
+from ..redact import hide_secrets
 from .progress import Progress
 from .settings import ServerSettings
 
@@ -21,6 +23,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 # Requests that fail one after another before the run stops: the server is down, not busy.
 MAX_FAILURES_IN_A_ROW = 20
+MAX_WORDS = 500  # characters of what a server says that are printed
 
 
 class Server:
@@ -38,7 +41,7 @@ class Server:
         concurrency (`int`, *optional*, defaults to `8`):
             Largest number of requests under way.
         timeout (`float`, *optional*, defaults to `120.0`):
-            Seconds that one try may take.
+            Seconds that one try may take, to the last byte of the reply.
         max_retries (`int`, *optional*, defaults to `5`):
             Tries after the first.
 
@@ -54,7 +57,9 @@ class Server:
         timeout: float = 120.0,
         max_retries: int = 5,
     ):
-        from openai import OpenAI
+        from openai import AsyncOpenAI
+
+        from .http_client import BoundedClient
 
         if concurrency < 1 or timeout <= 0 or max_retries < 0:
             raise EvaluationError(
@@ -69,8 +74,16 @@ class Server:
             )
         self.model = model
         self.concurrency = concurrency
-        # servers of one's own ask for no key, but the client does
-        self.client = OpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries)
+        self.client = AsyncOpenAI(
+            api_key=key or "none",  # servers of one's own ask for no key, but the client does
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=max_retries,
+            http_client=BoundedClient(timeout),
+        )
+        # one loop for all threads that ask: only such requests can be given up at any moment
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     @classmethod
     def connect(cls, settings: ServerSettings) -> "Server":
@@ -97,9 +110,10 @@ class Server:
         from openai import OpenAIError
 
         try:
-            completion = self.client.chat.completions.create(model=self.model, messages=messages, **options)
+            request = self.client.chat.completions.create(model=self.model, messages=messages, **options)
+            completion = asyncio.run_coroutine_threadsafe(request, self._loop).result()
             reply = completion.choices[0].message.content
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, RecursionError, TypeError, ValueError) as error:
             raise OpenAIError(f"the reply is no chat completion ({error})") from error
         if not isinstance(reply, str | None):
             raise OpenAIError(f"the reply is no text but {reply!r}")
@@ -144,7 +158,7 @@ class Server:
                 done, _ = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     key = running.pop(future)
-                    answer = self._result(future, key)
+                    answer = self._result(future, key, progress)
                     failures = 0 if future.exception() is None else failures + 1
                     judged = is_right is not None and answer is not None
                     progress.advance(1, int(is_right(key, answer)) if judged else None)
@@ -156,11 +170,14 @@ class Server:
                         "above. What was answered is kept: run the same command again once the server is well."
                     )
 
-    def _result(self, future: "Future[Answer]", key: Any) -> Answer | None:
+    def _result(self, future: "Future[Answer]", key: Any, progress: Progress) -> Answer | None:
         from openai import OpenAIError
 
         try:
             return future.result()
         except OpenAIError as error:
-            print(f"{key}: no answer from {self.client.base_url} ({type(error).__name__}: {error})", file=sys.stderr)
+            words = hide_secrets(f"{type(error).__name__}: {' '.join(str(error).split())}")  # servers echo keys
+            words = words[:MAX_WORDS] + "…" * (len(words) > MAX_WORDS)
+            server = hide_secrets(str(self.client.base_url))
+            progress.say(printable(f"{key}: no answer from {server} ({words})"))
             return None

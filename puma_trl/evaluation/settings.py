@@ -41,7 +41,7 @@ class ServerSettings:
         concurrency (`int`, *optional*, defaults to `8`):
             Largest number of requests under way.
         timeout (`float`, *optional*, defaults to `120.0`):
-            Seconds that one try may take.
+            Seconds that one try may take, to the last byte of the reply.
         max_retries (`int`, *optional*, defaults to `5`):
             Tries after the first.
     """

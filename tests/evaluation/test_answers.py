@@ -1,8 +1,10 @@
 """The `final` rule and the original project's MathVerse rule."""
 
+import random
+
 import pytest
 
-from puma_trl.evaluation.answers import final_answer, puma_mathverse
+from puma_trl.evaluation.answers import _last_boxed, _without_markup, final_answer, puma_mathverse
 
 
 @pytest.mark.parametrize(
@@ -66,3 +68,31 @@ def test_final_answer(reply, kind, answer):
 )
 def test_puma_mathverse(reply, extraction):
     assert puma_mathverse(reply) == extraction
+
+
+def search_last_boxed(reply):
+    """Tries each `\\boxed{` from the last on, and counts braces from there: plain, and quadratic."""
+    start = reply.rfind("\\boxed{")
+    while start != -1:
+        depth = 0
+        for position in range(start + len("\\boxed"), len(reply)):
+            depth += {"{": 1, "}": -1}.get(reply[position], 0)
+            if depth == 0:
+                return _without_markup(reply[start + len("\\boxed{") : position])
+        start = reply.rfind("\\boxed{", 0, start)
+    return None
+
+
+def test_last_boxed_of_random_replies():
+    rng = random.Random(0)
+    found = set()
+    for _ in range(20_000):
+        reply = "".join(rng.choices(["\\boxed{", "{", "}", "\\", "a", "1"], k=rng.randint(0, 12)))
+        assert _last_boxed(reply) == search_last_boxed(reply), reply
+        found.add(_last_boxed(reply))
+    assert len(found) > 100
+
+
+def test_long_replies_of_boxes_are_read_once():
+    """Counting braces anew from each box that does not end would take 10^11 steps here."""
+    assert final_answer("\\boxed{7}" + "\\boxed{x " * 500_000, "number") == "7"

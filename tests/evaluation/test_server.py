@@ -1,6 +1,8 @@
 """Generation, extraction and judging through an OpenAI-compatible server that answers well, slowly, badly or not."""
 
+import gzip
 import json
+import re
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -312,3 +314,93 @@ def test_a_row_of_failures_is_forgotten_after_an_answer(api, monkeypatch):
     server = Server("m", flaky.url, concurrency=1)
     answers = list(server.map([(key, key) for key in range(12)], lambda request: ask_hello(server), "asking"))
     assert sum(answer == "fine" for _, answer in answers) == 4
+
+
+@pytest.fixture
+def raw_api(monkeypatch):
+    """Returns a function that starts a server which answers each request with bytes, sent one after another."""
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    running = []
+
+    class Raw(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.server.requests.append(dict(self.headers))
+            try:
+                for part in self.server.answer(dict(self.headers)):
+                    self.wfile.write(part)
+                    self.wfile.flush()
+            except OSError:
+                pass  # the client has given up waiting
+
+        def log_message(self, *args):
+            pass
+
+    def start(answer):
+        api = ThreadingHTTPServer(("127.0.0.1", 0), Raw)
+        api.daemon_threads, api.answer, api.requests = True, answer, []
+        threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
+        running.append(api)
+        return api, Server("m", f"http://127.0.0.1:{api.server_address[1]}/v1", timeout=1.0, max_retries=0)
+
+    yield start
+    for api in running:
+        api.shutdown()
+        api.server_close()
+
+
+HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n"
+
+
+def refusal(message):
+    return [HEAD.replace(b"200", b"400") + b"\r\n", json.dumps({"error": {"message": message}}).encode()]
+
+
+def drip(text):
+    """Yields a byte every 0.2 s, so that no single one keeps the client waiting long."""
+    for index in range(len(text)):
+        time.sleep(0.2)
+        yield text[index : index + 1]
+
+
+@pytest.mark.parametrize("where", ["nowhere", "headers", "body"])
+def test_a_try_ends_as_a_whole(raw_api, where, capsys):
+    """One byte after another, each in time, would keep a timeout per read from ever running out."""
+
+    def answer(headers):
+        if where == "nowhere":
+            time.sleep(3)
+        elif where == "headers":
+            yield from drip(HEAD)
+        else:
+            yield HEAD + b"\r\n"
+            yield from drip(b" " * 100)
+
+    api, server = raw_api(answer)
+    start = time.monotonic()
+    assert list(server.map([("key", 1)], lambda request: ask_hello(server), "asking")) == [("key", None)]
+    assert time.monotonic() - start < 2.5
+    assert "key: no answer" in capsys.readouterr().err and len(api.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda headers: [HEAD + b"\r\n", *[b" " * (1 << 20)] * 20], "more than 16,777,216 bytes"),
+        (lambda headers: [HEAD + b"Content-Encoding: gzip\r\n\r\n", gzip.compress(b" " * 1000)], "compressed"),
+        (lambda headers: [HEAD + b'\r\n{"choices": ' + b"[" * 100_000], "no chat completion"),
+        (lambda headers: [HEAD + b'\r\n{"created": ' + b"9" * 5_000 + b"}"], "no chat completion"),
+        (lambda headers: refusal(f"Who is {headers}?"), "'authorization': '<hidden>'"),
+        (lambda headers: refusal("\x1b[2J" + "x" * 10_000), r"\\x1b\[2Jx+…\)$"),
+    ],
+    ids=["endless", "compressed", "deep", "digits", "echo", "escapes"],
+)
+def test_what_a_server_may_send(raw_api, answer, words, capsys):
+    """Each is one failed request, told in one line; other requests go on."""
+    _, server = raw_api(answer)
+    answers = list(server.map([("first", 1), ("second", 2)], lambda request: ask_hello(server), "asking"))
+    assert sorted(answers) == [("first", None), ("second", None)]
+    printed = capsys.readouterr().err
+    lines = [line for line in printed.splitlines() if line.startswith(("first", "second"))]
+    assert len(lines) == 2 and all(re.search(words, line) and len(line) < 700 for line in lines), printed
+    assert SECRET not in printed and "\x1b" not in printed
