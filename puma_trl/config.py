@@ -8,6 +8,7 @@ from trl import SFTConfig
 
 from .errors import ConfigError
 from .fields import check_values
+from .redact import hide_secrets
 
 
 TEACHERS = ("live", "frozen", "ema")
@@ -177,6 +178,8 @@ class PumaKLConfig(SFTConfig):
                 "`packing` and `padding_free` are not available with `use_kl: true`: the two sides of a pair have "
                 "different lengths. Set both to false; `train_sampling_strategy: group_by_length` keeps padding low."
             )
+        if self.activation_checkpointing is None:  # TRL 1.16 sets the old name, and transformers 5.23 warns of it
+            self.activation_checkpointing = self.gradient_checkpointing
         super().__post_init__()
         if self.use_kl and (self.label_smoothing_factor or self.loss_type != "nll"):
             raise ConfigError(
@@ -186,6 +189,12 @@ class PumaKLConfig(SFTConfig):
         if self.part_learning_rates is not None:
             self.part_learning_rates = _read_rates(self.part_learning_rates)
         self._check_data_settings()
+
+    def to_dict(self) -> dict[str, Any]:
+        return hide_secrets(super().to_dict())  # which trackers keep
+
+    def __getstate__(self) -> dict[str, Any]:
+        return hide_secrets(vars(self)) | {"hub_token": None}  # for `training_args.bin`, which is pushed
 
     def _check_data_settings(self) -> None:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:

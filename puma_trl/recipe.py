@@ -16,6 +16,7 @@ from trl import ModelConfig
 from .config import PumaKLConfig, PumaScriptArguments, as_list
 from .errors import ConfigError
 from .fields import check_values, make_schema
+from .redact import HIDDEN, REMEDY, is_secret_name, refuse_hidden, refuse_secrets, remember_secrets
 
 
 # What other trainers, and other versions of transformers and TRL, call a field
@@ -84,20 +85,25 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
 
     Raises:
         ConfigError: if the recipe is missing or not a YAML mapping, a key is unknown (a similar one is named, if there
-            is one), or values are of another type, out of range, or do not go together: all of them at once.
+            is one), a secret stands where it would be kept, or values are of another type, out of range, or do not go
+            together: all of them at once.
     """
+    refuse_secrets(argv)
     parser = _Parser()
     known = {field.name for each in TYPES for field in dataclasses.fields(each) if field.init}
     recipe, flags = _split(argv)
     values = {}
     if recipe is not None:
         values = _read_yaml(recipe)
+        remember_secrets(values)
         _check_keys(values, known | {"env"}, f"in the recipe {recipe}")
+        _refuse_token(values, recipe)
         _set_environment(values.get("env"), recipe)
     options = {option.lstrip("-") for option in parser._option_string_actions}
     given = [flag.split("=", 1)[0].lstrip("-") for flag in flags if flag.startswith("--")]
     _check_keys(given, options, "on the command line")
     values |= vars(parser.parse_args(flags))
+    refuse_hidden({name: value for name, value in values.items() if name != "env"})
     typed, problems = check_values({name: value for name, value in values.items() if name != "env"}, TYPES)
     values |= typed
     problems += find_contradictions(values)
@@ -195,12 +201,22 @@ def _check_keys(keys: Any, known: set[str], where: str) -> None:
             raise ConfigError(f"Unknown key `{key}` {where}.{hint}")
 
 
+def _refuse_token(values: dict[str, Any], recipe: str) -> None:
+    name = next((name for name, value in values.items() if is_secret_name(name) and value is not None), None)
+    if name is not None:
+        raise ConfigError(
+            f"`{name}` stands in the recipe {recipe}, and recipes are kept and passed on. Take it out, and {REMEDY}."
+        )
+
+
 def _set_environment(values: Any, recipe: str) -> None:
     if values is None:
         return
     if not isinstance(values, dict) or any(isinstance(value, dict | list) for value in values.values()):
         raise ConfigError(f"`env` in the recipe {recipe} must map names of environment variables to values.")
-    os.environ.update({str(name): str(value) for name, value in values.items()})
+    # what a saved recipe does not tell may stand in the environment already
+    refuse_hidden({name: value for name, value in values.items() if value != HIDDEN or str(name) not in os.environ})
+    os.environ.update({str(name): str(value) for name, value in values.items() if value != HIDDEN})
 
 
 if __name__ == "__main__":  # python -m puma_trl.recipe > recipes/schema.json

@@ -118,6 +118,8 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
         DataError: if a name is neither a file, a folder with data files, nor a data set that the Hub can deliver; if a
             file cannot be read, or is named twice.
     """
+    if image_root is not None and not os.path.isdir(image_root):
+        raise DataError(f"`image_root` is '{image_root}', but no such folder is there. Name one that holds the images.")
     sources, seen = [], {}
     for name in names:
         path = Path(name)

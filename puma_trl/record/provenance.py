@@ -1,16 +1,15 @@
 """
-Where a model comes from: `recipe.yaml`, which runs the stage again, and `provenance.json`, beside the model and in every
-checkpoint.
+Where a model comes from: `recipe.yaml`, which runs the stage again, and `provenance.json`, beside the model and in
+every checkpoint.
 
 `provenance.json` holds the settings of the method, the training and its data, the base model and its licence, the
-versions of the packages and the git commit. Secrets are left out of both files.
+versions of the packages and the git commit. Both files say `<hidden>` where a secret was given.
 """
 
 import hashlib
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 from enum import Enum
@@ -24,7 +23,6 @@ import yaml
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
 from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -32,7 +30,11 @@ from trl import SFTTrainer
 
 from ..config import PumaKLConfig, rows_per_step
 from ..data.load import DataReport
+from ..errors import CheckpointError
+from ..files import whole_file
 from ..models.families import is_multimodal
+from ..redact import hide_secrets, record_environment
+from .deadline import within
 
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
@@ -49,9 +51,7 @@ PACKAGES = (
     "transformers",
     "trl",
 )
-# What a saved recipe must not hold: secrets, and the order to go on with another run
-LEFT_OUT = ("hub_token", "resume_from_checkpoint")
-SECRET = re.compile("TOKEN|KEY|SECRET|PASSWORD", re.IGNORECASE)
+CARD_SECONDS = 60.0  # for the card of a base model on the Hub, without which a run goes on
 METHOD = (
     "use_kl",
     "alpha_kl",
@@ -91,19 +91,21 @@ def saved_recipe(values: dict[str, Any]) -> dict[str, Any]:
             The values that the run was given, as [`parse_recipe`] returns them.
 
     Returns:
-        `dict[str, Any]`: Key → value; without the token, secrets of `env` and `resume_from_checkpoint`.
+        `dict[str, Any]`: Key → value, without `resume_from_checkpoint`. Secrets, and values of all but well-known
+        environment variables, are `<hidden>`; a recipe with that is refused until the value is given again.
     """
-    values = {name: value for name, value in values.items() if name not in LEFT_OUT}
+    values = {name: value for name, value in values.items() if name != "resume_from_checkpoint"}
     if values.get("env"):
-        values["env"] = {name: value for name, value in values["env"].items() if not SECRET.search(name)}
-    return values
+        values["env"] = record_environment(values["env"])
+    return hide_secrets(values)
 
 
 def describe_run(
     args: PumaKLConfig, model: PreTrainedModel, peft_config: PeftConfig | None = None
 ) -> dict[str, dict[str, Any]]:
     """
-    Returns what the settings and the model tell of a run: `method`, `training`, `model` and, if there are any, `adapters`.
+    Returns what the settings and the model tell of a run: `method`, `training`, `model` and, if there are any,
+    `adapters`.
 
     Args:
         args ([`PumaKLConfig`]):
@@ -182,12 +184,13 @@ def describe_base(name: str) -> dict[str, Any]:
 def _read_card(name: str) -> ModelCardData:
     path = Path(name) / "README.md"
     try:
-        if os.path.isdir(name):
-            content = path.read_text(encoding="utf-8") if path.exists() else ""
-            return ModelCard(content, ignore_metadata_errors=True).data
-        return ModelCard.load(name, ignore_metadata_errors=True).data
-    except (OSError, HFValidationError):  # no card there, or the Hub cannot be reached: the licence is not known then
-        return ModelCardData()
+        if not os.path.isdir(name):
+            return within(CARD_SECONDS, lambda: ModelCard.load(name, ignore_metadata_errors=True).data)
+        if path.exists():
+            return ModelCard(path.read_text(encoding="utf-8"), ignore_metadata_errors=True).data
+    except (OSError, ValueError):  # no such card, or the Hub does not answer: the licence is not known then
+        pass
+    return ModelCardData()
 
 
 def describe_data(reports: dict[str, DataReport], datasets: dict[str, Dataset], names: dict[str, list[str]]) -> dict:
@@ -252,17 +255,30 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def save_provenance(folder: str | Path, recipe: dict[str, Any], provenance: dict[str, Any]) -> None:
-    """Writes both files."""
-    folder = Path(folder)
-    (folder / RECIPE).write_text(yaml.safe_dump(recipe, sort_keys=True, allow_unicode=True), encoding="utf-8")
-    text = json.dumps(provenance, indent=2, ensure_ascii=False)
-    (folder / PROVENANCE).write_text(text + "\n", encoding="utf-8")
+    """Writes both files, without secrets."""
+    with whole_file(Path(folder) / RECIPE) as file:
+        yaml.safe_dump(hide_secrets(recipe), file, sort_keys=True, allow_unicode=True)
+    with whole_file(Path(folder) / PROVENANCE) as file:
+        file.write(json.dumps(hide_secrets(provenance), indent=2, ensure_ascii=False) + "\n")
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any] | None:
-    """Returns what `provenance.json` holds, or `None` where there is none."""
+    """
+    Returns what `provenance.json` holds, or `None` where there is none.
+
+    Raises:
+        CheckpointError: if the file is no JSON object.
+    """
     path = Path(folder) / PROVENANCE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}. Restore it, or delete it.") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(f"{path} is no JSON object. Restore it, or delete it.")
+    return facts
 
 
 class ProvenanceCallback(TrainerCallback):
