@@ -1,7 +1,11 @@
 """`python -m puma_trl.assemble`: see [`puma_trl.checkpoints.assemble`]."""
 
+from .entry import run_command  # before the libraries that it quietens
+
+
+# isort: split
 from .checkpoints.assemble import main
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

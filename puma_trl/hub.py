@@ -1,7 +1,11 @@
 """`python -m puma_trl.hub`: see [`puma_trl.record.hub`]."""
 
+from .entry import run_command  # before the libraries that it quietens
+
+
+# isort: split
 from .record.hub import main
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

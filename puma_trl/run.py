@@ -13,6 +13,10 @@ import sys
 import time
 from pathlib import Path
 
+from puma_trl.entry import run_command  # before the libraries that it quietens
+
+
+# isort: split
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
@@ -26,7 +30,7 @@ from puma_trl.models.families import get_family
 from puma_trl.models.load import check_attention, load_config, load_model, load_processor
 from puma_trl.models.parts import count_parameters, set_trainable_parts
 from puma_trl.recipe import parse_recipe
-from puma_trl.record.hub import CURVES, check_login, push_or_exit
+from puma_trl.record.hub import CURVES, check_login, push_saved
 from puma_trl.record.provenance import (
     ProvenanceCallback,
     describe_data,
@@ -63,6 +67,8 @@ def main(argv: list[str]) -> None:
     # 1. Recipe
     script_args, training_args, model_args, values = parse_recipe(argv)
     check_login(training_args)
+    if training_args.push_to_hub:
+        values["hub_model_id"] = training_args.hub_model_id  # as the Hub calls it, for the push at the end
     checkpoint = find_checkpoint(training_args)
     set_seed(training_args.seed)
 
@@ -129,8 +135,8 @@ def save(trainer: PumaKLTrainer) -> None:
         draw_curves(trainer.state.log_history, Path(trainer.args.output_dir) / CURVES)
         trainer.create_model_card()
         if trainer.args.push_to_hub:
-            push_or_exit(trainer.args.output_dir)  # where its recipe says
+            push_saved(trainer.args.output_dir)  # where its recipe says
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_command(main, sys.argv[1:])

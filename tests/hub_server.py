@@ -6,7 +6,7 @@ import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import parse_qs
 
 import huggingface_hub
@@ -19,14 +19,17 @@ PREUPLOAD, COMMIT = r"/api/(?:models|datasets)/(.+)/preupload/\w+", r"/api/(?:mo
 BRANCH = r"/api/models/.+/branch/\w+"
 TREE, INFO = (
     r"/api/(?:models|datasets)/(me/\w+)/tree/\w+/?(.*)",
-    r"/api/(?:models|datasets)/(me/\w+)(?:/revision/\w+)?",
+    r"/api/(?:models|datasets)/(\w+/\w+)(?:/revision/\w+)?",
 )
 PATHS, FILE = r"/api/datasets/(.+)/paths-info/\w+", r"/(?:datasets/)?(me/\w+)/resolve/\w+/(.+)"
 REVISION = "0" * 40
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Keeps what is uploaded in `server.repositories`; answers `server.failures` first (path pattern → status)."""
+    """
+    Keeps what is uploaded in `server.repositories`; answers `server.failures` first (path pattern → status, or
+    "silence"), with the token that it has got.
+    """
 
     def log_message(self, *args):
         pass
@@ -46,7 +49,9 @@ class Hub(BaseHTTPRequestHandler):
         self.server.requests.append(f"{self.command} {path}")
         for pattern, status in self.server.failures.items():
             if re.search(pattern, path):
-                return self.answer({"error": "not now"}, status)
+                if status == "silence":
+                    return self.server.release.wait()
+                return self.answer({"error": f"not now, {self.headers.get('Authorization')}"}, status)
         if path.startswith("/lfs/"):
             self.server.objects[path.removeprefix("/lfs/")] = body
             return self.answer({})
@@ -57,7 +62,8 @@ class Hub(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             wanted = json.loads(body)
             name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
-            self.server.repositories.setdefault(name, {"private": wanted.get("private") or wanted.get("visibility")})
+            private = wanted.get("private") or wanted.get("visibility") == "private"
+            self.server.repositories.setdefault(name, {"private": private})
             return self.answer({"url": f"{self.server.address}/{name}", "id": name, "name": name})
         if re.fullmatch(BRANCH, path):
             return self.answer({}, 201)
@@ -80,7 +86,8 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(files)
         if match := re.fullmatch(INFO, path):
             files = [{"rfilename": entry["path"]} for entry in self.entries(match[1])]
-            return self.answer({"id": match[1], "sha": REVISION, "siblings": files, "private": False, "tags": []})
+            facts = {"id": match[1], "sha": REVISION, "siblings": files, "tags": []}
+            return self.answer(facts | {"private": bool(self.server.repositories[match[1]].get("private"))})
         if match := re.fullmatch(PATHS, path):
             wanted = parse_qs(body.decode())["paths"]
             return self.answer([entry for entry in self.entries(match[1]) if entry["path"] in wanted])
@@ -139,6 +146,7 @@ def server(monkeypatch, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.address = f"http://127.0.0.1:{server.server_port}"
     server.repositories, server.objects, server.failures, server.requests = {}, {}, {}, []
+    server.release = Event()
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", server.address)
@@ -149,5 +157,6 @@ def server(monkeypatch, tmp_path):
     monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     yield server
+    server.release.set()
     server.shutdown()
     server.server_close()

@@ -16,7 +16,6 @@ ends of wide pictures; here they are padded to a square first, as LLaVA did, whi
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ..errors import CheckpointError, PumaError
+from ..errors import CheckpointError
 from ..models.families import math_puma_qwen2
 from ..models.families.math_puma_qwen2 import MathPumaQwen2Config, MathPumaQwen2ForConditionalGeneration
 from ..models.templates import check_chat_template
@@ -288,18 +287,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the models")
     parser.add_argument("destination", help="folder to write")
     args = parser.parse_args(argv)
-    try:
-        model = assemble(
-            args.language_model,
-            args.vision_tower,
-            args.aligner,
-            args.destination,
-            seed=args.seed,
-            chat_template=args.chat_template.read_text(encoding="utf-8") if args.chat_template else None,
-            trust_remote_code=args.trust_remote_code,
-        )
-    except (PumaError, FileExistsError) as error:
-        sys.exit(f"error: {error}")
+    model = assemble(
+        args.language_model,
+        args.vision_tower,
+        args.aligner,
+        args.destination,
+        seed=args.seed,
+        chat_template=args.chat_template.read_text(encoding="utf-8") if args.chat_template else None,
+        trust_remote_code=args.trust_remote_code,
+    )
     print(f"{type(model).__name__} ({model.num_parameters():,} parameters, {model.dtype}) is in {args.destination}.")
     tokenizer = AutoTokenizer.from_pretrained(args.destination)
     ends = ", ".join(tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id))

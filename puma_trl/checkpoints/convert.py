@@ -13,7 +13,6 @@ known to be unused, and every tensor of the native model filled.
 
 import argparse
 import re
-import sys
 import warnings
 from collections.abc import Iterator
 from functools import reduce
@@ -26,7 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from ..errors import CheckpointError
-from ..record.hub import push_or_exit
+from ..record.hub import push_saved
 from .files import CheckpointFiles, new_folder, read_json, require_new, write_shards
 from .originals import Original, Rules, find_original
 from .tokenizer import check_prompt, load_tokenizer, make_generation_config
@@ -233,12 +232,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hub_model_id", help="repository to push to (default: the name of the destination)")
     parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
     args = parser.parse_args(argv)
-    try:
-        config = convert_checkpoint(
-            args.source, args.destination, weights_only=args.weights_only, allow_pickle=args.allow_pickle
-        )
-    except (CheckpointError, FileExistsError) as error:
-        sys.exit(f"error: {error}")
+    config = convert_checkpoint(
+        args.source, args.destination, weights_only=args.weights_only, allow_pickle=args.allow_pickle
+    )
     print(f"{config.architectures[0]} ({config.dtype}) is in {args.destination}.")
     if args.push_to_hub:
-        push_or_exit(args.destination, args.hub_model_id, args.hub_private_repo)
+        push_saved(args.destination, args.hub_model_id, args.hub_private_repo)

@@ -12,7 +12,6 @@ the model is in memory once. Nothing is written unless every tensor of the adapt
 
 import argparse
 import shutil
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from transformers import (
 
 from ..errors import MergeError
 from ..models.families import get_auto_class
-from ..record.hub import CURVES, push_or_exit, write_card
+from ..record.hub import CURVES, push_saved, write_card
 from ..record.provenance import RECIPE, read_provenance, save_provenance
 from .files import new_folder, require_new
 
@@ -182,10 +181,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the base model")
     args = parser.parse_args(argv)
-    try:
-        model = merge_adapter(args.adapter, args.destination, trust_remote_code=args.trust_remote_code)
-    except (MergeError, FileExistsError) as error:
-        sys.exit(f"error: {error}")
+    model = merge_adapter(args.adapter, args.destination, trust_remote_code=args.trust_remote_code)
     print(f"{type(model).__name__} ({model.dtype}) is in {args.destination}.")
     if args.push_to_hub:
-        push_or_exit(args.destination, args.hub_model_id, args.hub_private_repo)
+        push_saved(args.destination, args.hub_model_id, args.hub_private_repo)

@@ -12,13 +12,12 @@ pushes a model that a run has saved, with its card, processor and curves: later,
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import HfApi, ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard, ModelCardData, RepoUrl
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -27,11 +26,15 @@ from ..config import PumaKLConfig
 from ..data.files import DROPPED
 from ..errors import HubError
 from ..models.families.math_puma_qwen2 import MathPumaQwen2ForConditionalGeneration
+from ..redact import hide_secrets
+from .deadline import within
 from .provenance import RECIPE, describe_software, read_provenance
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 CURVES = "curves.png"
+# Seconds for the requests before the training, and for a push without its bytes; bytes per second at the least
+LOGIN_SECONDS, PUSH_SECONDS, SLOWEST = 60.0, 600.0, 1e6
 TAGS = ("trl", "math-puma", "puma")
 # rows of the data may be private
 NOT_PUSHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*", DROPPED)
@@ -66,27 +69,28 @@ def check_login(args: PumaKLConfig) -> None:
     """
     Makes sure, before anything is trained, that the Hub will take the model; creates the repository.
 
-    `hub_token` moves to the environment of this process, so that no file that keeps the arguments holds it.
-
     Args:
         args ([`PumaKLConfig`]):
             `hub_model_id` becomes the full id of the repository.
 
     Raises:
-        HubError: if nobody is logged in, the token is not valid or may not write, or the Hub cannot be reached.
+        HubError: if nobody is logged in, the token is not valid or may not write, the repository is there with another
+            visibility, or the Hub cannot be reached.
     """
-    if args.hub_token is not None:
-        os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
     if not args.push_to_hub or args.process_index != 0:
         return
     instead = f"Or set `push_to_hub: false` and push when the run is over: `{push_command(args.output_dir)}`."
     api = HfApi()
-    try:
+    name = args.hub_model_id or Path(args.output_dir).absolute().name
+
+    def log_in() -> str:
         api.whoami()
-        name = args.hub_model_id or Path(args.output_dir).absolute().name
-        args.hub_model_id = api.create_repo(name, private=args.hub_private_repo, exist_ok=True).repo_id
-        if args.hub_revision is not None:
-            api.create_branch(args.hub_model_id, branch=args.hub_revision, exist_ok=True)
+        return _make_repository(api, name, args.hub_private_repo, args.hub_revision).repo_id
+
+    try:
+        args.hub_model_id = within(LOGIN_SECONDS, log_in)
+    except HubError as error:
+        raise HubError(f"{error} {instead}") from error
     except LocalTokenNotFoundError as error:
         raise HubError(
             f"`push_to_hub: true`, but nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN. {instead}"
@@ -99,12 +103,31 @@ def check_login(args: PumaKLConfig) -> None:
             )
         elif status == 403:
             reason = (
-                f"The token may not write to `{args.hub_model_id or args.output_dir}` (403). Give it write access, or "
-                "choose another `hub_model_id`."
+                f"The token may not write to `{name}` (403). Give it write access, or choose another `hub_model_id`."
             )
         else:
-            reason = f"`push_to_hub: true`, but the Hub at {api.endpoint} cannot be used: {error}"
+            reason = (
+                f"`push_to_hub: true`, but the Hub at {hide_secrets(api.endpoint)} cannot be used: {_words(error)}"
+            )
         raise HubError(f"{reason} {instead}") from error
+
+
+def _make_repository(api: HfApi, name: str, private: bool | None, revision: str | None) -> RepoUrl:
+    """Makes sure that there is such a repository, of that visibility and with that branch."""
+    repository = api.create_repo(name, private=private, exist_ok=True)
+    if private is not None and bool(api.repo_info(repository.repo_id).private) != private:
+        raise HubError(
+            f"{repository.repo_id} is {'public' if private else 'private'}, but `hub_private_repo: "
+            f"{str(private).lower()}`. Change that in its settings on the Hub, or choose another `hub_model_id`."
+        )
+    if revision is not None:
+        api.create_branch(repository.repo_id, branch=revision, exist_ok=True)
+    return repository
+
+
+def _words(error: Exception) -> str:
+    """Returns what an error says, on one line; a server may have sent back the headers of the request."""
+    return hide_secrets(" ".join(str(error).split()) or type(error).__name__)
 
 
 def push(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> str:
@@ -117,7 +140,7 @@ def push(folder: str | Path, repo_id: str | None = None, private: bool | None = 
         repo_id (`str`, *optional*):
             Repository to push to. Defaults to `hub_model_id` of the folder's recipe, or the folder's name.
         private (`bool`, *optional*):
-            Whether a repository that does not exist yet is made private. Defaults to `hub_private_repo` of the recipe.
+            Visibility of the repository. Defaults to `hub_private_repo` of the recipe.
 
     Returns:
         `str`: address of the repository.
@@ -127,17 +150,19 @@ def push(folder: str | Path, repo_id: str | None = None, private: bool | None = 
     """
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
-        raise HubError(f"{folder} holds no model: there is neither a config.json nor an adapter_config.json.")
-    recipe = folder / RECIPE
-    settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+        raise HubError(
+            f"{folder} holds no model: there is neither a config.json nor an adapter_config.json. Name the output "
+            "folder of a run."
+        )
+    settings = _read_recipe(folder / RECIPE)
     repo_id = repo_id or settings.get("hub_model_id") or folder.absolute().name
     private = settings.get("hub_private_repo") if private is None else private
+    revision = settings.get("hub_revision")
     api = HfApi()
-    try:
+
+    def upload() -> str:
         validate_repo_id(repo_id)
-        repository = api.create_repo(repo_id, private=private, exist_ok=True)
-        if settings.get("hub_revision") is not None:
-            api.create_branch(repository.repo_id, branch=settings["hub_revision"], exist_ok=True)
+        repository = _make_repository(api, repo_id, private, revision)
         facts = read_provenance(folder)
         if facts is not None:  # with figures that were not there yet when the run ended
             write_card(folder, facts, repository.repo_id)
@@ -146,22 +171,44 @@ def push(folder: str | Path, repo_id: str | None = None, private: bool | None = 
             folder_path=folder,
             commit_message="Push model, processor, card and curves",
             ignore_patterns=list(NOT_PUSHED),
-            revision=settings.get("hub_revision"),
+            revision=revision,
         )
+        return str(repository)
+
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    try:
+        return within(PUSH_SECONDS + size / SLOWEST, upload)
     except Exception as error:  # of the connection, the server or the client: the model is safe on the disk
-        raise HubError(f"{folder} could not be pushed to the Hub at {api.endpoint}: {error}") from error
-    return str(repository)
+        where = hide_secrets(api.endpoint)
+        raise HubError(f"{folder} could not be pushed to the Hub at {where}: {_words(error)}") from error
 
 
-def push_or_exit(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> None:
-    """Pushes what has been saved (see [`push`]); if that fails, ends with the reason and the command for later."""
+def _read_recipe(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise HubError(f"{path} is not valid YAML: {_words(error)}. Repair it, or delete it.") from error
+    if not isinstance(values, dict):
+        raise HubError(f"{path} is no mapping of keys to values. Repair it, or delete it.")
+    return values
+
+
+def push_saved(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> None:
+    """
+    Pushes what has just been saved (see [`push`]), and prints where.
+
+    Raises:
+        HubError: if the push fails, with the command that pushes later.
+    """
     try:
         print(f"Pushed to {push(folder, repo_id, private)}.")
     except HubError as error:
         command = (
             push_command(folder) + (f" --repo_id {repo_id}" if repo_id else "") + (" --private" if private else "")
         )
-        sys.exit(f"error: {error}\nThe model is saved in {folder}. This pushes it:\n{command}")
+        raise HubError(f"{error} The model is saved in {folder}. This pushes it: {command}") from error
 
 
 def write_card(
@@ -181,6 +228,7 @@ def write_card(
             Tags besides our own.
     """
     folder = Path(folder)
+    facts = hide_secrets(facts)
     model, method, training = facts["model"], facts["method"], facts["training"]
     adapters, merged = facts.get("adapters", {}), facts.get("merged_adapters", {})
     data = facts.get("data", {})
@@ -265,7 +313,4 @@ def main(argv: list[str] | None = None) -> None:
     command.add_argument("--repo_id", help="repository (default: the recipe's hub_model_id, or the folder's name)")
     command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
     args = parser.parse_args(argv)
-    try:
-        print(f"Pushed to {push(args.folder, args.repo_id, args.private)}.")
-    except HubError as error:
-        sys.exit(f"error: {error}")
+    print(f"Pushed to {push(args.folder, args.repo_id, args.private)}.")

@@ -314,7 +314,7 @@ def test_pickles_only_when_allowed(tmp_path):
     (source / "model.safetensors").unlink()
     torch.save(tensors, source / "pytorch_model.bin")
     arguments = [str(source), str(tmp_path / "native"), "--weights_only"]
-    with pytest.raises(SystemExit, match="--allow_pickle"):
+    with pytest.raises(CheckpointError, match="--allow_pickle"):
         convert.main(arguments)
     assert sorted(tmp_path.iterdir()) == [source]
     convert.main([*arguments, "--allow_pickle"])
@@ -418,12 +418,12 @@ def test_nothing_remains_of_a_failed_write(tmp_path, monkeypatch):
 
 def test_destination_in_use(tmp_path):
     source = write_checkpoint(tmp_path / "original", *make_qwen())
-    with pytest.raises(SystemExit, match="not empty"):
+    with pytest.raises(FileExistsError, match="not empty"):
         convert.main([str(source), str(source), "--weights_only"])
 
 
 def test_no_such_source(tmp_path):
-    with pytest.raises(SystemExit, match="is no folder"):
+    with pytest.raises(CheckpointError, match="is no folder"):
         convert.main([str(tmp_path / "nowhere"), str(tmp_path / "native")])
 
 
@@ -440,8 +440,8 @@ def test_from_the_hub_and_to_it(tmp_path, server):
     done = subprocess.run(
         [*command, "--hub_model_id", "me/native"], env=environment, capture_output=True, text=True, timeout=120
     )
-    assert done.returncode == 1 and "could not be pushed" in done.stderr
-    assert done.stderr.endswith(f"This pushes it:\npython -m puma_trl.hub push {native} --repo_id me/native\n")
+    assert done.returncode == 2 and "could not be pushed" in done.stderr.splitlines()[-1]
+    assert done.stderr.endswith(f"This pushes it: python -m puma_trl.hub push {native} --repo_id me/native\n")
     assert not list((tmp_path / "home").rglob("*.py"))
     server.failures = {}
     push(native, "me/native")

@@ -208,7 +208,7 @@ def test_a_quantised_base_is_refused(train, workspace, tmp_path):
     shutil.copytree(workspace / "base", base)
     edit(base / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     edit(adapter / "adapter_config.json", base_model_name_or_path=str(base))
-    with pytest.raises(SystemExit, match="stored quantised"):
+    with pytest.raises(MergeError, match="stored quantised"):
         main([str(adapter), str(tmp_path / "merged")])
 
 
@@ -242,7 +242,7 @@ def test_a_base_with_code_of_its_own(processor, tmp_path):
     tuned.peft_config["default"].base_model_name_or_path = str(base)
     tuned.save_pretrained(adapter)
 
-    with pytest.raises(SystemExit, match="trust_remote_code"):
+    with pytest.raises(MergeError, match="trust_remote_code"):
         main([str(adapter), str(tmp_path / "merged")])
     main([str(adapter), str(tmp_path / "merged"), "--trust_remote_code"])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", trust_remote_code=True).eval()
@@ -253,6 +253,6 @@ def test_a_base_with_code_of_its_own(processor, tmp_path):
 
 def test_a_folder_in_use_is_left_alone(train, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="is not empty"):
+    with pytest.raises(FileExistsError, match="is not empty"):
         main([str(train("lora")), str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -21,7 +21,7 @@ from puma_trl import run
 from puma_trl.errors import HubError
 from puma_trl.pairs.__main__ import main as pairs_main
 from puma_trl.recipe import parse_recipe
-from puma_trl.record import hub
+from puma_trl.record import deadline, hub, provenance
 from puma_trl.record.hub import main, push
 from puma_trl.record.provenance import saved_recipe
 from puma_trl.train.trainer import PumaKLTrainer
@@ -81,12 +81,12 @@ def read_files(folder):
 
 
 def test_a_run_pushes_model_processor_card_and_curves(train, server, capfd):
-    out = train(hub_token=TOKEN, save_strategy="steps", save_steps=1, hub_strategy="end", hub_private_repo=True)
+    out = train(save_strategy="steps", save_steps=1, hub_strategy="end", hub_private_repo=True)
     repository = server.repositories["me/stage2"]
     assert repository.pop("private")
     local = read_files(out)
     assert any(name.startswith("checkpoint-2/") for name in local) and "dropped_rows.jsonl" in local
-    expected = {n for n in local if not n.startswith("checkpoint-") and n != "dropped_rows.jsonl"}
+    expected = {name for name in local if not name.startswith(("checkpoint-", "_")) and name != "dropped_rows.jsonl"}
     assert repository.keys() == expected
     for name in expected - {"README.md"}:
         assert repository[name] == local[name], name
@@ -158,15 +158,14 @@ def test_a_push_that_fails_at_the_end(train, server, folder, capsys, monkeypatch
         return result
 
     monkeypatch.setattr(PumaKLTrainer, "train", train_and_fail)
-    with pytest.raises(SystemExit) as error:
+    with pytest.raises(HubError) as error:
         train(max_steps=1)
     out = folder / "stage2"
     for name in ("model.safetensors", "processor_config.json", "README.md", "curves.png", "recipe.yaml"):
         assert (out / name).is_file(), name
-    assert isinstance(error.value.code, str)  # printed, and the exit code is 1
     command = f"python -m puma_trl.hub push {out}"
-    assert error.value.code.splitlines()[-1] == command
-    assert TOKEN not in error.value.code
+    assert str(error.value).endswith(f"The model is saved in {out}. This pushes it: {command}")
+    assert TOKEN not in str(error.value) and "\n" not in str(error.value)
     server.failures.clear()
     if failure == PREUPLOAD:
         main(shlex.split(command)[3:])
@@ -211,6 +210,92 @@ def test_repository_of_the_recipe(server, folder):
     assert server.repositories["team/puma"]["private"]
 
 
+@pytest.mark.parametrize("is_private", [True, False])
+def test_a_repository_of_another_visibility_is_refused(train, server, folder, is_private):
+    server.repositories["me/stage2"] = {"private": is_private}
+    wanted = "true" if not is_private else "false"
+    with pytest.raises(HubError, match=f"me/stage2 is {'private' if is_private else 'public'}, but .*repo: {wanted}`"):
+        train(hub_private_repo=wanted)
+    assert not (folder / "stage2").exists()
+    train(hub_private_repo=str(is_private).lower(), max_steps=1)
+    assert "model.safetensors" in server.repositories["me/stage2"]
+
+
+def test_a_repository_that_is_public_at_the_end_gets_nothing(train, server, folder, monkeypatch):
+    """The run pushes to the repository of its start, with the visibility of its start."""
+
+    def train_and_publish(self, *args, **kwargs):
+        result = whole_train(self, *args, **kwargs)
+        server.repositories["me/secret"]["private"] = False
+        return result
+
+    whole_train = PumaKLTrainer.train
+    monkeypatch.setattr(PumaKLTrainer, "train", train_and_publish)
+    with pytest.raises(HubError, match="me/secret is public, but `hub_private_repo: true`"):
+        train(hub_model_id="secret", hub_private_repo=True, max_steps=1)
+    assert server.repositories["me/secret"].keys() == {"private"} and "me/stage2" not in server.repositories
+    assert yaml.safe_load((folder / "stage2" / "recipe.yaml").read_text())["hub_model_id"] == "me/secret"
+
+
+@pytest.mark.parametrize("silent", ["/api/whoami-v2", "/api/repos/create"])
+def test_a_hub_that_never_answers_before_training(train, server, folder, monkeypatch, silent):
+    monkeypatch.setattr(hub, "LOGIN_SECONDS", 1.0)
+    server.failures[silent] = "silence"
+    with pytest.raises(HubError, match="cannot be used: no answer within 1 seconds") as error:
+        train()
+    assert f"python -m puma_trl.hub push {folder / 'stage2'}" in str(error.value)
+
+
+@pytest.mark.parametrize("silent", ["/api/repos/create", PREUPLOAD, COMMIT])
+def test_a_hub_that_never_answers_a_push(server, tmp_path, monkeypatch, silent):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(hub, "PUSH_SECONDS", 1.0)
+    server.failures[silent] = "silence"
+    with pytest.raises(HubError, match=f"{tmp_path} could not be pushed to the Hub at .*: no answer within 1 seconds"):
+        push(tmp_path, "me/model")
+
+
+def test_a_silent_connection_is_given_up_before_the_push_is(server, tmp_path, monkeypatch):
+    """The time for a push of many gigabytes is hours, but not of silence."""
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(deadline, "SILENCE", 0.5)
+    server.failures["/api/repos/create"] = "silence"
+    with pytest.raises(HubError, match="could not be pushed .*: .*timed out"):
+        push(tmp_path, "me/model")
+
+
+def test_a_card_on_the_hub_that_never_comes(server, monkeypatch):
+    monkeypatch.setattr(provenance, "CARD_SECONDS", 0.5)
+    server.repositories["me/base"] = {"private": False}
+    server.failures["README.md"] = "silence"
+    assert provenance.describe_base("me/base") == {"base_model": "me/base"}
+
+
+@pytest.mark.parametrize("pattern", ["/api/whoami-v2", "/api/repos/create"])
+def test_a_hub_that_sends_the_token_back(train, server, pattern):
+    server.failures[pattern] = 418
+    with pytest.raises(HubError, match="not now, Bearer <hidden>") as error:
+        train()
+    assert TOKEN not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("recipe.yaml", "a: [", "recipe.yaml is not valid YAML"),
+        ("recipe.yaml", "\udcff", "recipe.yaml is not valid YAML"),
+        ("recipe.yaml", "- a", "recipe.yaml is no mapping"),
+        ("provenance.json", '{"a', "provenance.json is not valid JSON"),
+        ("provenance.json", "[1]", "provenance.json is no JSON object"),
+    ],
+)
+def test_damaged_files_are_named(server, tmp_path, name, content, message):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_text(content, errors="surrogateescape")
+    with pytest.raises(HubError, match=f"{tmp_path}/{message}"):
+        push(tmp_path, "me/model")
+
+
 def test_branch_of_the_recipe(train, server):
     """`hub_revision` names a branch, which need not be there yet: neither before the training nor at the end."""
     train(hub_revision="trial")
@@ -221,7 +306,7 @@ def test_branch_of_the_recipe(train, server):
 
 
 def test_folder_without_a_model(server, tmp_path):
-    with pytest.raises(SystemExit, match="holds no model"):
+    with pytest.raises(HubError, match="holds no model"):
         main(["push", str(tmp_path)])
 
 
@@ -243,15 +328,14 @@ def test_saved_recipe_and_provenance(train, server, folder):
     assert again["data"]["train"]["fingerprint"] == provenance["data"]["train"]["fingerprint"]
 
 
-def test_saved_recipe_leaves_secrets_out(tmp_path, monkeypatch):
-    for name in ("HF_TOKEN", "WANDB_MODE"):  # which the recipe sets
-        monkeypatch.setenv(name, "")
+def test_saved_recipe_is_what_was_parsed(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "")  # which the recipe sets
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"hub_token: {TOKEN}\nlearning_rate: 1e-5\nuse_kl: true\nenv:\n  HF_TOKEN: {TOKEN}\n  WANDB_MODE: offline\n"
+        "learning_rate: 1e-5\nuse_kl: true\nenv:\n  WANDB_MODE: offline\n"
         "model_name_or_path: me/base\ndataset_name: pairs.jsonl\nuse_cpu: true\nbf16: false\n"
     )
-    argv = [str(recipe), "--hub-token", TOKEN, "--save_strategy", "no", "--alpha_kl=0.25", "--no-use-kl"]
+    argv = [str(recipe), "--save_strategy", "no", "--alpha_kl=0.25", "--no-use-kl", "--hub-model-id", "me/x"]
     argv += ["--trainable_parts", "aligner", "language_model", "--seed", "1", "--resume-from-checkpoint", "true"]
     assert saved_recipe(parse_recipe(argv)[3]) == {
         "learning_rate": 1e-5,
@@ -263,6 +347,7 @@ def test_saved_recipe_leaves_secrets_out(tmp_path, monkeypatch):
         "save_strategy": "no",
         "alpha_kl": 0.25,
         "use_kl": False,
+        "hub_model_id": "me/x",
         "trainable_parts": ["aligner", "language_model"],
         "seed": 1,
     }
