@@ -1,6 +1,9 @@
 """The weight files of a checkpoint folder: read one tensor at a time, written shard by shard."""
 
+import fcntl
+import glob
 import json
+import os
 import pickle
 import shutil
 import tempfile
@@ -168,15 +171,20 @@ def write_shards(shards: Iterable[dict[str, torch.Tensor]], folder: Path) -> Non
 @contextmanager
 def new_folder(destination: str | Path) -> Iterator[Path]:
     """
-    Gives a folder to write to, which takes the destination's name when all is written; on an error nothing is left.
+    Gives a folder to write to, which takes the destination's name when all is written. On an error nothing is left,
+    and what a killed process left is removed.
 
     Raises:
         FileExistsError: if the destination is not empty.
     """
     target = Path(destination)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    for left in target.parent.glob(f".{glob.escape(target.name)}-unfinished-*"):
+        _remove_unlocked(left)
+    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-unfinished-"))
+    lock = os.open(unfinished, os.O_RDONLY)
     try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until this process ends, however it does
         require_new(target)
         yield unfinished
         unfinished.chmod(0o755)  # temporary folders are private
@@ -184,6 +192,19 @@ def new_folder(destination: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished)
         raise
+    finally:
+        os.close(lock)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    except BlockingIOError:
+        pass  # another process writes there
+    finally:
+        os.close(lock)
 
 
 def require_new(destination: str | Path) -> None:
