@@ -81,6 +81,9 @@ class PumaKLConfig(SFTConfig):
         decode_images (`bool`, *optional*, defaults to `False`):
             Whether the check before training decodes every picture, which finds what headers, ends and checksums do
             not tell.
+        allow_changed_data (`bool`, *optional*, defaults to `False`):
+            Whether a run that is resumed goes on with other rows, or rows in another order, than its checkpoint's; both
+            are recorded.
         allow_text_only (`bool`, *optional*, defaults to `False`):
             Whether the aligner and vision towers may train in stage 3 on data without any picture.
 
@@ -163,6 +166,10 @@ class PumaKLConfig(SFTConfig):
     )
     decode_images: bool = field(
         default=False, metadata={"help": "Decode every picture once before training, not only its header."}
+    )
+    allow_changed_data: bool = field(
+        default=False,
+        metadata={"help": "Allow a resumed run to go on with other rows, or another order, than its checkpoint's."},
     )
     allow_text_only: bool = field(
         default=False, metadata={"help": "Allow more than the language model to train on rows without any picture."}

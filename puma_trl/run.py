@@ -8,7 +8,6 @@ accelerate launch -m puma_trl.run --config recipes/stage3.yaml --resume_from_che
 ```
 """
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -40,7 +39,8 @@ from puma_trl.record.provenance import (
     saved_recipe,
 )
 from puma_trl.record.report import CurvesCallback, draw_curves, print_startup
-from puma_trl.train.checkpoints import find_checkpoint
+from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
+from puma_trl.train.signals import end_on_signals, stop_on_signals
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -60,16 +60,18 @@ def end_process_group() -> None:
         PartialState().destroy_process_group()
 
 
-def main(argv: list[str]) -> None:
-    """Runs the stage that the command line describes."""
-    # nothing is there yet that could be lost; a scheduler that sees exit code 0 may start it again
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+def main(argv: list[str]) -> int | None:
+    """Runs the stage that the command line describes; returns the exit code of a run that a signal has stopped."""
+    end_on_signals()
     # 1. Recipe
     script_args, training_args, model_args, values = parse_recipe(argv)
     check_login(training_args)
     if training_args.push_to_hub:
         values["hub_model_id"] = training_args.hub_model_id  # as the Hub calls it, for the push at the end
     checkpoint = find_checkpoint(training_args)
+    if checkpoint and on_main_process(is_finished, checkpoint, training_args):
+        logger.warning(f"The run in {training_args.output_dir} has come to its end: nothing is left to do.")
+        return None
     set_seed(training_args.seed)
 
     # 2. Data
@@ -102,28 +104,32 @@ def main(argv: list[str]) -> None:
         callbacks=[ProvenanceCallback(), CurvesCallback()],
         peft_config=peft_config,
     )
+    if checkpoint:
+        trainer.compare_checkpoint(checkpoint)
     if trainer.is_world_process_zero():
         facts = describe_run(training_args, model, peft_config) | describe_software()
         sources = {"train": script_args.dataset_name, "eval": script_args.eval_dataset_name}
         facts["data"] = describe_data(reports, dataset, sources)
+        facts |= {"resumed": list(trainer.resumed)} if checkpoint else {}
         save_provenance(training_args.output_dir, saved_recipe(values), facts)
         name = f"{type(model).__name__} from {model_args.model_name_or_path}"
         parts = count_parameters(trainer.model, family)
         print_startup(training_args, name, parts, reports, len(trainer.train_dataset))
 
     # 5. Training
-    signal.signal(signal.SIGTERM, lambda *_: setattr(trainer, "stop_requested", True))
+    exit_code = stop_on_signals(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.stop_requested and trainer.state.global_step < trainer.state.max_steps:
         logger.warning(
-            f"Stopped by SIGTERM after step {trainer.state.global_step}, checkpoint saved. Launch the same command with "
-            "`--resume_from_checkpoint true` to go on."
+            f"Stopped by {'SIGINT' if exit_code() else 'SIGTERM'} after step {trainer.state.global_step}, checkpoint "
+            "saved. Launch the same command with `--resume_from_checkpoint true` to go on."
         )
         end_process_group()
-        return
+        return exit_code()
 
     # 6. Saving
     save(trainer)
+    return None
 
 
 def save(trainer: PumaKLTrainer) -> None:

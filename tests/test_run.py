@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers.trainer_utils import rotate_checkpoints
 
 from puma_trl import run
 from puma_trl.train.trainer import PumaKLTrainer
@@ -116,10 +115,10 @@ def test_bad_arguments_stop_before_training(main, folder, no_training, flags, me
         ([], "bad.jsonl"),
         ([PAIR, b'{"instruction": \n'], "bad.jsonl"),
         ([{key: value for key, value in PAIR.items() if key != "output_2"}], "output_2"),
-        ([PAIR, PAIR | {"output_2": "c"}], "bad.jsonl:1"),
-        ([PAIR, PAIR | {"output": " ", "output_2": " "}], "bad.jsonl:1"),
+        ([PAIR, PAIR | {"output_2": "c"}], "bad.jsonl:2"),
+        ([PAIR, PAIR | {"output": " ", "output_2": " "}], "bad.jsonl:2"),
         ([PAIR, PAIR | {"image_url_2": "missing.png"}], "missing.png"),
-        ([PAIR, PAIR | {"instruction_2": "c" * 3000}], "bad.jsonl:1"),
+        ([PAIR, PAIR | {"instruction_2": "c" * 3000}], "bad.jsonl:2"),
     ],
     ids=["empty", "broken-json", "no-output_2", "answers-differ", "empty-answer", "no-image", "over-long-side"],
 )
@@ -133,7 +132,7 @@ def test_dropped_rows_are_recorded(main, folder, capsys):
         dataset_name=write(folder, PAIR, PAIR | {"output": "", "output_2": ""}, PAIR), bad_rows="drop", max_steps=1
     )
     dropped = [json.loads(line) for line in (out / "dropped_rows.jsonl").read_text().splitlines()]
-    assert [row["row_id"] for row in dropped] == ["bad.jsonl:1"]
+    assert [row["row_id"] for row in dropped] == ["bad.jsonl:2"]
     assert "2 of 3" in capsys.readouterr().out
 
 
@@ -174,13 +173,17 @@ def test_resume_in_an_empty_folder_starts_afresh(main):
 def test_checkpoint_that_was_cut_short_is_passed_over(main, folder, caplog, cut):
     flags = {"save_strategy": "steps", "save_steps": 1, "resume_from_checkpoint": True}
     out = main(**flags, max_steps=2)
+    (out / "trainer_state.json").unlink()  # it was killed before its end
     if cut == "before the marker":
         (out / "checkpoint-2" / "checkpoint_complete").unlink()
+        (out / "checkpoint-2" / "trainer_state.json").unlink()
         (out / "checkpoint-2" / "model.safetensors").write_bytes(b"half")
+        reason = "was cut short while it was written"
     else:
         (out / "checkpoint-2" / "trainer_state.json").write_text('{"best_')
+        reason = "is torn: trainer_state.json has 7 of"
     main(**flags, max_steps=3)
-    assert "checkpoint-2 was cut short" in caplog.text
+    assert f"checkpoint-2 {reason}" in caplog.text
     assert f"Resuming from {out / 'checkpoint-1'}" in caplog.text
     history = json.loads((out / "trainer_state.json").read_text())["log_history"]
     assert [logs["step"] for logs in history if "loss" in logs] == [1, 2, 3]
@@ -191,12 +194,13 @@ def test_a_kill_while_old_checkpoints_are_deleted(main, monkeypatch, caplog):
     flags = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1, "resume_from_checkpoint": True}
     out = main(**flags, max_steps=1)
 
-    def rotate_and_die(*args, **kwargs):
-        rotate_checkpoints(*args, **kwargs)
+    def delete_and_die(*args):
+        delete_old(*args)
         sys.exit("killed")
 
+    delete_old = PumaKLTrainer._delete_old
     with monkeypatch.context() as patch:
-        patch.setattr("transformers.trainer.rotate_checkpoints", rotate_and_die)
+        patch.setattr(PumaKLTrainer, "_delete_old", delete_and_die)
         with pytest.raises(SystemExit, match="killed"):
             main(**flags, max_steps=3)
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-2"]

@@ -6,7 +6,6 @@ every checkpoint.
 versions of the packages and the git commit. Both files say `<hidden>` where a secret was given.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -35,6 +34,7 @@ from ..files import whole_file
 from ..models.families import is_multimodal
 from ..redact import hide_secrets, record_environment
 from .deadline import within
+from .fingerprint import fingerprint
 
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
@@ -79,7 +79,6 @@ TRAINING = (
     "world_size",
 )
 ADAPTERS = ("peft_type", "r", "lora_alpha", "lora_dropout", "modules_to_save", "use_dora", "use_rslora")
-TEXTS = ("row_id", "instruction", "output", "instruction_2", "output_2", "prompt", "completion")
 
 
 def saved_recipe(values: dict[str, Any]) -> dict[str, Any]:
@@ -216,15 +215,6 @@ def describe_data(reports: dict[str, DataReport], datasets: dict[str, Dataset], 
         }
         for split, report in reports.items()
     }
-
-
-def fingerprint(dataset: Dataset) -> str:
-    """Returns a digest of the texts and ids of all rows, in order; the same on every machine. Images are not read."""
-    digest = hashlib.sha256()
-    names = [name for name in TEXTS if name in dataset.column_names]
-    for batch in dataset.select_columns(names).iter(1000):
-        digest.update(json.dumps([batch[name] for name in names], ensure_ascii=False).encode())
-    return digest.hexdigest()
 
 
 def describe_software() -> dict[str, Any]:

@@ -1,0 +1,128 @@
+"""How much room checkpoints take, and whether the disk has it: about, and before training."""
+
+import math
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers import Trainer
+
+from ..config import PumaKLConfig
+from ..errors import ConfigError
+from ..step.forward import SeparateTeacher
+from .resume import list_checkpoints
+
+
+# How many numbers an optimizer keeps for each one that trains, by a part of its name; others keep two
+NUM_STATES = {"sgd": 0, "adafactor": 0, "lomo": 0, "lion": 1, "rmsprop": 1, "adagrad": 1}
+# The processor, the states of schedulers and of random number generators, JSON
+REST = 20 * 2**20
+
+
+def estimate_space(trainer: Trainer) -> tuple[int, int]:
+    """
+    Returns about how many bytes a checkpoint of a run takes, and how many a model that it saves.
+
+    Counted are the weights that are saved (of a model with adapters only these), once more where an engine saves its
+    own copy, the fp32 copies of DeepSpeed, the optimizer's states of what trains, and a moving average of all weights.
+
+    Args:
+        trainer ([`PumaKLTrainer`]):
+            Before its training.
+    """
+    parameters = list(trainer.model.parameters())
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    saved = trained if is_peft_model(trainer.model) else parameters
+    weights = sum(_count(parameter) * parameter.element_size() for parameter in saved)
+    numbers = sum(_count(parameter) for parameter in trained)
+    if trainer.args.save_only_model:
+        return weights + REST, weights + REST
+    name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    is_engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+    width = 1 if "8bit" in name else 4 if is_engine or not trained else trained[0].element_size()
+    states = width * numbers * next((count for part, count in NUM_STATES.items() if part in name), 2)
+    if trainer.is_deepspeed_enabled and any(parameter.dtype != torch.float32 for parameter in trained):
+        states += 4 * numbers
+    copies = 2 if is_engine else 1
+    averages = weights if trainer.args.teacher == "ema" and isinstance(trainer.teacher, SeparateTeacher) else 0
+    return copies * weights + states + averages + REST, weights + REST
+
+
+def _count(parameter: torch.nn.Parameter) -> int:
+    return getattr(parameter, "ds_numel", None) or parameter.numel()  # of all ranks, under ZeRO-3
+
+
+def free_space(folder: str | Path) -> int:
+    """Returns the bytes that are free where a folder is or will be."""
+    folder = Path(folder).absolute()
+    return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
+
+
+def count_kept(args: PumaKLConfig, num_steps: int) -> int:
+    """
+    Returns how many checkpoints there will be at once, at most: a new one is written before the oldest is deleted.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings of saving and the number of epochs are used.
+        num_steps (`int`):
+            Number of optimizer steps of the run.
+    """
+    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    if strategy == "no":
+        return 0
+    interval = args.save_steps if strategy == "steps" else num_steps / args.num_train_epochs
+    if strategy == "steps" and interval < 1:  # a share of the steps
+        interval = math.ceil(interval * num_steps)
+    planned = 1 if strategy == "best" else math.ceil(num_steps / max(interval, 1))
+    if args.save_total_limit is None:
+        return planned
+    return min(planned, max(args.save_total_limit, 1 + args.load_best_model_at_end) + 1)
+
+
+def require_space(trainer: Trainer, num_steps: int) -> str | None:
+    """
+    Makes sure that the disk of `output_dir` has room for the checkpoints and the model of a run.
+
+    Args:
+        trainer ([`PumaKLTrainer`]):
+            Before its training.
+        num_steps (`int`):
+            Number of its optimizer steps.
+
+    Returns:
+        `str`, *optional*: a warning, where the room is enough for one checkpoint, but not for all of a run that keeps
+        them all.
+
+    Raises:
+        ConfigError: if there is too little for `save_total_limit + 1` checkpoints, or for one where there is no limit.
+    """
+    args = trainer.args
+    checkpoint, model = estimate_space(trainer)
+    free, here = free_space(args.output_dir), len(list_checkpoints(args.output_dir))
+    kept = count_kept(args, num_steps)
+    one, wanted = min(kept, 1), max(kept - here, min(kept, 1))
+    needed = one if args.save_total_limit is None else wanted
+    if free < (total := needed * checkpoint + model):
+        raise ConfigError(
+            f"`output_dir: {args.output_dir}` has {word_bytes(free)} left, but the run needs about "
+            f"{word_bytes(total)}: {needed} × {word_bytes(checkpoint)} for checkpoints and {word_bytes(model)} for "
+            "the model. Free some, choose another folder, set a smaller `save_total_limit`, or `save_only_model: "
+            "true`, with which a run cannot be resumed."
+        )
+    if free < wanted * checkpoint + model:
+        return (
+            f"The run will write {wanted} checkpoints of about {word_bytes(checkpoint)}, and the disk of "
+            f"{args.output_dir} has {word_bytes(free)} left. Set `save_total_limit` to keep the last ones only."
+        )
+    return None
+
+
+def word_bytes(count: float) -> str:
+    """Returns a number of bytes in words, such as 3.2 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:,.1f} TB"
