@@ -298,6 +298,8 @@ def _word_no_form(seen: list[str], free: list[str], source: str) -> str:
     names = [column for form in SIDE_FORMS for columns in form.content.values() for column in columns]
     near = {name: suspicion(name, names, question_given=True) or "" for name in free}
     meant = {field_of(reason.split("`")[1]): name for name, reason in near.items() if reason.startswith("looks like")}
+    if len(seen) == 1 and any(sign in seen[0] for sign in ";\t|"):
+        shown += " (of csv, commas divide the columns)"
     entries = [f"{name}: {column!r}" for name, column in meant.items()] or ["instruction: …", "output: …"]
     return (
         f"{source} fits no form of rows. Its columns are: {shown}. Needed are "

@@ -195,6 +195,8 @@ def _passed_columns(source: Source, form: Form) -> tuple[str, ...]:
 
 def _leaves(kind: pa.DataType) -> list[pa.DataType]:
     """Returns the types of the values inside of a type."""
+    if pa.types.is_dictionary(kind):
+        return _leaves(kind.value_type)
     if kind.num_fields:
         return [leaf for index in range(kind.num_fields) for leaf in _leaves(kind.field(index).type)]
     return [kind]

@@ -13,6 +13,7 @@ from datasets import Dataset
 from ..errors import DataError
 
 
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 MAGIC = b"PAR1"
 BATCH_BYTES = 16 << 20
 LARGEST_BATCH = 1000
@@ -52,10 +53,10 @@ def open_parquet(path: Path, version: str) -> Dataset:
         _copy_rows(path, copy)
         return Dataset.from_file(str(copy))
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in NOT_WRITABLE:
             raise DataError(
-                f"'{path}' could not be copied to {copy.parent}: {error}. Free some space there, or set "
-                "HF_DATASETS_CACHE."
+                f"'{path}' could not be copied to {copy.parent}: {error}. Make room there, or set HF_DATASETS_CACHE "
+                "to another folder."
             ) from error
         raise _broken(path, error) from error
     except DataError:
@@ -65,7 +66,7 @@ def open_parquet(path: Path, version: str) -> Dataset:
 
 
 def _broken(path: Path, error: Exception) -> DataError:
-    return DataError(f"'{path}' cannot be read as parquet: {error}. Write or copy the file again.")
+    return DataError(f"'{path}' cannot be read as parquet: {str(error).rstrip('.')}. Write or copy the file again.")
 
 
 def _copy_rows(path: Path, copy: Path) -> None:

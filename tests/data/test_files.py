@@ -1,6 +1,7 @@
 """Every kind of file gives the same rows, in any division into chunks; broken files are named with the line."""
 
 import csv
+import errno
 import gzip
 import json
 import os
@@ -346,6 +347,15 @@ def test_compressed_files_are_refused_in_folders_too(tmp_path):
             find_sources([str(name)], None, None, "train")
 
 
+@pytest.mark.parametrize("name", ["b.tsv", "below/b.ndjson", "b.arrow"])
+def test_rows_in_other_files_of_a_folder_are_not_passed_over(name, tmp_path):
+    write(tmp_path / "a.jsonl", ROWS[:1], "lines")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=f"{name}' would not be read. Write it as .json, .jsonl, .csv, .parquet"):
+        find_sources([str(tmp_path)], None, None, "train")
+
+
 @pytest.mark.parametrize("name", ["https://host/pairs.jsonl", "hf://datasets/a/b/c.parquet", "file:///a.jsonl"])
 def test_addresses_are_refused_by_what_they_are(name):
     with pytest.raises(DataError, match=f"'{name}' is an address"):
@@ -375,6 +385,17 @@ def test_a_copy_of_a_table_that_was_cut_short_is_made_again(tmp_path):
     (copy,) = (tmp_path / "cache").rglob("*.arrow")
     copy.write_bytes(copy.read_bytes()[:300])
     assert len(read(path)) == 50
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write(tmp_path / "pairs.parquet", ROWS, "parquet")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(DataError, match="could not be copied to .*: .*No space left on device. Make room there"):
+        read(tmp_path / "pairs.parquet")
+    assert not list((tmp_path / "cache").rglob("*.*"))
 
 
 def test_fields_of_csv_may_be_long(tmp_path):

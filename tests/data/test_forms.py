@@ -345,6 +345,12 @@ def test_tables_and_lists_without_a_row(name, tmp_path):
         find_forms(find_sources([str(path)], None, None, "train"))
 
 
+def test_csv_with_other_separators_says_so(tmp_path):
+    (tmp_path / "x.csv").write_text("instruction;output\na;b\n")
+    with pytest.raises(DataError, match="`instruction;output` .of csv, commas divide the columns"):
+        find_forms(find_sources([str(tmp_path / "x.csv")], None, None, "train"))
+
+
 def test_rows_that_are_broken_do_not_hide_the_form(tmp_path):
     (tmp_path / "x.jsonl").write_text("broken\n" * 200 + json.dumps(ONE))
     (source,) = find_forms(find_sources([str(tmp_path / "x.jsonl")], None, None, "train"))
@@ -355,6 +361,16 @@ def test_tables_are_read_without_columns_that_do_not_matter(find):
     (source,) = find([ONE | {"score": 1.5, "words": ["a"], "note": "n"}], suffix="parquet")
     ((_, row),) = [row for chunk in find_chunks([source]) for row in read_chunk(source, chunk)]
     assert list(row) == ["instruction", "output", "words", "note"]  # texts might turn out to name pictures
+
+
+def test_categories_and_other_types_of_tables(tmp_path):
+    columns = {"instruction": ["a"], "output": pa.array(["b"]).dictionary_encode(), "none": pa.nulls(1), "n": [1.5]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    (source,) = find_forms(find_sources([str(tmp_path / "x.parquet")], None, None, "train"))
+    assert texts(source) == [["a", "b", None, None]] and source.form.passed == ("none", "n")
+    pq.write_table(pa.table(columns | {"kind": pa.array(["a.png"]).dictionary_encode()}), tmp_path / "y.parquet")
+    with pytest.raises(DataError, match="`kind` holds a picture"):
+        find_forms(find_sources([str(tmp_path / "y.parquet")], None, None, "train"))
 
 
 def test_the_default_form_is_the_published_one():
