@@ -44,6 +44,8 @@ STARTS = {
     b"<html": "is a web page; download the file itself",
 }
 PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz")
+# Other files of rows: in a folder of data they would be missed
+FOREIGN = (".tsv", ".ndjson", ".jsonlines", ".arrow", ".feather", ".xlsx")
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,9 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
             file cannot be read, or is named twice.
     """
     if image_root is not None and not os.path.isdir(image_root):
-        raise DataError(f"`image_root` is '{image_root}', but no such folder is there. Name one that holds the images.")
+        raise DataError(
+            f"`image_root` is '{image_root}', but no such folder is there. Name one that holds the images."
+        )
     sources, seen = [], {}
     for name in names:
         path = Path(name)
@@ -175,6 +179,10 @@ def _find_files(folder: Path) -> list[Path]:
             elif file.suffix.lower() in PACKED and Path(file.stem).suffix.lower() in SUFFIXES:
                 raise DataError(
                     f"'{file}' is compressed, and would not be read. Unpack it, or take it out of the folder."
+                )
+            elif file.suffix.lower() in FOREIGN:
+                raise DataError(
+                    f"'{file}' would not be read. Write it as {', '.join(SUFFIXES)}, or take it out of the folder."
                 )
     if not found:
         raise DataError(f"The folder '{folder}' has no {', '.join(SUFFIXES)} file. Name a folder with data files.")
