@@ -12,6 +12,7 @@ from .texts import check_text, describe, shorten
 from .turns import ASSISTANT, SYSTEM, USER, Turn, check_order, make_turn, read_conversation, read_history, read_turns
 
 
+LONGEST_PATH = 4096  # of Linux
 # The columns of a row that was read: both sides, each with the turns before its question
 ROW_COLUMNS = tuple(
     f"{name}{suffix}" for suffix in ("", "_2") for name in ("image_url", "instruction", "output", "history")
@@ -97,7 +98,7 @@ def _read_text(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[str, str]:
     """Returns the text of a field, and the column that has it."""
     value, name = _choose(raw, paths)
     if value is None:
-        raise DataError(f"missing value: `{name}` is missing or null; the row has: {', '.join(raw)}")
+        raise DataError(f"missing value: `{name}` is missing or null; the row has: {shorten(', '.join(raw), 300)}")
     if not isinstance(value, str):
         raise DataError(f"wrong type: `{name}` is {describe(value)}, not text")
     return check_text(value, name), name
@@ -205,6 +206,11 @@ def _read_image(value: Any, name: str, root: str | None) -> dict[str, Any]:
     path = value.get("path") if isinstance(value, dict) else value
     if not isinstance(path, str) or not path:
         raise DataError(f"wrong type: `{name}` holds {describe(value)}, not a path or an image")
+    if len(path) > LONGEST_PATH and not path.startswith("data:"):
+        raise DataError(
+            f"wrong type: `{name}` holds {len(path):,} characters, '{shorten(path)}', not a path; a picture in base64 "
+            "has 'data:image/png;base64,' before it"
+        )
     check_text(path, name)
     address = read_address(path)
     if address is not None:

@@ -315,6 +315,12 @@ def test_addresses_of_pictures():
         read(row | {"image_url": "https://host/a.png"})
 
 
+def test_base64_alone_is_no_path():
+    with pytest.raises(DataError) as error:
+        read({"instruction": "a", "output": "b", "image_url": "iVBORw0KGgo" + "A" * 1_000_000})
+    assert "holds 1,000,011 characters, 'iVBORw0KGgo" in str(error.value) and len(str(error.value)) < 300
+
+
 def test_values_of_any_depth_are_described():
     deep = json.loads("[" * 900 + "]" * 900)
     with pytest.raises(DataError, match="wrong type: `output` is list"):
