@@ -27,14 +27,12 @@ from ..data.files import DROPPED
 from ..errors import HubError
 from ..models.families.math_puma_qwen2 import MathPumaQwen2ForConditionalGeneration
 from ..redact import hide_secrets
-from .deadline import within
+from .hub_calls import LOGIN_SECONDS, describe_failure, push_within, within
 from .provenance import RECIPE, describe_software, read_provenance
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 CURVES = "curves.png"
-# Seconds for the requests before the training, and for a push without its bytes; bytes per second at the least
-LOGIN_SECONDS, PUSH_SECONDS, SLOWEST = 60.0, 600.0, 1e6
 TAGS = ("trl", "math-puma", "puma")
 # rows of the data may be private
 NOT_PUSHED = ("_*", f"{PREFIX_CHECKPOINT_DIR}-*", DROPPED)
@@ -106,9 +104,7 @@ def check_login(args: PumaKLConfig) -> None:
                 f"The token may not write to `{name}` (403). Give it write access, or choose another `hub_model_id`."
             )
         else:
-            reason = (
-                f"`push_to_hub: true`, but the Hub at {hide_secrets(api.endpoint)} cannot be used: {_words(error)}"
-            )
+            reason = f"`push_to_hub: true`, but the Hub cannot be used {describe_failure(api, error)}."
         raise HubError(f"{reason} {instead}") from error
 
 
@@ -123,11 +119,6 @@ def _make_repository(api: HfApi, name: str, private: bool | None, revision: str 
     if revision is not None:
         api.create_branch(repository.repo_id, branch=revision, exist_ok=True)
     return repository
-
-
-def _words(error: Exception) -> str:
-    """Returns what an error says, on one line; a server may have sent back the headers of the request."""
-    return hide_secrets(" ".join(str(error).split()) or type(error).__name__)
 
 
 def push(folder: str | Path, repo_id: str | None = None, private: bool | None = None) -> str:
@@ -177,10 +168,9 @@ def push(folder: str | Path, repo_id: str | None = None, private: bool | None = 
 
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     try:
-        return within(PUSH_SECONDS + size / SLOWEST, upload)
+        return push_within(size, upload)
     except Exception as error:  # of the connection, the server or the client: the model is safe on the disk
-        where = hide_secrets(api.endpoint)
-        raise HubError(f"{folder} could not be pushed to the Hub at {where}: {_words(error)}") from error
+        raise HubError(f"{folder} could not be pushed to the Hub {describe_failure(api, error)}") from error
 
 
 def _read_recipe(path: Path) -> dict[str, Any]:
@@ -189,7 +179,8 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError) as error:
-        raise HubError(f"{path} is not valid YAML: {_words(error)}. Repair it, or delete it.") from error
+        words = " ".join(str(error).split())
+        raise HubError(f"{path} is not valid YAML: {words}. Repair it, or delete it.") from error
     if not isinstance(values, dict):
         raise HubError(f"{path} is no mapping of keys to values. Repair it, or delete it.")
     return values
@@ -270,7 +261,7 @@ def write_card(
         recipe=(folder / RECIPE).exists(),
         repo_id=repo_id,
         stage=f"{number}: {('text', 'alignment on pairs (PUMA)', 'instruction tuning')[number - 1]}",
-        trained=", ".join(method["trainable_parts"])
+        trained=", ".join(method["trainable_parts"] or ["what required a gradient"])
         + (" by adapters" if adapters else " by adapters, merged" if merged else ""),
     )
     card.save(folder / "README.md")

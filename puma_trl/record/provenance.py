@@ -33,8 +33,8 @@ from ..errors import CheckpointError
 from ..files import whole_file
 from ..models.families import is_multimodal
 from ..redact import hide_secrets, record_environment
-from .deadline import within
 from .fingerprint import fingerprint
+from .hub_calls import within
 
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"

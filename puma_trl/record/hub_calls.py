@@ -1,17 +1,21 @@
-"""Calls of the Hub end, also where it accepts a connection and never answers."""
+"""Calls of the Hub: they end, also where it never answers, and their errors hold no secrets."""
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-from huggingface_hub import get_session
+from huggingface_hub import HfApi, get_session
+
+from ..redact import hide_secrets
 
 
 Result = TypeVar("Result")
 
 # Seconds in which nothing is sent or received; the client of huggingface_hub itself waits for ever
 SILENCE = 120.0
+# Seconds for the requests before any work, and for a push without its bytes; bytes per second at the least
+LOGIN_SECONDS, PUSH_SECONDS, SLOWEST = 60.0, 600.0, 1e6
 
 
 def within(seconds: float, call: Callable[[], Result]) -> Result:
@@ -41,3 +45,13 @@ def within(seconds: float, call: Callable[[], Result]) -> Result:
     if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:,.0f} seconds")
     return future.result()
+
+
+def push_within(size: int, call: Callable[[], Result]) -> Result:
+    """Returns what a call returns that uploads `size` bytes, if it does so in time (see [`within`])."""
+    return within(PUSH_SECONDS + size / SLOWEST, call)
+
+
+def describe_failure(api: HfApi, error: Exception) -> str:
+    """Returns at which Hub a call failed and why, on one line; a server may have sent back the request's headers."""
+    return hide_secrets(f"at {api.endpoint}: {' '.join(str(error).split()) or type(error).__name__}")
