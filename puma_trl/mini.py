@@ -16,6 +16,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from .entry import run_command  # before the libraries that it quietens
+
+
+# isort: split
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -36,6 +40,7 @@ from transformers import (
     Qwen2VLVideoProcessor,
 )
 
+from .errors import ConfigError
 from .models.families import deepseek_vl_hybrid, math_puma_qwen2
 from .models.families.chat import CHATML, IMAGE
 from .pairs.generate.files import write_pairs
@@ -139,7 +144,7 @@ def build_processor(family_name: str = "qwen2_vl") -> ProcessorMixin:
             `height * width / 784` tokens; the others resize every picture to 84x84 pixels.
 
     Raises:
-        ValueError: if the family has no mini model.
+        ConfigError: if the family has no mini model.
     """
     _check_family(family_name)
     tokenizer = build_tokenizer(family_name)
@@ -197,12 +202,12 @@ def build_model(
             Whether the output head is the input embedding.
 
     Raises:
-        ValueError: if the family has no mini model, or a width does not divide into heads of a multiple of 8.
+        ConfigError: if the family has no mini model, or a width does not divide into heads of a multiple of 8.
     """
     _check_family(family_name)
     for name, width in (("hidden_size", hidden_size), ("vision_embed_dim", vision_embed_dim)):
         if width % (8 * num_heads):
-            raise ValueError(
+            raise ConfigError(
                 f"`{name}` is {width}, but the rotary position embedding needs a multiple of {8 * num_heads} for "
                 f"{num_heads} heads."
             )
@@ -248,7 +253,7 @@ def build_model(
 def _check_family(family_name: str) -> None:
     if family_name not in MODEL_CLASSES:
         known = ", ".join(MODEL_CLASSES)
-        raise ValueError(f"There is no mini model of the family '{family_name}'. Choose one of {known}.")
+        raise ConfigError(f"There is no mini model of the family '{family_name}'. Choose one of {known}.")
 
 
 def _qwen_vl_config(family_name: str, text_config: dict, width: int, depth: int, heads: int) -> PreTrainedConfig:
@@ -379,4 +384,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -4,6 +4,8 @@ import argparse
 import sys
 from importlib import import_module
 
+from ..entry import run_command
+
 
 TOOLS = {
     "build": "build pairs from ordinary problems",
@@ -29,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

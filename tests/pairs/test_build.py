@@ -16,7 +16,7 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from PIL import Image
 
 from puma_trl import run
-from puma_trl.errors import DataError
+from puma_trl.errors import DataError, PumaError
 from puma_trl.mini import build_model, build_processor
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.build import files as build_files
@@ -227,7 +227,7 @@ def test_a_row_loses_only_the_levels_that_it_cannot_have(build_rows, tmp_path, m
     report = capsys.readouterr().out
     assert "4 pairs from 3 rows" in report and not (tmp_path / "out" / "dropped_rows.jsonl").exists()
     assert "Levels that rows cannot have: 1 vision_dominant: no conditions, 1 vision_only: text too long." in report
-    with pytest.raises(SystemExit, match=r"1 of 2 rows cannot be used(.|\n)*in.jsonl:2: text too long"):
+    with pytest.raises(PumaError, match=r"1 of 2 rows cannot be used(.|\n)*in.jsonl:2: text too long"):
         source = write(tmp_path / "in.jsonl", [PLAIN[0], long])
         run_build(monkeypatch, source, tmp_path / "long", "--levels", *LEVELS)
 
@@ -238,7 +238,7 @@ def test_rows_without_the_only_level_do_not_stop_a_build(build_rows, tmp_path, m
     assert pair["instruction"] == PLAIN[0]["question"]
     assert "Levels that rows cannot have: 1 vision_dominant: no conditions." in capsys.readouterr().out
     source = write(tmp_path / "in.jsonl", rows[:1])
-    with pytest.raises(SystemExit, match=r"No pair could be built from 1 rows \(1 vision_dominant: no conditions\)"):
+    with pytest.raises(PumaError, match=r"No pair could be built from 1 rows \(1 vision_dominant: no conditions\)"):
         run_build(monkeypatch, source, tmp_path / "none", "--levels", "vision_dominant")
 
 
@@ -263,14 +263,14 @@ def test_nothing_left_is_an_error(tmp_path, monkeypatch):
         ([], "is empty. Pass a file with at least one row"),
     ):
         source = write(tmp_path / f"{len(rows)}.jsonl", rows)
-        with pytest.raises(SystemExit, match=reason):
+        with pytest.raises(PumaError, match=reason):
             run_build(monkeypatch, source, tmp_path / f"out{len(rows)}", "--bad_rows", "drop")
         run_build(monkeypatch, write(source, PLAIN), tmp_path / f"out{len(rows)}")  # corrected, in the same folder
 
 
 def test_columns_that_a_preset_does_not_read_are_refused(tmp_path, monkeypatch):
     source = write(tmp_path / "in.jsonl", [conversation("d.png", 30)])
-    with pytest.raises(SystemExit, match="leave `--choices_column` out"):
+    with pytest.raises(PumaError, match="leave `--choices_column` out"):
         run_build(monkeypatch, source, tmp_path / "out", "--preset", "geoqa", "--choices_column", "choices")
 
 
@@ -325,7 +325,7 @@ def test_diagrams_are_found_in_the_column_image(tmp_path, monkeypatch, capsys, s
 def test_a_named_column_that_no_row_has_is_an_error(tmp_path, monkeypatch, name):
     source = write(tmp_path / "in.jsonl", PLAIN)
     with pytest.raises(
-        SystemExit, match="No row of the input has the column `imgae`. The columns are: answer, question"
+        PumaError, match="No row of the input has the column `imgae`. The columns are: answer, question"
     ):
         run_build(monkeypatch, source, tmp_path / "out", f"--{name}_column", "imgae")
     assert not (tmp_path / "out").exists()
@@ -339,7 +339,7 @@ def test_a_named_column_may_come_late(build_rows, tmp_path):
 
 def test_missing_column_is_named(tmp_path, monkeypatch):
     (tmp_path / "in.csv").write_text("prompt,answer\nWhat?,3\n")
-    with pytest.raises(SystemExit, match="no column `question`.*prompt, answer"):
+    with pytest.raises(PumaError, match="no column `question`.*prompt, answer"):
         run_build(monkeypatch, tmp_path / "in.csv", tmp_path / "out")
 
 
@@ -364,7 +364,7 @@ def test_bad_rows(tmp_path, monkeypatch, row, reason):
     (tmp_path / "torn.png").write_bytes((tmp_path / "whole.png").read_bytes()[:100])
     source = write(tmp_path / "in.jsonl", [PLAIN[0], row, PLAIN[1]])
     arguments = (source, tmp_path / "out")
-    with pytest.raises(SystemExit, match=rf"1 of 3 rows cannot be used(.|\n)*in.jsonl:2: {reason}"):
+    with pytest.raises(PumaError, match=rf"1 of 3 rows cannot be used(.|\n)*in.jsonl:2: {reason}"):
         run_build(monkeypatch, *arguments)
     run_build(monkeypatch, *arguments, "--bad_rows", "drop")  # goes on in the same folder
     assert len(read(tmp_path / "out" / "train.jsonl")) == 2
@@ -375,9 +375,7 @@ def test_bad_rows(tmp_path, monkeypatch, row, reason):
 
 def test_bad_rows_of_a_worker_end_the_build(tmp_path, monkeypatch):
     source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
-    with pytest.raises(
-        SystemExit, match=r"^error: 1 of 3 rows cannot be used.*\n  in.jsonl:3: missing value.*\nRepair"
-    ):
+    with pytest.raises(PumaError, match=r"^1 of 3 rows cannot be used.*\n  in.jsonl:3: missing value.*\nRepair"):
         run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--num_proc", "2")
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]
 
@@ -385,7 +383,7 @@ def test_bad_rows_of_a_worker_end_the_build(tmp_path, monkeypatch):
 def test_a_build_that_ends_early_leaves_no_half_file(tmp_path, monkeypatch):
     monkeypatch.setattr(build_files, "ROWS_PER_GROUP", 1)  # written at once
     source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
-    with pytest.raises(SystemExit, match="1 of 3 rows cannot be used"):
+    with pytest.raises(PumaError, match="1 of 3 rows cannot be used"):
         run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet")
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]
 
@@ -400,14 +398,14 @@ def test_another_build_is_refused(tmp_path, monkeypatch, capsys):
     run_build(monkeypatch, source, tmp_path / "out")
     run_build(monkeypatch, source, tmp_path / "out")
     assert "holds this build already" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="holds another build: its `seed` is 0, this one's 1"):
+    with pytest.raises(PumaError, match="holds another build: its `seed` is 0, this one's 1"):
         run_build(monkeypatch, source, tmp_path / "out", "--seed", "1")
     write(source, PLAIN + PLAIN)
-    with pytest.raises(SystemExit, match="another build: its `versions`"):
+    with pytest.raises(PumaError, match="another build: its `versions`"):
         run_build(monkeypatch, source, tmp_path / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(SystemExit, match="is not empty and holds no build"):
+    with pytest.raises(PumaError, match="is not empty and holds no build"):
         run_build(monkeypatch, source, tmp_path / "other")
 
 
@@ -415,7 +413,7 @@ def test_another_build_is_refused(tmp_path, monkeypatch, capsys):
 def test_a_foreign_build_file_is_refused(tmp_path, monkeypatch, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "build.yaml").write_text(content)
-    with pytest.raises(SystemExit, match="build.yaml is no file of a build"):
+    with pytest.raises(PumaError, match="build.yaml is no file of a build"):
         run_build(monkeypatch, write(tmp_path / "in.jsonl", PLAIN), tmp_path / "out")
     assert (tmp_path / "out" / "build.yaml").read_text() == content
 
@@ -423,7 +421,7 @@ def test_a_foreign_build_file_is_refused(tmp_path, monkeypatch, content):
 @pytest.mark.parametrize("font", ["none.ttf", "in.jsonl"])
 def test_a_wrong_font_claims_no_folder(tmp_path, monkeypatch, font):
     source = write(tmp_path / "in.jsonl", PLAIN)
-    with pytest.raises(SystemExit, match=font):
+    with pytest.raises((PumaError, OSError), match=font):
         run_build(monkeypatch, source, tmp_path / "out", "--font", str(tmp_path / font))
     assert not (tmp_path / "out").exists()
 
@@ -432,7 +430,7 @@ def test_a_wrong_font_claims_no_folder(tmp_path, monkeypatch, font):
 def test_repaired_input_is_built_in_the_same_folder(tmp_path, monkeypatch, file_format):
     """As the error advises; what the first command left is gone, and a finished part is kept from such replacement."""
     source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
-    with pytest.raises(SystemExit, match="Repair them"):
+    with pytest.raises(PumaError, match="Repair them"):
         run_build(monkeypatch, source, tmp_path / "out", "--format", file_format)
     write(source, PLAIN[:1])
     run_build(monkeypatch, source, tmp_path / "out", "--format", file_format)
@@ -441,18 +439,18 @@ def test_repaired_input_is_built_in_the_same_folder(tmp_path, monkeypatch, file_
 
     monkeypatch.setattr("puma_trl.data.files.CHUNK_BYTES", 100)
     write(source, [*PLAIN, {"question": "What?"}])
-    with pytest.raises(SystemExit, match="Repair them"):
+    with pytest.raises(PumaError, match="Repair them"):
         run_build(monkeypatch, source, tmp_path / "parts", "--format", file_format)
     write(source, PLAIN)
-    with pytest.raises(SystemExit, match="another build: its `versions`"):
+    with pytest.raises(PumaError, match="another build: its `versions`"):
         run_build(monkeypatch, source, tmp_path / "parts", "--format", file_format)
 
 
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        (ConnectionError("no network"), "the Hub at .* cannot be used: no network"),
-        (RuntimeError("timed out"), "the Hub at .* cannot be used: timed out"),
+        (ConnectionError("no network"), "the Hub cannot be used at .*: no network"),
+        (RuntimeError("timed out"), "the Hub cannot be used at .*: timed out"),
         (LocalTokenNotFoundError("no token"), "nobody is logged in to the Hub. Run `hf auth login`"),
     ],
 )
@@ -462,7 +460,7 @@ def test_a_hub_that_cannot_be_used_is_an_error_before_the_build(tmp_path, monkey
 
     monkeypatch.setattr(HfApi, "whoami", whoami)
     source = write(tmp_path / "in.jsonl", PLAIN)
-    with pytest.raises(SystemExit, match=words):
+    with pytest.raises(PumaError, match=words):
         run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--push_to_hub", "me/pairs")
     assert not (tmp_path / "out").exists()
 
@@ -475,7 +473,7 @@ def test_a_push_that_fails_leaves_the_build(tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "create_repo", create_repo)
     source = write(tmp_path / "in.jsonl", PLAIN)
     with pytest.raises(
-        SystemExit, match="is finished, but could not be pushed to the Hub at .*: timed out. The same command"
+        PumaError, match="is finished, but could not be pushed to the Hub at .*: timed out. The same command"
     ):
         run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--push_to_hub", "me/pairs")
     assert len(list((tmp_path / "out" / "data").iterdir())) == 1
@@ -521,7 +519,7 @@ def test_pictures_in_folders_of_limited_size(build_rows, tmp_path, monkeypatch):
 
 
 def test_push_needs_parquet(tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match="needs `--format parquet`"):
+    with pytest.raises(PumaError, match="needs `--format parquet`"):
         run_build(monkeypatch, write(tmp_path / "in.jsonl", PLAIN), tmp_path / "out", "--push_to_hub", "me/pairs")
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 from puma_trl.data.collator import DataCollatorForPumaPairs
 from puma_trl.data.files import CHUNK_BYTES
 from puma_trl.data.images import open_image
-from puma_trl.errors import DataError
+from puma_trl.entry import report
+from puma_trl.errors import DataError, PumaError
 from puma_trl.mini import write_data
 from puma_trl.models.families.qwen import QWEN_VL
 from puma_trl.pairs.__main__ import main
@@ -364,6 +365,8 @@ def run(monkeypatch, *arguments):
         main()
     except SystemExit as error:
         return error.code
+    except (PumaError, OSError) as error:
+        return report(error)
     return 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from puma_trl.errors import ConfigError
 from puma_trl.evaluation.gap import same_answer
 from puma_trl.mini import IMAGE_SIZE
 from puma_trl.mini import KINDS as MINI_KINDS
@@ -266,21 +267,21 @@ def run(monkeypatch, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--n", -1], "error: -1 pairs are asked for in the split 'train'.* Ask for 0 or more"),
-        (["--n", 2, "--heldout", -3], "error: -3 pairs are asked for in the split 'heldout'"),
-        (["--n", 0], "error: `--n` and `--heldout` are both 0, so there is nothing to write"),
-        (["--n", 2, "--num_proc", 0], "error: `num_proc` is 0, but .* Choose 1 or more"),
-        (["--n", 2, "--image_size", 0, 60], "error: `image_size` is 0x60, but .* Choose a larger one"),
-        (["--n", 35, "--image_size", 60, 60], "error: .* could not be drawn in 60x60 pixels.* Choose a larger"),
+        (["--n", -1], "-1 pairs are asked for in the split 'train'.* Ask for 0 or more"),
+        (["--n", 2, "--heldout", -3], "-3 pairs are asked for in the split 'heldout'"),
+        (["--n", 0], "`--n` and `--heldout` are both 0, so there is nothing to write"),
+        (["--n", 2, "--num_proc", 0], "`num_proc` is 0, but .* Choose 1 or more"),
+        (["--n", 2, "--image_size", 0, 60], "`image_size` is 0x60, but .* Choose a larger one"),
+        (["--n", 35, "--image_size", 60, 60], ".* could not be drawn in 60x60 pixels.* Choose a larger"),
         (
             ["--n", 400, "--kinds", "straight_angles", "--image_size", 200, 150, "--heldout", 120],
-            r"error: The kind 'straight_angles' has no unseen .* after \d+ pairs, .* Ask for fewer pairs",
+            r"The kind 'straight_angles' has no unseen .* after \d+ pairs, .* Ask for fewer pairs",
         ),
-        (["--n", 3000, "--kinds", "straight_angles", "--image_size", 200, 150, "--heldout", 2], "error: .* unseen"),
+        (["--n", 3000, "--kinds", "straight_angles", "--image_size", 200, 150, "--heldout", 2], ".* unseen"),
     ],
 )
 def test_a_failed_command_leaves_the_way_free(arguments, message, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(ConfigError, match=message):
         run(monkeypatch, *arguments, "--output", tmp_path)
     assert list(tmp_path.glob("*.jsonl*")) == []
     run(monkeypatch, "--n", 3, "--heldout", 2, "--output", tmp_path)
@@ -290,7 +291,7 @@ def test_a_failed_command_leaves_the_way_free(arguments, message, tmp_path, monk
 @pytest.mark.parametrize("name", ["train", "heldout"])
 def test_nothing_is_overwritten(name, tmp_path, monkeypatch):
     (tmp_path / f"{name}.jsonl").write_text("mine")
-    with pytest.raises(SystemExit, match=f"error: .*{name}.jsonl exists and would be .* Choose another output folder"):
+    with pytest.raises(FileExistsError, match=f"{name}.jsonl exists and would be .* Choose another output folder"):
         run(monkeypatch, "--n", 3, "--heldout", 2, "--output", tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.jsonl"]
     assert (tmp_path / f"{name}.jsonl").read_text() == "mine"

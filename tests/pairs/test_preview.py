@@ -13,6 +13,7 @@ from PIL import Image
 
 from puma_trl.data.images import open_image
 from puma_trl.data.render import render_answer, render_prompt
+from puma_trl.errors import DataError
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.generate.files import write_pairs
 from puma_trl.pairs.generate.pairs import generate_pairs
@@ -361,5 +362,5 @@ def test_command_line(pair_file, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "7 pairs of 14 rows, 1 of them with a problem" in printed and " kB)" in printed
     monkeypatch.setattr("sys.argv", [*arguments, "--measure"])
-    with pytest.raises(SystemExit, match="error: `--measure`"):
+    with pytest.raises(DataError, match="^`--measure`"):
         main()

@@ -20,12 +20,10 @@ The same command goes on where a killed one stopped. The bytes depend on input, 
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from ...data.files import DROPPED
-from ...errors import DataError
 from .files import finish, list_counts, prepare_output
 from .hub import check_login, push
 from .pairs import Builder, add_up, run_chunks
@@ -63,22 +61,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Builds, reports, and uploads if that is asked for."""
-    try:
-        settings, sources = read_settings(args)
-        if args.push_to_hub:
-            check_login()
-        builder = Builder(settings, sources, args.output, args.bad_rows)
-        if prepare_output(args.output, settings):
-            print(f"{args.output} holds this build already.")
-        else:
-            results = list(run_chunks(builder, args.num_proc))
-            total = add_up(results)
-            finish(args.output, settings, total, len(results))
-            print(describe(total, args.output, settings))
-        if args.push_to_hub:
-            print(f"Pushed to {push(args.output, args.push_to_hub)}.")
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+    settings, sources = read_settings(args)
+    if args.push_to_hub:
+        check_login()
+    builder = Builder(settings, sources, args.output, args.bad_rows)
+    if prepare_output(args.output, settings):
+        print(f"{args.output} holds this build already.")
+    else:
+        results = list(run_chunks(builder, args.num_proc))
+        total = add_up(results)
+        finish(args.output, settings, total, len(results))
+        print(describe(total, args.output, settings))
+    if args.push_to_hub:
+        print(f"Pushed to {push(args.output, args.push_to_hub)}.")
 
 
 def describe(total: dict[str, Any], output: Path, settings: BuildSettings) -> str:

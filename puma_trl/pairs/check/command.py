@@ -13,7 +13,6 @@ The exit code is 0 without errors (warnings are none), 1 with errors, and 2 if t
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -321,15 +320,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Prints the report, writes it if asked to, and exits with 1 if there are errors."""
     options = {name: value for name, value in vars(args).items() if name not in ("command", "output")}
-    try:
-        if args.output is not None and args.output.suffix.lower() != ".json":
-            raise DataError(f"The report would be written to '{args.output}'. Give a name that ends with .json.")
-        report = check_pairs(**options)
-        if args.output is not None:
-            write_report(report, args.output)
-    except (DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    if args.output is not None and args.output.suffix.lower() != ".json":
+        raise DataError(f"The report would be written to '{args.output}'. Give a name that ends with .json.")
+    report = check_pairs(**options)
+    if args.output is not None:
+        write_report(report, args.output)
     print_report(report, args.output)
     if report.has_errors:
         raise SystemExit(1)

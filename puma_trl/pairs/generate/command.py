@@ -11,10 +11,10 @@ A row is the same problem twice, in the published format: the text-rich side has
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...errors import ConfigError
 from .files import refuse_existing, write_pairs
 from .pairs import KINDS, generate_pairs
 
@@ -40,10 +40,10 @@ def main(args: argparse.Namespace) -> None:
             count = write_pairs(rows, path, f"images/{split}")
             written.append(path)
             print(f"{count:,} pairs in {path}")
-    except (ValueError, OSError) as error:
+    except Exception:
         for path in written:  # so that the corrected command can write it again
             path.unlink()
-        sys.exit(f"error: {error}")
+        raise
 
 
 def _plan_files(args: argparse.Namespace) -> list[tuple[Path, str, Iterator[dict]]]:
@@ -66,5 +66,5 @@ def _plan_files(args: argparse.Namespace) -> list[tuple[Path, str, Iterator[dict
         refuse_existing(path)
         files.append((path, split, rows))
     if not files:
-        raise ValueError("`--n` and `--heldout` are both 0, so there is nothing to write. Ask for at least one pair.")
+        raise ConfigError("`--n` and `--heldout` are both 0, so there is nothing to write. Ask for at least one pair.")
     return files

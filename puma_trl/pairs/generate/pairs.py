@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from ...errors import ConfigError
 from . import areas, basic, charts, functions, plane, solid
 from .drawing import Canvas, NoRoom
 from .problems import Kind, Problem
@@ -152,15 +153,15 @@ def generate_pairs(
         `instruction_2`, `output_2`, `kind`, `level` and `answer`.
 
     Raises:
-        ValueError: at once if a kind or split is unknown or a number is out of range; later, if no kind has an unseen
+        ConfigError: at once if a kind or split is unknown or a number is out of range; later, if no kind has an unseen
             problem left, or a figure cannot be drawn legibly at this size.
     """
     kinds = list(KINDS) if kinds is None else list(kinds)
     for kind in kinds:
         if kind not in KINDS:
-            raise ValueError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
+            raise ConfigError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
     if split not in SPLITS:
-        raise ValueError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
+        raise ConfigError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
     _check_numbers(n, split, image_size, num_proc)
     tasks = itertools.islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
     return _make_rows((_encoded_pair if encoded else _pair) if with_images else _text_side, tasks, num_proc)
@@ -168,18 +169,18 @@ def generate_pairs(
 
 def _check_numbers(n: int, split: str, image_size: tuple[int, int], num_proc: int) -> None:
     if n < 0:
-        raise ValueError(
+        raise ConfigError(
             f"{n} pairs are asked for in the split '{split}', but there is no negative number of them. Ask for 0 or "
             "more."
         )
     if min(image_size) < 1:
         width, height = image_size
-        raise ValueError(
+        raise ConfigError(
             f"`image_size` is {width}x{height}, but a picture has pixels both ways. Choose a larger one, such as "
             "512x384."
         )
     if num_proc < 1:
-        raise ValueError(f"`num_proc` is {num_proc}, but at least one process must draw. Choose 1 or more.")
+        raise ConfigError(f"`num_proc` is {num_proc}, but at least one process must draw. Choose 1 or more.")
 
 
 def _make_rows(make_row: Callable[[_Task], dict], tasks: Iterator[_Task], num_proc: int) -> Iterator[dict]:
@@ -227,7 +228,7 @@ def _sample_tasks(
             message = f"The kind '{kind}' has no unseen problem left for the split '{split}' at level {level}"
             message += f" after {len(seen):,} pairs"
             if len(used_up) == len(set(kinds)) * len(set(levels)):
-                raise ValueError(
+                raise ConfigError(
                     f"{message}, and nor has any other. Ask for fewer pairs, or for more kinds or levels."
                 )
             warnings.warn(f"{message}. The other kinds fill its place.")
@@ -283,7 +284,7 @@ def _draw(problem: Problem, task: _Task) -> Image.Image:
         else:
             return canvas.finish()
     width, height = task.image_size
-    raise ValueError(
+    raise ConfigError(
         f"A problem of the kind '{task.kind}' ({problem.facts}) could not be drawn in {width}x{height} pixels: "
         f"{reason} Choose a larger `image_size`, or leave the kind out."
     )

@@ -26,7 +26,7 @@ from ...data.readers import read_chunk
 from ...data.render import prompt_of
 from ...data.rows import ROW_COLUMNS
 from ...data.texts import shorten
-from ...errors import DataError, EvaluationError
+from ...errors import DataError
 from ...evaluation.progress import Progress
 from ..check.scan import make_checker
 from .page import PageWriter, describe_size
@@ -272,10 +272,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Writes the page and prints what is on it."""
     options = {name: value for name, value in vars(args).items() if name != "command"}
-    try:
-        done = preview_pairs(**options)
-    except (DataError, EvaluationError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
+    done = preview_pairs(**options)
     cut = f" of {done['total']:,} rows" if done["total"] > done["pairs"] else ""
     problems = f", {done['problems']:,} of them with a problem" if done["problems"] else ""
     print(f"{done['pairs']:,} pairs{cut}{problems} in {args.output} ({describe_size(done['bytes'])})")
