@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator, skip_first_batches
+from accelerate.data_loader import DataLoaderShard
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import fsdp_utils
 from bitsandbytes.nn import Linear4bit
@@ -32,6 +33,7 @@ from transformers import (
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.integrations.deepspeed import _load_state_dict_into_zero3_model
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.trainer_utils import rotate_checkpoints
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 from trl.experimental.sdft.teacher_sync import SyncTeacherModelCallback
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -86,10 +88,20 @@ def test_trainer():
     assert parameters(Trainer._get_train_sampler) == ["self", "train_dataset"]
     assert parameters(Trainer._determine_best_metric) == ["self", "metrics", "trial"]
     assert parameters(Trainer._save_checkpoint) == ["self", "model", "trial"]
-    # the marker must be written after all parts of the checkpoint and before older ones are deleted
+    # the marker must be written after all parts of the checkpoint, and before older ones are deleted or it is pushed
     saving = inspect.getsource(Trainer._save_checkpoint)
-    assert saving.index("_save_rng_state(") < saving.index("save_to_json(") < saving.index("rotate_checkpoints(")
+    order = ["self.save_model(", "_save_rng_state(", "save_to_json(", "_push_from_checkpoint(", "rotate_checkpoints("]
+    assert [saving.index(name) for name in order] == sorted(saving.index(name) for name in order)
+    assert "save_total_limit=self.args.save_total_limit" in saving  # read after the model is saved
+    assert "if save_total_limit is None" in inspect.getsource(rotate_checkpoints)
+    assert "self.args.save_total_limit == 1" in inspect.getsource(Trainer._finalize_training)
     assert "self._run_epoch(" in inspect.getsource(Trainer._inner_training_loop)
+    loop = ["self", "batch_size", "args", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]
+    assert parameters(Trainer._inner_training_loop) == loop
+    assert parameters(Trainer.train) == ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"]
+    assert parameters(Trainer._prepare_for_training)[1:] == ["max_steps", "train_dataloader", "resume_from_checkpoint"]
+    # what `auto_find_batch_size` goes on with
+    assert "self._train_batch_size = state.train_batch_size" in inspect.getsource(Trainer.train)
     assert "self.model_accepts_loss_kwargs" in inspect.getsource(Trainer._get_num_items_in_batch)
 
 
@@ -101,6 +113,10 @@ def test_teacher_callback_reads_our_arguments():
 def test_accelerate_tells_of_repeated_rows():
     assert isinstance(GradientState.end_of_dataloader, property)
     assert "active_dataloader" in inspect.getsource(GradientState)
+
+
+def test_a_prepared_loader_reads_by_the_one_in_it():
+    assert "self.base_dataloader.__iter__()" in inspect.getsource(DataLoaderShard.__iter__)
 
 
 def test_vision_collator_tokenises_both_pieces_alone():
@@ -136,6 +152,13 @@ def test_zero3_keeps_renamings_that_loading_did_not_use(tiny_model, tmp_path):
     _load_state_dict_into_zero3_model(model, load_file(file), loading)
     model.save_pretrained(tmp_path)
     assert set(load_file(file)) != names, mended("train/trainer.py")
+
+
+def test_folders_with_names_like_those_of_checkpoints_are_deleted(tmp_path):
+    for name in ("checkpoint-1.bak", "checkpoint-2", "checkpoint-3"):
+        (tmp_path / name).mkdir()
+    rotate_checkpoints(str(tmp_path), save_total_limit=2, use_mtime=True)
+    assert not (tmp_path / "checkpoint-1.bak").exists(), mended("train/checkpoints.py")
 
 
 def test_fsdp_is_left_out_on_a_cpu():

@@ -167,7 +167,8 @@ class ExactCheckpoints:
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:
-            # resumed from its last step: Trainer would take one more before it looks
+            # Workaround (transformers 5.23, no upstream issue found): resumed from its last step, Trainer would take
+            # one more before it looks
             self.control.should_training_stop = True
             return
         super()._run_epoch(*args, **kwargs)
@@ -202,8 +203,8 @@ class ExactCheckpoints:
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         super().save_model(output_dir, _internal_call)
         if self._holds_limit:
-            # Not before, because the arguments are saved too. Trainer would delete older checkpoints before this one
-            # counts, and with them folders that have only names like theirs (transformers 5.23).
+            # Workaround (transformers 5.23, no upstream issue found): Trainer would delete older checkpoints before
+            # this one counts, and folders that have only names like theirs. Not before the arguments are saved.
             self.args.save_total_limit = None
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -282,8 +283,9 @@ class ExactCheckpoints:
         with naming_damage(resume_from_checkpoint):
             if is_peft_model(self.model) or self.is_fsdp_enabled:
                 return super()._load_from_checkpoint(resume_from_checkpoint, model)
-            # Trainer's own way loads non-strictly under names that vision-language checkpoints do not use, and so
-            # keeps the base weights (transformers 5.23). `from_pretrained` knows the names.
+            # Workaround (transformers 5.23, huggingface/transformers#43701): Trainer's own way loads non-strictly
+            # under names that vision-language checkpoints do not use, and so keeps the base weights.
+            # `from_pretrained` knows the names.
             load_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -318,4 +320,5 @@ class ExactCheckpoints:
     def _load_best_model(self) -> None:
         if is_peft_model(self.model) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_best_model()
+        # for the reason given in `_load_from_checkpoint`
         load_weights(self.model, self.state.best_model_checkpoint)

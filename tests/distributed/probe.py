@@ -88,8 +88,9 @@ def main():
 
     PumaKLTrainer.compute_loss, PumaKLTrainer.train = watched_loss, watched_train
     torch.set_num_threads(1)
-    run.main(argv)
+    code = run.main(argv)
     assert not torch.distributed.is_initialized()  # a process that ends with it may abort
+    sys.exit(code)
 
 
 if __name__ == "__main__":

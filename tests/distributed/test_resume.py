@@ -1,6 +1,6 @@
 """A run that was killed, preempted or could not save goes on as if nothing had happened."""
 
-import json
+import fcntl
 import os
 import resource
 import shutil
@@ -37,11 +37,6 @@ def wait_until(condition, process, log):
 
 
 def is_complete(checkpoint):
-    """The state of the trainer is written last, after the marker."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
     return (checkpoint / "checkpoint_complete").exists()
 
 
@@ -180,15 +175,49 @@ def test_disk_full_while_saving(command, start, whole):
 
 
 @pytest.mark.parametrize("engine", ["single", "ddp", "zero2", "zero3", "fsdp2"])
-def test_preempted(command, start, whole, engine):
-    """SIGTERM to one rank, as schedulers send it: all save at the same step and end well."""
+def test_faults(command, start, whole, workspace, engine):
+    """Another run in the folder and changed data are refused; a torn checkpoint is passed over."""
     expected = whole(engine)
-    argv, output_dir = command(engine, probe_flags=["--slow"], **FLAGS | {"save_steps": 100})
+    argv, output_dir = command(engine, **FLAGS)
+    log = output_dir.parent / "log"
+    for step in (2, 4, 6):
+        shutil.copytree(expected.output_dir / f"checkpoint-{step}", output_dir / f"checkpoint-{step}")
+    with open(output_dir / "_puma_lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert_refused(start, argv, log, "is in use by another run")
+    fewer = output_dir.parent / "pairs.jsonl"
+    rows = (workspace / "pairs.jsonl").read_text().splitlines()
+    fewer.write_text("\n".join(rows[1:]))
+    changed = argv + ["--dataset_name", str(fewer), "--image_root", str(workspace)]
+    assert_refused(start, changed, log, "it had 10 rows and now has 9")
+    torn = max(output_dir.glob("checkpoint-6/**/*optim*"), key=lambda path: path.is_file() and path.stat().st_size)
+    os.truncate(torn, torn.stat().st_size // 2)
+    run_to_end(argv, log, start)
+    reason = f"checkpoint-6 is torn: {torn.relative_to(output_dir / 'checkpoint-6')} has"
+    assert reason in log.read_text() and f"Resuming from {output_dir / 'checkpoint-4'}" in log.read_text()
+    assert_continued(output_dir, expected, log.read_text())
+
+
+def assert_refused(start, argv, log, message):
+    process = start(argv, log)
+    try:
+        assert process.wait(TIMEOUT) != 0
+    finally:
+        stop(process)
+    assert message in log.read_text()
+
+
+@pytest.mark.parametrize("engine", ["single", "ddp", "zero2", "zero3", "fsdp2"])
+def test_preempted(command, start, whole, engine):
+    """SIGTERM to the process group of one rank, its workers included: all save at the same step and end well."""
+    expected = whole(engine)
+    flags = FLAGS | {"save_steps": 100, "dataloader_num_workers": 2}
+    argv, output_dir = command(engine, probe_flags=["--slow"], **flags)
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
         wait_until(lambda: "'loss'" in log.read_text(), process, log)
-        psutil.Process(process.pid).children()[-1].send_signal(signal.SIGTERM)
+        os.killpg(psutil.Process(process.pid).children()[-1].pid, signal.SIGTERM)
         assert process.wait(TIMEOUT) == 0, log.read_text()[-4000:]
     finally:
         stop(process)
@@ -199,6 +228,23 @@ def test_preempted(command, start, whole, engine):
     argv.remove("--slow")
     run_to_end(argv, log, start)
     assert_continued(output_dir, expected, log.read_text())
+
+
+def test_interrupted(command, start):
+    """Ctrl-C, which the whole process group gets."""
+    flags = FLAGS | {"save_steps": 100, "dataloader_num_workers": 2}
+    argv, output_dir = command("single", probe_flags=["--slow"], **flags)
+    log = output_dir.parent / "log"
+    process = start(argv, log)
+    try:
+        wait_until(lambda: "'loss'" in log.read_text(), process, log)
+        os.killpg(psutil.Process(process.pid).children()[-1].pid, signal.SIGINT)
+        assert process.wait(TIMEOUT) != 0
+    finally:
+        stop(process)
+    assert "returned non-zero exit status 130" in log.read_text()
+    assert "Stopped by SIGINT after step" in log.read_text()
+    assert len(list(output_dir.glob("checkpoint-*/checkpoint_complete"))) == 1
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
@@ -218,9 +264,4 @@ def test_other_number_of_processes_under_deepspeed(command, start, whole):
     checkpoint = whole("zero2").output_dir / "checkpoint-4"
     flags = FLAGS | {"resume_from_checkpoint": checkpoint}
     argv, output_dir = command("zero2", launch_flags=["--num_processes", "1"], **flags)
-    process = start(argv, output_dir.parent / "log")
-    try:
-        assert process.wait(TIMEOUT) != 0
-    finally:
-        stop(process)
-    assert "was written by 2 processes under DeepSpeed" in (output_dir.parent / "log").read_text()
+    assert_refused(start, argv, output_dir.parent / "log", "was written by 2 processes under DeepSpeed")
