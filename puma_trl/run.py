@@ -41,6 +41,7 @@ from puma_trl.record.provenance import (
 from puma_trl.record.report import CurvesCallback, draw_curves, print_startup
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
+from puma_trl.train.space import describe_space
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -114,7 +115,8 @@ def main(argv: list[str]) -> int | None:
         save_provenance(training_args.output_dir, saved_recipe(values), facts)
         name = f"{type(model).__name__} from {model_args.model_name_or_path}"
         parts = count_parameters(trainer.model, family)
-        print_startup(training_args, name, parts, reports, len(trainer.train_dataset))
+        num_rows = len(trainer.train_dataset)
+        print_startup(training_args, name, parts, reports, num_rows, describe_space(trainer))
 
     # 5. Training
     exit_code = stop_on_signals(trainer)

@@ -50,6 +50,7 @@ def print_startup(
     parts: dict[str, tuple[int, int]],
     reports: dict[str, DataReport],
     num_rows: int,
+    space: str,
 ) -> None:
     """
     Prints the table that opens a run.
@@ -65,6 +66,8 @@ def print_startup(
             What [`load_data`] tells of each split.
         num_rows (`int`):
             Number of training rows; with packing, of what they are packed into.
+        space (`str`):
+            What checkpoints take, and what the disk has left.
     """
     table = Table(title="Math-PUMA", show_header=False)
     table.add_row("Model", model_name)
@@ -88,6 +91,7 @@ def print_startup(
     )
     steps = count_steps(args, num_rows)
     table.add_row("Steps", f"{steps:,} ({steps * rows / num_rows:.2f} epochs)")
+    table.add_row("Disk", space)
     Console().print(table)
 
 

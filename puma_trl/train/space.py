@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import is_peft_model
 from transformers import Trainer
+from transformers.trainer_utils import SaveStrategy
 
 from ..config import PumaKLConfig
 from ..errors import ConfigError
@@ -59,6 +60,14 @@ def free_space(folder: str | Path) -> int:
     return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
 
+def describe_space(trainer: Trainer) -> str:
+    """Returns what a checkpoint of a run takes, or its model alone, and what the disk has left, in words."""
+    checkpoint, model = estimate_space(trainer)
+    saves = trainer.args.save_strategy != SaveStrategy.NO
+    what = f"about {word_bytes(checkpoint)} per checkpoint" if saves else f"about {word_bytes(model)} for the model"
+    return f"{what}, {word_bytes(free_space(trainer.args.output_dir))} free"
+
+
 def count_kept(args: PumaKLConfig, num_steps: int) -> int:
     """
     Returns how many checkpoints there will be at once, at most: a new one is written before the oldest is deleted.
@@ -69,13 +78,13 @@ def count_kept(args: PumaKLConfig, num_steps: int) -> int:
         num_steps (`int`):
             Number of optimizer steps of the run.
     """
-    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
-    if strategy == "no":
+    if args.save_strategy == SaveStrategy.NO:
         return 0
-    interval = args.save_steps if strategy == "steps" else num_steps / args.num_train_epochs
-    if strategy == "steps" and interval < 1:  # a share of the steps
+    in_steps = args.save_strategy == SaveStrategy.STEPS
+    interval = args.save_steps if in_steps else num_steps / args.num_train_epochs
+    if in_steps and interval < 1:  # a share of the steps
         interval = math.ceil(interval * num_steps)
-    planned = 1 if strategy == "best" else math.ceil(num_steps / max(interval, 1))
+    planned = 1 if args.save_strategy == SaveStrategy.BEST else math.ceil(num_steps / max(interval, 1))
     if args.save_total_limit is None:
         return planned
     return min(planned, max(args.save_total_limit, 1 + args.load_best_model_at_end) + 1)

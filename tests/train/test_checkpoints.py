@@ -1,6 +1,7 @@
 """Checkpoints of real runs: what is in them, when older ones go, and what a resumed run makes of them."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -251,6 +252,13 @@ def test_script_refuses_changed_data_and_records_nothing_of_it(main, folder):
     main(**flags, max_steps=2, allow_changed_data=True)
     (entry,) = json.loads((out / "provenance.json").read_text())["resumed"]
     assert entry["step"] == 1 and set(entry["changed"]) == {"max_steps", "train data"}
+
+
+def test_script_tells_what_checkpoints_take(main, folder, capsys):
+    main(max_steps=1)
+    assert re.search(r"Disk +│ about [\d.]+ MB for the model, [\d.]+ .B free", capsys.readouterr().out)
+    main(max_steps=1, save_strategy="steps", output_dir=folder / "other")
+    assert re.search(r"Disk +│ about [\d.]+ MB per checkpoint, [\d.]+ .B free", capsys.readouterr().out)
 
 
 def test_script_leaves_a_finished_run_alone(main, caplog):
