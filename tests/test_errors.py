@@ -1,5 +1,6 @@
 """How a command ends: one line for errors of the user's, a traceback for others, and one process that speaks."""
 
+import json
 import os
 import subprocess
 import sys
@@ -133,6 +134,43 @@ def test_the_main_process_speaks(tmp_path, failing):
 def test_another_process_speaks_if_it_fails_alone(tmp_path):
     done, _ = launch(tmp_path, "1", "1")
     assert "error: No rows.\n" in done.stderr
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("processes", "change", "message"),
+    [
+        (2, {"alpha_kl": 3}, "error: `alpha_kl` is 3, but it must be between 0 and 1."),
+        (2, {"output_dir": "full"}, "error: `output_dir: full` is not empty"),
+        (2, {}, "error: 1 of 2 rows of the train data cannot be used (1 empty text)."),
+        (1, {}, "error: 1 of 2 rows of the train data cannot be used (1 empty text)."),
+    ],
+    ids=["recipe", "folder", "rows", "rows-one-process"],
+)
+def test_errors_of_a_launched_run(tmp_path, tiny_model, processor, processes, change, message):
+    """One line, from the main process alone, and nothing of the script's after it."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    row = {"instruction": "Is it?", "output": "It is.", "instruction_2": "What?", "output_2": "It is."}
+    rows = [row, row | {"output": " ", "output_2": " "}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    engine = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "use_cpu": True, "mixed_precision": "no"}
+    engine |= {"num_processes": processes, "distributed_type": "MULTI_GPU" if processes > 1 else "NO"}
+    (tmp_path / "engine.yaml").write_text(json.dumps(engine))
+    recipe = {"model_name_or_path": "model", "dataset_name": "pairs.jsonl", "output_dir": "out", "use_cpu": True}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe | {"bf16": False, "report_to": "none"} | change))
+    root = Path(__file__).parents[1]
+    argv = ["-m", "accelerate.commands.launch", "--config_file", "engine.yaml", str(root / "puma_trl" / "run.py")]
+    environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    argv = [sys.executable, *argv, "recipe.yaml"]
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    before, line = done.stderr.split("error: ", 1)
+    assert f"error: {line}".startswith(message), done.stderr
+    assert "Traceback" not in before and "error: " not in line.split("\n", 1)[1]
+    launcher = "failed (exitcode: 2) local_rank: 0" if processes > 1 else "returned non-zero exit status 2"
+    assert launcher in line and "rank1" not in done.stderr
 
 
 def test_other_libraries_are_quiet_without_a_gpu():
