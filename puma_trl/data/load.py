@@ -15,13 +15,13 @@ from typing import Any
 import pyarrow.compute as pc
 import transformers
 from datasets import Dataset, DatasetDict, Features, Value
-from datasets.exceptions import DatasetGenerationError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..errors import DataError
 from ..models import families
 from ..models.families import Family
+from .cache import read_or_make
 from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter
 from .files import Chunk, Source, find_chunks, find_sources
 from .forms import find_forms
@@ -138,7 +138,7 @@ def _check_split(
         "new_fingerprint": _digest(files, code, settings, transformers.__version__),
         "desc": f"Checking the {split} data",
     }
-    rows = chunks.map(checker, load_from_cache_file=True, **arguments)
+    rows = read_or_make(lambda cached: chunks.map(checker, load_from_cache_file=cached, **arguments))
     if _images_changed(rows):
         rows = chunks.map(checker, load_from_cache_file=False, **arguments)
     return rows
@@ -146,17 +146,13 @@ def _check_split(
 
 def _divide(sources: Sequence[Source], fingerprint: str) -> Dataset:
     """Returns the chunks of all sources, from the cache if the files are the same."""
-    try:
-        return Dataset.from_generator(
-            _chunk_rows,
-            features=CHUNK_FEATURES,
-            gen_kwargs={"sources": tuple(sources)},  # a list would be taken for shards
-            fingerprint=fingerprint,
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, DataError):
-            raise error.__cause__ from None
-        raise
+    gen_kwargs = {"sources": tuple(sources)}  # a list would be taken for shards
+
+    def make(cached: bool) -> Dataset:
+        name = fingerprint if cached else _digest(fingerprint)  # the name alone tells the cache what to make again
+        return Dataset.from_generator(_chunk_rows, features=CHUNK_FEATURES, gen_kwargs=gen_kwargs, fingerprint=name)
+
+    return read_or_make(make)
 
 
 def _chunk_rows(sources: tuple[Source, ...]) -> Iterator[dict[str, int]]:
