@@ -83,9 +83,14 @@ def load(folder: Path, num_proc: int | None) -> None:
 
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
     processor = AutoProcessor.from_pretrained(folder / "processor")
-    script_args = PumaScriptArguments(dataset_name=[str(folder / "pairs.jsonl")], bad_rows="drop")
+    script_args = PumaScriptArguments(dataset_name=[str(folder / "pairs.jsonl")])
     training_args = PumaKLConfig(
-        output_dir=str(folder / "out"), use_cpu=True, bf16=False, max_length=2048, dataset_num_proc=num_proc
+        output_dir=str(folder / "out"),
+        use_cpu=True,
+        bf16=False,
+        max_length=2048,
+        dataset_num_proc=num_proc,
+        bad_rows="drop",
     )
     start = time.perf_counter()
     dataset, reports = load_data(script_args, training_args, processor, QWEN_VL)

@@ -11,16 +11,34 @@ from wrapt import lazy_import, when_imported
 
 
 if TYPE_CHECKING:
-    from .config import PumaKLConfig
+    from .config import PumaKLConfig, PumaScriptArguments
     from .data.collator import DataCollatorForPumaPairs
+    from .data.load import load_data
+    from .models.parts import set_trainable_parts
+    from .step.losses import fused_puma_loss, puma_loss
     from .train.trainer import PumaKLTrainer
 
-__all__ = ["DataCollatorForPumaPairs", "PumaKLConfig", "PumaKLTrainer"]
+__all__ = [
+    "DataCollatorForPumaPairs",
+    "PumaKLConfig",
+    "PumaKLTrainer",
+    "PumaScriptArguments",
+    "__version__",
+    "fused_puma_loss",
+    "load_data",
+    "puma_loss",
+    "set_trainable_parts",
+]
 
 _MODULES = {
     "DataCollatorForPumaPairs": "data.collator",
     "PumaKLConfig": "config",
     "PumaKLTrainer": "train.trainer",
+    "PumaScriptArguments": "config",
+    "fused_puma_loss": "step.losses",
+    "load_data": "data.load",
+    "puma_loss": "step.losses",
+    "set_trainable_parts": "models.parts",
 }
 
 
@@ -34,6 +52,10 @@ def _announce_family(auto: ModuleType) -> None:
 
 def __getattr__(name: str) -> Any:
     # lazy, so that scoring an evaluation does not wait for torch
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version(__name__)
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

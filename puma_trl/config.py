@@ -64,11 +64,20 @@ class PumaKLConfig(SFTConfig):
             Number of optimizer steps between two synchronisations of the `"ema"` teacher.
         hub_strategy (`str`, *optional*, defaults to `"end"`):
             When to push. Trainer's `"every_save"` also pushes `dropped_rows.jsonl`, which is data.
-        trainable_parts (`list[str]`, *optional*, defaults to `["all"]`):
+        trainable_parts (`list[str]`, *optional*):
             Parts of the model to train: any of `language_model`, `aligner`, `vision_tower_low`, `vision_tower_high`,
-            or `all`, as a list or separated by commas. An entry that ends with a dot is a prefix of parameter names.
+            `vision_tower` (both) or `all`, as a list or separated by commas. An entry that ends with a dot is a prefix
+            of parameter names. Without it all parts train under `run.py`, and in Python what requires grad.
         part_learning_rates (`dict[str, float]`, *optional*):
             Learning rates of single parts, such as `{aligner: 1e-4}`; the other parts use `learning_rate`.
+        image_root (`str`, *optional*):
+            Folder that relative image paths start from. Defaults to the folder of the data file.
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            What happens to rows that cannot be used: `"error"` stops before training and names them; `"drop"` leaves
+            them out and writes them to `dropped_rows.jsonl` in the output folder.
+        answer_mismatch (`str`, *optional*, defaults to `"error"`):
+            What happens to pairs whose two answers differ: `"error"`, `"drop"`, or `"student"`, which gives the
+            teacher the student's answer.
         columns (`dict[str, str]`, *optional*):
             Where the data calls its columns otherwise: our column → theirs, such as `{image_url_2: picture}`, with
             dots into nested ones (`{output: answer.text}`).
@@ -82,8 +91,8 @@ class PumaKLConfig(SFTConfig):
             Whether the check before training decodes every picture, which finds what headers, ends and checksums do
             not tell.
         allow_changed_data (`bool`, *optional*, defaults to `False`):
-            Whether a run that is resumed goes on with other rows, or rows in another order, than its checkpoint's; both
-            are recorded.
+            Whether a run that is resumed goes on with other rows, or rows in another order, than its checkpoint's;
+            both are recorded.
         allow_text_only (`bool`, *optional*, defaults to `False`):
             Whether the aligner and vision towers may train in stage 3 on data without any picture.
 
@@ -136,8 +145,8 @@ class PumaKLConfig(SFTConfig):
             "while the run goes on."
         },
     )
-    trainable_parts: list[str] = field(
-        default_factory=lambda: ["all"],
+    trainable_parts: list[str] | None = field(
+        default=None,
         metadata={
             "help": "Parts to train: any of language_model, aligner, vision_tower_low, vision_tower_high, or all; an "
             "entry that ends with a dot is a prefix of parameter names."
@@ -146,6 +155,18 @@ class PumaKLConfig(SFTConfig):
     part_learning_rates: dict | str | None = field(
         default=None,
         metadata={"help": "Learning rates of single parts; the other parts use `learning_rate`."},
+    )
+    image_root: str | None = field(default=None, metadata={"help": "Folder that relative image paths start from."})
+    bad_rows: str = field(
+        default="error",
+        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
+    )
+    answer_mismatch: str = field(
+        default="error",
+        metadata={
+            "help": "What happens to pairs whose two answers differ.",
+            "choices": ["error", "drop", "student"],
+        },
     )
     columns: dict | str | None = field(
         default=None,
@@ -177,8 +198,9 @@ class PumaKLConfig(SFTConfig):
 
     def __post_init__(self):
         _check_fields(self)
-        self.trainable_parts = as_list(self.trainable_parts)
-        if not self.trainable_parts:
+        if self.trainable_parts is not None:
+            self.trainable_parts = as_list(self.trainable_parts)
+        if self.trainable_parts == []:
             raise ConfigError("`trainable_parts` is empty, so nothing would train. Name the parts, or `all`.")
         if self.use_kl and (self.packing or self.padding_free):
             raise ConfigError(
@@ -248,7 +270,7 @@ def _read_rates(rates: Any) -> dict[str, float]:
 @dataclass
 class PumaScriptArguments:
     r"""
-    Arguments of the training script: where the data comes from and what happens to bad rows.
+    Arguments of the training script: where the data comes from.
 
     Args:
         dataset_name (`list[str]`):
@@ -262,14 +284,6 @@ class PumaScriptArguments:
             Data to evaluate on, in the same forms as `dataset_name`.
         eval_split_size (`float`, *optional*):
             Part of the training data to evaluate on instead, chosen by the seed: a share below 1, or a number of rows.
-        image_root (`str`, *optional*):
-            Folder that relative image paths start from. Defaults to the folder of the data file.
-        bad_rows (`str`, *optional*, defaults to `"error"`):
-            What happens to rows that cannot be used: `"error"` stops before training and names them; `"drop"` leaves
-            them out and writes them to `dropped_rows.jsonl` in the output folder.
-        answer_mismatch (`str`, *optional*, defaults to `"error"`):
-            What happens to pairs whose two answers differ: `"error"`, `"drop"`, or `"student"`, which gives the
-            teacher the student's answer.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to stop before training: recipe, data and model are checked, and the first row is shown as the
             model gets it.
@@ -290,18 +304,6 @@ class PumaScriptArguments:
     eval_split_size: float | None = field(
         default=None,
         metadata={"help": "Part of the training data to evaluate on: a share below 1, or a number of rows."},
-    )
-    image_root: str | None = field(default=None, metadata={"help": "Folder that relative image paths start from."})
-    bad_rows: str = field(
-        default="error",
-        metadata={"help": "What happens to rows that cannot be used.", "choices": ["error", "drop"]},
-    )
-    answer_mismatch: str = field(
-        default="error",
-        metadata={
-            "help": "What happens to pairs whose two answers differ.",
-            "choices": ["error", "drop", "student"],
-        },
     )
     dry_run: bool = field(
         default=False,

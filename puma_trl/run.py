@@ -19,15 +19,14 @@ from puma_trl.entry import run_command  # before the libraries that it quietens
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
+from rich.console import Console
 from transformers import ProcessorMixin, set_seed
 
-from puma_trl.data.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from puma_trl.data.load import load_data
-from puma_trl.data.render import tokenize_rows
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import get_family
 from puma_trl.models.load import check_attention, load_config, load_model, load_processor
-from puma_trl.models.parts import count_parameters, set_trainable_parts
+from puma_trl.models.parts import count_parameters
 from puma_trl.recipe import parse_recipe
 from puma_trl.record.hub import CURVES, check_login, push_saved
 from puma_trl.record.provenance import (
@@ -39,6 +38,7 @@ from puma_trl.record.provenance import (
     saved_recipe,
 )
 from puma_trl.record.report import CurvesCallback, draw_curves, print_startup
+from puma_trl.train.prepare import check_settings, prepare_processor
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
 from puma_trl.train.space import describe_space
@@ -52,9 +52,9 @@ def end_process_group() -> None:
     """
     Ends the process group, so that the process can end after it.
 
-    Workaround (PyTorch 2.14, pytorch/pytorch#190489): DDP holds the group, and so its threads, beyond that. A thread of
-    gloo that drops the tensor of the last collective waits for the interpreter's lock, and aborts the process (SIGABRT)
-    if the interpreter ends meanwhile.
+    Workaround (PyTorch 2.14, pytorch/pytorch#190489): DDP holds the group, and so its threads, beyond that. A thread
+    of gloo that drops the tensor of the last collective waits for the interpreter's lock, and aborts the process
+    (SIGABRT) if the interpreter ends meanwhile.
     """
     if torch.distributed.is_initialized():
         time.sleep(0.5)  # leaves the lock to such threads
@@ -66,6 +66,7 @@ def main(argv: list[str]) -> int | None:
     end_on_signals()
     # 1. Recipe
     script_args, training_args, model_args, values = parse_recipe(argv)
+    training_args.trainable_parts = training_args.trainable_parts or ["all"]
     check_login(training_args)
     if training_args.push_to_hub:
         values["hub_model_id"] = training_args.hub_model_id  # as the Hub calls it, for the push at the end
@@ -80,25 +81,18 @@ def main(argv: list[str]) -> int | None:
     check_attention(model_args)
     processor = load_processor(model_args, training_args)
     family = get_family(config)
+    check_settings(training_args, isinstance(processor, ProcessorMixin))
+    prepare_processor(processor, config, training_args)
     dataset, reports = load_data(script_args, training_args, processor, family)
 
     # 3. Model
     model = load_model(model_args, training_args, config, family)
     peft_config = build_peft_config(model, model_args, training_args.trainable_parts, family)
-    if peft_config is None:
-        set_trainable_parts(model, training_args.trainable_parts, family)
 
     # 4. Trainer
-    collator = None
-    if isinstance(processor, ProcessorMixin):
-        sides = find_placeholder_sides(dataset, training_args.trainable_parts)
-        collator = DataCollatorForPumaPairs(processor, family, training_args.use_kl, placeholder_sides=sides)
-    else:
-        dataset = tokenize_rows(dataset, processor, training_args.special_tokens, training_args.completion_only_loss)
     trainer = PumaKLTrainer(
         model=model,
         args=training_args,
-        data_collator=collator,
         train_dataset=dataset["train"],
         eval_dataset=dataset.get("eval"),
         processing_class=processor,
@@ -117,6 +111,9 @@ def main(argv: list[str]) -> int | None:
         parts = count_parameters(trainer.model, family)
         num_rows = len(trainer.train_dataset)
         print_startup(training_args, name, parts, reports, num_rows, describe_space(trainer))
+        Console().print(trainer.describe_sample())
+    if script_args.dry_run:
+        return end_process_group()
 
     # 5. Training
     exit_code = stop_on_signals(trainer)

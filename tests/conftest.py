@@ -22,6 +22,7 @@ PAIR_FEATURES = Features(
         "image_url_2": List(Image(decode=False)),
         "instruction_2": Value("string"),
         "output_2": Value("string"),
+        "num_answer_tokens": Value("int64"),  # by which checked rows are known
     }
 )
 
@@ -68,7 +69,7 @@ def pairs(tmp_path_factory):
                 sides[f"image_url{suffix}"] = [picture(rng, f"{name}-{k}.png") for k in range(int(count))]
                 sides[f"instruction{suffix}"] = f"Angles {rng.randrange(99)} and {rng.randrange(99)}?" + suffix
                 sides[f"output{suffix}"] = answer
-            rows.append({"row_id": f"pairs.jsonl:{index}", **sides})
+            rows.append({"row_id": f"pairs.jsonl:{index}", **sides, "num_answer_tokens": len(answer)})
         return Dataset.from_list(rows, features=PAIR_FEATURES)
 
     return make

@@ -83,7 +83,7 @@ def write(folder, *rows):
     return path
 
 
-PAIR = {"instruction": "a", "output": "b", "instruction_2": "c", "output_2": "b"}
+PAIR = {"instruction": "a", "output": "b", "image_url_2": "0.png", "instruction_2": "c", "output_2": "b"}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +257,7 @@ def test_a_run_that_failed_before_its_first_step_does_not_block_the_next(main, f
         patch.setattr(PumaKLTrainer, "train", fail)
         main(dataset_name=data, bad_rows="drop")
     assert {path.name for path in (folder / "out").iterdir()} == {
+        "_puma_lock",
         "dropped_rows.jsonl",
         "provenance.json",
         "recipe.yaml",

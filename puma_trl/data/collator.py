@@ -14,7 +14,7 @@ from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..errors import DataError
-from ..models.families import Family
+from ..models.families import Family, family_of_processor
 from .images import open_image
 from .render import Renderer, prompt_of
 
@@ -31,7 +31,7 @@ def split_sides(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return student, teacher
 
 
-def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str]) -> tuple[str, ...]:
+def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str] | None) -> tuple[str, ...]:
     """
     Returns the sides whose batches need a blank image where they have none.
 
@@ -41,8 +41,8 @@ def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str]) -> 
     Args:
         dataset ([`~datasets.DatasetDict`]):
             Checked rows, as [`load_data`] returns them.
-        trainable_parts (`list[str]`):
-            Parts that train.
+        trainable_parts (`list[str]`, *optional*):
+            Parts that train; without it, any may.
     """
     is_pair = "image_url_2" in dataset["train"].column_names
     columns = {"student": "image_url_2" if is_pair else "image_url", "teacher": "image_url"}
@@ -82,8 +82,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     Args:
         processor ([`~transformers.ProcessorMixin`]):
             Processor of the model; its tokenizer must have a pad token.
-        family ([`Family`]):
-            The model family.
+        family ([`Family`], *optional*):
+            The model family. Defaults to that of the processor's class.
         use_kl (`bool`, *optional*, defaults to `True`):
             Whether to add the teacher side. It needs pair rows.
         placeholder_sides (`tuple[str, ...]`, *optional*, defaults to `("student", "teacher")`):
@@ -108,7 +108,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     """
 
     processor: ProcessorMixin
-    family: Family
+    family: Family | None = None
     use_kl: bool = True
     placeholder_sides: tuple[str, ...] = SIDES
     special_tokens: str = "error"
@@ -120,6 +120,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     _last_row: dict[str, Any] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self):
+        self.family = self.family or family_of_processor(self.processor)
         self._renderer = Renderer(self.processor, self.special_tokens)
         self._side_collator = DataCollatorForVisionLanguageModeling(
             processor=self._renderer.reader, max_length=None, completion_only_loss=True

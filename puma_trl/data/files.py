@@ -265,6 +265,15 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
     return Source(kind="table", name=name, root=image_root, version=table._fingerprint, table=table)
 
 
+def table_source(table: Dataset, name: str, root: str | None) -> Source:
+    """Returns the source of a dataset that is at hand, under a name that its row ids start with."""
+    if len(table) == 0:
+        raise DataError(f"The {name} dataset is empty. Give one with at least one row.")
+    if root is not None and not os.path.isdir(root):
+        raise DataError(f"`image_root` is '{root}', but no such folder is there. Name one that holds the images.")
+    return Source(kind="table", name=name, root=root, version=table._fingerprint, table=table)
+
+
 def find_chunks(sources: Sequence[Source], required: Sequence[str] = ()) -> Iterator[Chunk]:
     """
     Divides sources into chunks that can be read independently; an empty source is one empty chunk.

@@ -8,7 +8,7 @@ as long as the data files, the processor, the settings and the size and time of 
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..models import families
 from ..models.families import Family
 from .cache import read_or_make
 from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter
-from .files import Chunk, Source, find_chunks, find_sources
+from .files import Chunk, Source, find_chunks, find_sources, table_source
 from .forms import find_forms
 from .images import image_stamp
 from .policy import DataReport, apply_policy, describe_rows, require_pictures, write_dropped
@@ -36,7 +36,7 @@ MAX_PROCESSES = 16
 
 
 def load_data(
-    script_args: PumaScriptArguments,
+    data: PumaScriptArguments | Dataset | Mapping[str, Dataset],
     training_args: PumaKLConfig,
     processor: ProcessorMixin | PreTrainedTokenizerBase,
     family: Family,
@@ -48,24 +48,25 @@ def load_data(
     dropped are written to `dropped_rows.jsonl` in `output_dir`.
 
     Args:
-        script_args ([`PumaScriptArguments`]):
-            Where the data is and what happens to bad rows.
+        data ([`PumaScriptArguments`], [`~datasets.Dataset`] or `dict[str, Dataset]`):
+            Where the data is, or datasets of rows in any form: one to train on, or by the name of their split.
         training_args ([`PumaKLConfig`]):
-            `use_kl`, `columns`, `special_tokens`, `decode_images`, `max_length`, `trainable_parts`, `allow_text_only`,
-            `seed`, `dataset_num_proc` (default: every core, up to 16) and `output_dir` are used.
+            `use_kl`, `image_root`, `bad_rows`, `answer_mismatch`, `columns`, `special_tokens`, `decode_images`,
+            `max_length`, `trainable_parts`, `allow_text_only`, `seed`, `dataset_num_proc` (default: every core, up to
+            16) and `output_dir` are used.
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
             Processor or tokenizer of the model. A text model gets the text-rich side of pairs.
         family ([`Family`]):
             The model family.
 
     Returns:
-        `tuple[DatasetDict, dict[str, DataReport]]`: the splits `"train"` and, if asked for, `"eval"`, and what was
-        dropped from each. The columns are `row_id` (`"pairs.jsonl:17"` for line 17 of jsonl and csv, as an editor
-        counts them; `"pairs.json#17"` for row 17 of a JSON list, a parquet file or a data set of the Hub, counted
-        from 1), `image_url` (a list of `{"bytes", "path"}`, empty without images), `instruction`, `output`, `history`
-        (the turns before the instruction, each with `role` and `content`), for pairs the same with `_2`, `length`
-        (tokens of prompt and answer with image tokens; of both sides together when both are trained on) and
-        `num_answer_tokens`.
+        `tuple[DatasetDict, dict[str, DataReport]]`: the splits `"train"` and, if asked for, `"eval"`, or those that
+        were given, and what was dropped from each. The columns are `row_id` (`"pairs.jsonl:17"` for line 17 of jsonl
+        and csv, as an editor counts them; `"pairs.json#17"` for row 17 of a JSON list, a parquet file or a data set of
+        the Hub, counted from 1), `image_url` (a list of `{"bytes", "path"}`, empty without images), `instruction`,
+        `output`, `history` (the turns before the instruction, each with `role` and `content`), for pairs the same with
+        `_2`, `length` (tokens of prompt and answer with image tokens; of both sides together when both are trained on)
+        and `num_answer_tokens`.
 
     Raises:
         DataError: if data cannot be read, is empty, fits no form of rows, holds columns that are not read and look as
@@ -76,33 +77,41 @@ def load_data(
     splits, reports, dropped = {}, {}, []
     takes_images = isinstance(processor, ProcessorMixin)
     with training_args.main_process_first(desc="loading and checking the data"):
-        for split, sources in _find_splits(script_args, training_args).items():
-            rows = _check_split(split, sources, script_args, training_args, processor, family)
-            splits[split], reports[split] = apply_policy(
-                rows, sources, split, script_args, training_args, takes_images, dropped
-            )
+        for split, sources in _find_splits(data, training_args).items():
+            rows = _check_split(split, sources, training_args, processor, family)
+            splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
                 require_pictures(reports[split], split, training_args)
     if dropped and training_args.process_index == 0:
         write_dropped(dropped, training_args.output_dir)
-    if script_args.eval_split_size is not None:
-        _hold_out(splits, reports, script_args.eval_split_size, training_args.seed)
+    if isinstance(data, PumaScriptArguments) and data.eval_split_size is not None:
+        _hold_out(splits, reports, data.eval_split_size, training_args.seed)
     return DatasetDict(splits), reports
 
 
-def _find_splits(script_args: PumaScriptArguments, training_args: PumaKLConfig) -> dict[str, list[Source]]:
+def _find_splits(
+    data: PumaScriptArguments | Dataset | Mapping[str, Dataset], training_args: PumaKLConfig
+) -> dict[str, list[Source]]:
     """Finds the sources of the splits and their forms; a column of the mapping may be in some of them only."""
-    names = {"train": script_args.dataset_name, "eval": script_args.eval_dataset_name}
-    where = (script_args.image_root, script_args.dataset_config, script_args.dataset_train_split)
-    found = {split: find_sources(names[split], *where) for split in names if names[split]}
+    root = training_args.image_root
+    if isinstance(data, PumaScriptArguments):
+        names = {"train": data.dataset_name, "eval": data.eval_dataset_name}
+        where = (root, data.dataset_config, data.dataset_train_split)
+        found = {split: find_sources(names[split], *where) for split in names if names[split]}
+    else:
+        found = {split: [table_source(table, split, root)] for split, table in as_splits(data).items()}
     formed = iter(find_forms([source for sources in found.values() for source in sources], training_args.columns))
     return {split: [next(formed) for _ in sources] for split, sources in found.items()}
+
+
+def as_splits(data: Dataset | Mapping[str, Dataset]) -> dict[str, Dataset]:
+    """Returns datasets by the name of their split; one alone is to train on."""
+    return {"train": data} if isinstance(data, Dataset) else dict(data)
 
 
 def _check_split(
     split: str,
     sources: list[Source],
-    script_args: PumaScriptArguments,
     training_args: PumaKLConfig,
     processor: ProcessorMixin | PreTrainedTokenizerBase,
     family: Family,
@@ -113,7 +122,7 @@ def _check_split(
         counter=TokenCounter(processor, family, training_args.special_tokens),
         use_kl=training_args.use_kl,
         max_length=training_args.max_length,
-        student_answers=script_args.answer_mismatch == "student",
+        student_answers=training_args.answer_mismatch == "student",
         decode_images=training_args.decode_images,
     )
     files = [(source.name, source.kind, source.root, source.version, source.form) for source in sources]

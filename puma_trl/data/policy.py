@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, concatenate_datasets
 
-from ..config import PumaKLConfig, PumaScriptArguments
+from ..config import PumaKLConfig
 from ..errors import DataError
 from ..files import whole_file
 from .checks import PICTURE_TOKENS
@@ -78,7 +78,6 @@ def apply_policy(
     rows: Dataset,
     sources: Sequence[Source],
     split: str,
-    script_args: PumaScriptArguments,
     training_args: PumaKLConfig,
     takes_images: bool,
     dropped: list[dict[str, Any]],
@@ -93,10 +92,8 @@ def apply_policy(
             What they are from.
         split (`str`):
             What messages call the data.
-        script_args ([`PumaScriptArguments`]):
-            The policies.
         training_args ([`PumaKLConfig`]):
-            `use_kl` and `output_dir` are used.
+            `use_kl`, `bad_rows`, `answer_mismatch` and `output_dir` are used.
         takes_images (`bool`):
             Whether the model takes images. A text model gets the text-rich side of pairs.
         dropped (`list[dict]`):
@@ -113,9 +110,9 @@ def apply_policy(
         is_pair = np.zeros_like(is_pair)
     bad = np.flatnonzero(problems)
     kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
-    policies = dict.fromkeys(kinds, script_args.bad_rows)
+    policies = dict.fromkeys(kinds, training_args.bad_rows)
     if MISMATCH in kinds:
-        policies[MISMATCH] = script_args.answer_mismatch
+        policies[MISMATCH] = training_args.answer_mismatch
     if "error" in policies.values():
         stopping = [index for index in bad if policies[problems[index].split(":", 1)[0]] == "error"]
         raise DataError(_explain(rows, problems, stopping, split, training_args.output_dir))
@@ -215,7 +212,8 @@ def require_pictures(report: DataReport, split: str, training_args: PumaKLConfig
             f"Name the column of its pictures: `columns: {{image_url_2: …}}`.{unread}"
         )
     parts = training_args.trainable_parts
-    if split == "train" and parts != ["language_model"] and not training_args.allow_text_only:
+    # without named parts the trainer looks at what requires grad
+    if split == "train" and parts not in (None, ["language_model"]) and not training_args.allow_text_only:
         raise DataError(
             f"No row of the train data has a picture, but `trainable_parts` ({', '.join(parts)}) has more than the "
             "language model. Name the column of the pictures: `columns: {image_url: …}`; or set `trainable_parts: "

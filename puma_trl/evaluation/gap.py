@@ -73,8 +73,16 @@ def load_pairs(
     """
     with tempfile.TemporaryDirectory() as folder:
         splits, _ = load_data(
-            PumaScriptArguments(dataset_name=[data], image_root=image_root, answer_mismatch="student"),
-            PumaKLConfig(output_dir=folder, max_length=None, report_to="none", bf16=False, use_cpu=True),
+            PumaScriptArguments(dataset_name=[data]),
+            PumaKLConfig(
+                output_dir=folder,
+                image_root=image_root,
+                answer_mismatch="student",
+                max_length=None,
+                report_to="none",
+                bf16=False,
+                use_cpu=True,
+            ),
             processor,
             family,
         )

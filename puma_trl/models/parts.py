@@ -79,7 +79,7 @@ def check_parts(args: PumaKLConfig, family: Family) -> None:
     """
     if not family.parts:
         return
-    for name in args.trainable_parts:
+    for name in args.trainable_parts or ():
         if name != "all" and not name.endswith("."):
             resolve_part(name, family, "trainable_parts")
     _resolve_rates(args.part_learning_rates or {}, family)

@@ -106,8 +106,9 @@ def describe_report(report: DataReport) -> list[tuple[str, str]]:
 
 def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
     """
-    Draws loss, KL, cross-entropy, both accuracies and the modality gap over the steps of a run: the batches of training
-    as lines, evaluations as dashed lines of the same colours. Nothing is written for a run without any of them.
+    Draws loss, KL, cross-entropy, both accuracies and the modality gap over the steps of a run: the batches of
+    training as lines, evaluations as dashed lines of the same colours. Nothing is written for a run without any of
+    them.
 
     Args:
         log_history (`list[dict[str, Any]]`):

@@ -141,9 +141,9 @@ class StepMetrics:
             return None
         return (
             f"The teacher predicts the answers worse from the text-rich side (cross-entropy {teacher_ce:.3g}, token "
-            f"accuracy {teacher_accuracy:.1%}) than the student from the vision-rich side ({ce:.3g}, {accuracy:.1%}), so "
-            "the KL term teaches what is worse. Check that the sides are not exchanged (`image_url_2`, `instruction_2` "
-            "are the vision-rich ones), run stage 1 before this stage, or lower `lambda_kl`."
+            f"accuracy {teacher_accuracy:.1%}) than the student from the vision-rich side ({ce:.3g}, {accuracy:.1%}), "
+            "so the KL term teaches what is worse. Check that the sides are not exchanged (`image_url_2`, "
+            "`instruction_2` are the vision-rich ones), run stage 1 before this stage, or lower `lambda_kl`."
         )
 
 
@@ -163,8 +163,8 @@ class NotFiniteError(FloatingPointError):
 
 class TokenMeans:
     """
-    What [`~transformers.Trainer`] needs to log means over the answer tokens of all ranks: to be inherited before it, with
-    `self._step_metrics` and `self.stop_requested` of [`PumaKLTrainer`].
+    What [`~transformers.Trainer`] needs to log means over the answer tokens of all ranks: to be inherited before it,
+    with `self._step_metrics` and `self.stop_requested` of [`PumaKLTrainer`].
     """
 
     def evaluation_loop(

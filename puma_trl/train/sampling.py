@@ -47,9 +47,9 @@ def mask_repeated_rows(
     """
     Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
 
-    Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data. Counted
-    twice, they would make the result depend on the number of processes. In padding-free batches (packing) rows are not
-    told apart, and count.
+    Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data.
+    Counted twice, they would make the result depend on the number of processes. In padding-free batches (packing) rows
+    are not told apart, and count.
 
     Args:
         batch (`dict[str, Any]`):

@@ -1,14 +1,16 @@
 """`PumaKLTrainer`: TRL's `SFTTrainer` with the pair step of Math-PUMA."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model, parse_flag_from_env
 from datasets import Dataset, IterableDataset
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
+from rich.text import Text
 from transformers import (
-    AutoConfig,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -20,8 +22,9 @@ from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from ..config import PumaKLConfig
-from ..data.collator import DataCollatorForPumaPairs, split_sides
+from ..data.collator import split_sides
 from ..data.rows import ROW_COLUMNS
+from ..data.show import describe_sample
 from ..models.families import get_family
 from ..models.parts import split_groups
 from ..record.hub import CITATION, TAGS, write_card
@@ -30,8 +33,10 @@ from ..step.forward import SelfTeacher, add_pair_forward
 from ..step.teacher import make_teacher
 from ..step.tower_memo import TowerMemo
 from .checkpoints import ExactCheckpoints
+from .dropped import DroppedRows
 from .metrics import StepMetrics, TokenMeans
 from .precision import prepare_precision
+from .prepare import name_splits, prepare, prepare_model, prepare_rows
 from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
 
 
@@ -48,25 +53,28 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     text-rich form, without gradient, teaches the vision-rich form through forward and reverse KL beside the
     cross-entropy. With `use_kl=False` (stages 1 and 3) the step is [`~trl.SFTTrainer`]'s.
 
+    What the settings say holds whoever made the arguments, a recipe or Python: rows of any form are read and checked,
+    the processor gets template and sizes of pictures, the named parts train.
+
     Args:
         model (`str` or [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Model to be trained; what trains is what requires grad (see [`set_trainable_parts`]). A string is the id of
-            a model on the Hub or a folder.
+            Model to be trained, or its id on the Hub or folder. `args.trainable_parts` says what trains; without it,
+            what requires grad.
         args ([`PumaKLConfig`], *optional*):
             Configuration for this trainer.
         data_collator (`Callable`, *optional*):
-            Defaults to [`DataCollatorForPumaPairs`] where the processing class is a processor.
+            Defaults to [`DataCollatorForPumaPairs`] for a vision-language model.
         train_dataset ([`~datasets.Dataset`]):
-            Checked rows, as [`load_data`] returns them; with a tokenizer as processing class, any data set that
+            Rows in one of the forms of docs/data.md, or as [`load_data`] returns them; for a text model also what
             [`~trl.SFTTrainer`] takes.
-        eval_dataset ([`~datasets.Dataset`], *optional*):
-            Rows to evaluate on, in the same form.
-        processing_class ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor of the model, or the tokenizer of a text model.
-        callbacks (`list[~transformers.TrainerCallback]`, *optional*):
-            Further callbacks.
-        peft_config ([`~peft.PeftConfig`], *optional*):
-            Adapter configuration; the base model is frozen then.
+        eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
+            Rows to evaluate on, in the same forms.
+        processing_class ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Processor of the model, or the tokenizer of a text model. Defaults to what lies beside the model.
+        compute_loss_func, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, \
+        preprocess_logits_for_metrics, quantization_config, peft_config, formatting_func (*optional*):
+            As in [`~trl.SFTTrainer`]. With pairs there are no logits, so the functions of loss and logits are refused
+            there, and `formatting_func` on vision-language models.
 
     Attributes:
         stop_requested (`bool`):
@@ -74,7 +82,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             one everywhere; afterwards it is true on all.
 
     Raises:
-        ValueError: if the pair step is asked of a text model, or packing of a vision-language one.
+        PumaError: if settings, data and model do not go together, or something that is given would have no effect.
         FloatingPointError: in training, if the loss of a micro-batch is not finite; its rows are named.
     """
 
@@ -88,49 +96,61 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | PeftModel,
         args: PumaKLConfig | None = None,
         data_collator: Callable | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | dict[str, Dataset] | None = None,
         processing_class: ProcessorMixin | PreTrainedTokenizerBase | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
         peft_config: PeftConfig | None = None,
+        formatting_func: Callable | None = None,
     ):
         args = args or PumaKLConfig("PUMA")
-        if isinstance(processing_class, ProcessorMixin):
-            if args.packing or args.padding_free:
-                raise ValueError(
-                    "`packing` and `padding_free` are not available for vision-language models. Set both to false."
-                )
-            # rows become tensors in the collator, where images are opened
-            args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
-            if data_collator is None:
-                config = _load_config(model)
-                data_collator = DataCollatorForPumaPairs(processing_class, get_family(config), use_kl=args.use_kl)
-        elif args.use_kl:
-            raise ValueError(
-                f"`use_kl: true` needs the processor of a vision-language model as `processing_class`, but it is "
-                f"{type(processing_class).__name__}. For stage 1 on a text model set `use_kl: false`."
-            )
+        functions = {
+            "compute_loss_func": compute_loss_func,
+            "compute_metrics": compute_metrics,
+            "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
+            "formatting_func": formatting_func,
+        }
+        given = prepare(model, args, processing_class, train_dataset, eval_dataset, data_collator, functions)
+        self._is_pair_data = isinstance(given.processor, ProcessorMixin)
         self.stop_requested = False
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
+            data_collator=given.collator,
+            train_dataset=given.train_dataset,
+            eval_dataset=given.eval_dataset,
+            processing_class=given.processor,
             callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            quantization_config=quantization_config,
             peft_config=peft_config,
+            **functions,
         )
+        self._prepare_rows = partial(
+            prepare_rows,
+            args=args,
+            processor=given.processor,
+            config=self.model.config,
+            formatting_func=formatting_func,
+        )
+        prepare_model(self.model, args, given)
         # Workaround (transformers 5.23, huggingface/transformers#40333): Qwen2.5-VL, Qwen3-VL and others declare
         # False, which would turn the token mean of the global batch into a mean of micro-batch means
         self.model_accepts_loss_kwargs = True
         # checked here instead, where the rows are known, and without a device synchronisation per micro-batch
         self.args.logging_nan_inf_filter = False
         self._step_metrics = StepMetrics(self.args.device)
-        self._is_pair_data = isinstance(processing_class, ProcessorMixin)
+        self._dropped = DroppedRows(self.args.output_dir)
         is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         prepare_precision(self.model, args, is_engine, self.is_fsdp_enabled, fresh=peft_config is not None)
         self._add_pair_step()
@@ -156,6 +176,11 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     def _keep_sft_output(self, output: FusedCausalLMOutput) -> None:
         self._sft_output = output
 
+    def describe_sample(self) -> Text:
+        """Returns the first row as the model gets it (see [`describe_sample`]), for a terminal."""
+        row = self.train_dataset[0]
+        return describe_sample(self.data_collator([row]) if self._is_pair_data else row, self.processing_class)
+
     # Step
 
     def _set_signature_columns_if_needed(self):
@@ -178,6 +203,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         mode = "train" if self.model.training else "eval"
         row_ids = inputs.pop("row_id", [])
+        self._dropped.add(inputs.pop("dropped_rows", []), mode)
         self._step_metrics.add_positions(mode, inputs)
         if self.args.use_kl:
             result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
@@ -205,6 +231,15 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes
         return loss
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            rows = self._prepare_rows(name_splits(eval_dataset))
+            eval_dataset = rows if isinstance(eval_dataset, dict) else rows["eval"]
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(self, test_dataset, ignore_keys=None, metric_key_prefix="test"):
+        return super().predict(self._prepare_rows({"test": test_dataset})["test"], ignore_keys, metric_key_prefix)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         mask_repeated_rows(inputs, self.accelerator, self.args, self.padding_free)
@@ -239,7 +274,3 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             named = (self.model if model is None else model).named_parameters()
             split_groups(optimizer, named, family, self.args.part_learning_rates)
         return optimizer
-
-
-def _load_config(model: str | PreTrainedModel):
-    return AutoConfig.from_pretrained(model) if isinstance(model, str) else model.config

@@ -469,8 +469,8 @@ datasets.config.HF_DATASETS_CACHE = f"{folder}/cache"
 checks = []
 check = RowChecker.__call__
 RowChecker.__call__ = lambda self, chunk: checks.append(1) or check(self, chunk)
-args = PumaKLConfig(output_dir=f"{folder}/out", use_cpu=True, bf16=False, max_length=None)
-script_args = PumaScriptArguments(dataset_name=[f"{folder}/pairs.jsonl"], bad_rows=bad_rows, eval_split_size=2)
+args = PumaKLConfig(output_dir=f"{folder}/out", use_cpu=True, bf16=False, max_length=None, bad_rows=bad_rows)
+script_args = PumaScriptArguments(dataset_name=[f"{folder}/pairs.jsonl"], eval_split_size=2)
 try:
     dataset, reports = load_data(script_args, args, build_processor("qwen2_vl"), QWEN_VL)
     result = {split: rows["row_id"][:] for split, rows in dataset.items()}

@@ -27,6 +27,7 @@ from puma_trl.train.compare import (
 # its factors, the engine, the model and its data by what is read of them
 NOT_COMPARED = """
 activation_checkpointing activation_checkpointing_kwargs activation_offloading allow_changed_data allow_text_only
+answer_mismatch bad_rows image_root
 auto_find_batch_size batch_eval_metrics bf16_full_eval dataloader_in_order dataloader_multiprocessing_context
 dataloader_num_workers dataloader_persistent_workers dataloader_pin_memory dataloader_prefetch_factor dataset_kwargs
 dataset_num_proc ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb ddp_find_unused_parameters ddp_static_graph
@@ -67,7 +68,7 @@ def test_the_same_settings(make_args):
         ({"weight_decay": 0.1, "adam_beta1": 0.5}, r"`adam_beta1: 0.9 → 0.5`, `weight_decay: 0.0 → 0.1`.*them back"),
         ({"part_learning_rates": {"aligner": 1e-4}}, r'`part_learning_rates: null → {"aligner": 0.0001}`'),
         ({"optim": "sgd"}, "`optim: adamw_torch_fused → sgd`"),
-        ({"trainable_parts": "aligner"}, r'`trainable_parts: \["all"\] → \["aligner"\]`\): its weights and states'),
+        ({"trainable_parts": "aligner"}, r'`trainable_parts: null → \["aligner"\]`\): its weights and states'),
         ({"teacher": "ema"}, "`teacher: live → ema`"),
         ({"seed": 7}, "`seed: 42 → 7`.*another order.*`allow_changed_data: true`"),
         ({"data_seed": 7}, "`data_seed: null → 7`"),

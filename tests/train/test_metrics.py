@@ -29,7 +29,9 @@ def make_trainer(tmp_path, tiny_model):
 
 
 def without_times(metrics):
-    return {name: value for name, value in metrics.items() if not re.search("^epoch|runtime|per_second|preparation", name)}
+    return {
+        name: value for name, value in metrics.items() if not re.search("^epoch|runtime|per_second|preparation", name)
+    }
 
 
 @pytest.mark.parametrize("use_kl", [True, False])

@@ -70,7 +70,7 @@ def test_pairs_need_a_vision_language_model(tmp_path):
     write_data(tmp_path / "data", num_rows=20, num_heldout=2, seed=0, num_proc=1)
     text = write_language_model(tmp_path / "text")
     flags = [f"--model_name_or_path={text}", f"--dataset_name={tmp_path / 'data' / 'stage2.jsonl'}"]
-    with pytest.raises(ValueError, match="image for a text model"):
+    with pytest.raises(ValueError, match="`use_kl: true` needs the processor of a vision-language model"):
         run.main([*flags, f"--output_dir={tmp_path / 'out'}", *FLAGS])
 
 

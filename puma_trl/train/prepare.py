@@ -1,0 +1,340 @@
+"""What a trainer is given → what it trains on: processor, parts, rows, collator; for class and script alike."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from accelerate.utils import is_peft_model
+from datasets import Dataset, DatasetDict, IterableDataset
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from trl import ModelConfig
+
+from ..config import PumaKLConfig
+from ..data.collator import DataCollatorForPumaPairs, find_placeholder_sides
+from ..data.encode import tokenize_rows
+from ..data.load import load_data
+from ..data.render import end_token_id
+from ..errors import ConfigError, DataError
+from ..models.families import get_family
+from ..models.load import check_vocabulary, load_processor
+from ..models.parts import check_parts, count_parameters, resolve_part, set_trainable_parts
+from ..models.pixels import set_pixels
+from ..models.templates import set_chat_template
+
+
+# What `load_data` has measured on a row, by which checked rows are known
+CHECKED = "num_answer_tokens"
+# Columns of rows that TRL's own text path reads, unrendered or tokenised
+TRL_COLUMNS = ("text", "input_ids")
+# Fields of SFTConfig that the pair collator and its checked rows leave without effect: value that says nothing, remedy
+UNUSED_WITH_PICTURES = {
+    "assistant_only_loss": (False, "only answers bear labels anyway"),
+    "completion_only_loss": ((None, True), "only answers bear labels"),
+    "dataset_text_field": ("text", "`columns` names the columns"),
+    "eos_token": (None, "an answer ends as the chat template closes it: set `chat_template_path`"),
+    "eval_packing": ((None, False), "rows with pictures are not packed"),
+    "packing": (False, "rows with pictures are not packed; `train_sampling_strategy: group_by_length` saves padding"),
+    "packing_strategy": ("bfd", "rows with pictures are not packed"),
+    "pad_to_multiple_of": (None, "batches are as long as their longest row"),
+    "padding_free": (False, "batches of rows with pictures are padded"),
+    "shuffle_dataset": (False, "`train_sampling_strategy: random` draws rows in another order in every epoch"),
+    "truncation_mode": ("keep_start", "rows longer than `max_length` are found before training, and none is cut"),
+}
+
+
+@dataclass
+class Prepared:
+    """
+    What [`prepare`] makes of a trainer's arguments.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        train_dataset, eval_dataset:
+            Checked rows, tokenised for a text model, or what is left to TRL.
+        collator (`Callable`, *optional*):
+            The collator, or `None` where TRL makes one.
+        has_own_rows (`bool`):
+            Whether the rows are those of [`load_data`].
+    """
+
+    processor: ProcessorMixin | PreTrainedTokenizerBase
+    train_dataset: Any
+    eval_dataset: Any
+    collator: Callable | None
+    has_own_rows: bool
+
+
+def prepare(
+    model: str | PreTrainedModel | PeftModel,
+    args: PumaKLConfig,
+    processor: ProcessorMixin | PreTrainedTokenizerBase | None,
+    train_dataset: Dataset | IterableDataset,
+    eval_dataset: Dataset | dict[str, Dataset] | None,
+    collator: Callable | None,
+    functions: dict[str, Any],
+) -> Prepared:
+    """
+    Makes a trainer's arguments ready for TRL's trainer, before a model is loaded.
+
+    Args:
+        model, args, processor, train_dataset, eval_dataset, collator:
+            Those of [`PumaKLTrainer`].
+        functions (`dict[str, Any]`):
+            Its functions of loss, logits and rows, by name.
+
+    Raises:
+        PumaError: if they do not go together, or something would have no effect.
+    """
+    if train_dataset is None:
+        raise ConfigError("`train_dataset` is missing. Give the rows to train on.")
+    init = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+    if isinstance(model, str):
+        remote = {"trust_remote_code": args.trust_remote_code, "revision": init.get("revision")}
+        config = AutoConfig.from_pretrained(model, **remote)
+    else:
+        config = model.config
+    if processor is None:
+        name = model if isinstance(model, str) else config._name_or_path
+        if not name:
+            raise ConfigError("`processing_class` is missing, and the model does not say where it is from. Give it.")
+        processor = load_processor(ModelConfig(name, model_revision=init.get("revision") or "main"), args)
+    takes_images = isinstance(processor, ProcessorMixin)
+    check_settings(args, takes_images, functions)
+    prepare_processor(processor, config, args)
+    has_own_rows = collator is None or isinstance(collator, DataCollatorForPumaPairs)
+    if has_own_rows:
+        splits = {"train": train_dataset, **name_splits(eval_dataset)}
+        splits = prepare_rows(splits, args, processor, config, functions.get("formatting_func"))
+        train_dataset = splits.pop("train")
+        eval_dataset = splits if isinstance(eval_dataset, dict) else splits.get("eval")
+    if takes_images:
+        # rows become tensors in the collator, where images are opened
+        args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        collator = collator or make_collator(train_dataset, eval_dataset, args, processor, config)
+    return Prepared(processor, train_dataset, eval_dataset, collator, has_own_rows and takes_images)
+
+
+def prepare_model(model: PreTrainedModel | PeftModel, args: PumaKLConfig, given: Prepared) -> None:
+    """
+    Lets the named parts of a model train, and tells it where answers end.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model, not yet wrapped.
+        args ([`PumaKLConfig`]):
+            `trainable_parts`, `min_pixels`, `max_pixels`, `pad_token` and `allow_text_only` are used.
+        given ([`Prepared`]):
+            What the trainer got.
+
+    Raises:
+        ModelError: if a part is not in the model.
+        ConfigError: if adapters are on other parts than the named ones.
+        DataError: if more than the language model would train on rows without any picture.
+    """
+    base = model.get_base_model() if is_peft_model(model) else model
+    family = get_family(base.config)
+    if args.min_pixels is not None or args.max_pixels is not None:
+        set_pixels(given.processor, base.config, args.min_pixels, args.max_pixels)
+    if args.trainable_parts is not None and not is_peft_model(model):
+        set_trainable_parts(model, args.trainable_parts, family)
+    trained = {part for part, (trainable, _) in count_parameters(model, family).items() if trainable}
+    if args.trainable_parts is not None and is_peft_model(model):
+        _require_parts(trained, args.trainable_parts, family)
+    if given.has_own_rows and not args.use_kl and not args.allow_text_only and trained - {"language_model"}:
+        names = given.train_dataset.column_names
+        if not any(map(len, given.train_dataset["image_url_2" if "image_url_2" in names else "image_url"])):
+            raise DataError(
+                f"No row of the train dataset has a picture, but {', '.join(sorted(trained))} train. Name the column "
+                "of the pictures: `columns={'image_url': …}`; or set `trainable_parts=['language_model']`, or "
+                "`allow_text_only=True`."
+            )
+    tokenizer = given.processor.tokenizer if isinstance(given.processor, ProcessorMixin) else given.processor
+    generation = base.generation_config
+    if generation is not None:
+        ends = generation.eos_token_id
+        ends = [] if ends is None else list(ends) if isinstance(ends, list | tuple) else [ends]
+        if (end := end_token_id(given.processor)) not in ends:
+            generation.eos_token_id = [end, *ends]
+        if args.pad_token is not None:
+            generation.pad_token_id = base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _require_parts(trained: set[str], names: list[str], family: Any) -> None:
+    if "all" in names or not family.parts or any(name.endswith(".") for name in names):
+        return
+    allowed = {
+        prefix
+        for name in names
+        for part in resolve_part(name, family, "trainable_parts")
+        for prefix in family.parts[part]
+    }
+    surplus = sorted(part for part in trained if not set(family.parts.get(part, (part,))) <= allowed)
+    if surplus:
+        raise ConfigError(
+            f"`trainable_parts` is {', '.join(names)}, but the adapters train {', '.join(surplus)} too. Choose "
+            "`target_modules` and `modules_to_save` of `peft_config` within these parts, or leave `trainable_parts` "
+            "out."
+        )
+
+
+def check_settings(
+    args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """
+    Refuses what would have no effect, before data and model are read.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+        takes_images (`bool`):
+            Whether the model takes pictures.
+        functions (`Mapping[str, Any]`, *optional*):
+            Arguments of the trainer besides, by name.
+
+    Raises:
+        ConfigError: if a setting or function has no effect on such a model, or with pairs.
+    """
+    if not takes_images:
+        if args.use_kl:
+            raise ConfigError(
+                "`use_kl: true` needs the processor of a vision-language model as `processing_class`, but there is a "
+                "tokenizer. For stage 1 on a text model set `use_kl: false`."
+            )
+        for name in ("min_pixels", "max_pixels"):
+            if getattr(args, name) is not None:
+                raise ConfigError(f"`{name}` is for pictures, which a text model does not read. Leave it out.")
+        return
+    for name, (plain, reason) in UNUSED_WITH_PICTURES.items():
+        value = getattr(args, name)
+        if value not in (plain if isinstance(plain, tuple) else (plain,)):
+            raise ConfigError(f"`{name}: {value}` has no effect on a vision-language model: {reason}. Leave it out.")
+    refused = {
+        "formatting_func": "rows are rendered by the chat template: give them as one of the forms of docs/data.md"
+    }
+    if args.use_kl:
+        reason = "the pair step makes its own loss and metrics, without logits. Set `use_kl: false`, or leave it out"
+        refused |= dict.fromkeys(("compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"), reason)
+    for name, reason in refused.items():
+        if functions.get(name) is not None:
+            raise ConfigError(f"`{name}` cannot be used here: {reason}.")
+
+
+def prepare_processor(
+    processor: ProcessorMixin | PreTrainedTokenizerBase, config: PreTrainedConfig, args: PumaKLConfig
+) -> None:
+    """
+    Sets what the settings say of template, pictures and padding, and compares the processor with the model.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model, which is changed.
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model; some families keep the sizes of pictures in it too.
+        args ([`PumaKLConfig`]):
+            `chat_template_path`, `min_pixels`, `max_pixels`, `pad_token`, `trainable_parts` and `part_learning_rates`.
+
+    Raises:
+        ModelError: if one of them does not fit the model.
+        ConfigError: if the pad token is not in the vocabulary.
+    """
+    set_chat_template(processor, args)
+    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    if args.pad_token is not None and args.pad_token not in tokenizer.get_vocab():
+        raise ConfigError(
+            f"`pad_token: {args.pad_token}` is not in the vocabulary of the tokenizer. Name one that is."
+        )
+    tokenizer.pad_token = args.pad_token or tokenizer.pad_token or tokenizer.eos_token
+    check_parts(args, get_family(config))
+    check_vocabulary(config, processor)
+    if args.min_pixels is not None or args.max_pixels is not None:
+        set_pixels(processor, config, args.min_pixels, args.max_pixels)
+
+
+def prepare_rows(
+    splits: dict[str, Dataset],
+    args: PumaKLConfig,
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    formatting_func: Callable | None = None,
+) -> dict[str, Any]:
+    """
+    Checks rows that `load_data` has not checked yet, and tokenises those of a text model.
+
+    Rows for a text model that TRL reads by itself are left to it: tokenised ones, a column `text`, and all with
+    `formatting_func` or `assistant_only_loss`.
+
+    Args:
+        splits (`dict[str, Dataset]`):
+            Datasets by name.
+        args ([`PumaKLConfig`]):
+            The settings.
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model, prepared.
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+        formatting_func (`Callable`, *optional*):
+            What makes TRL's text of a row.
+
+    Returns:
+        The datasets, by the same names.
+
+    Raises:
+        ConfigError: if rows with pictures come from a stream.
+        DataError: if rows cannot be used (see [`load_data`]).
+    """
+    takes_images = isinstance(processor, ProcessorMixin)
+    own = {}
+    for name, dataset in splits.items():
+        if isinstance(dataset, IterableDataset):
+            if takes_images:
+                raise ConfigError(
+                    f"The {name} dataset is a stream, which cannot be checked before training. Give a `Dataset`, such "
+                    "as `Dataset.from_generator(...)` makes, or files to `load_data`."
+                )
+            continue
+        if CHECKED in dataset.column_names:
+            continue
+        is_trl = formatting_func is not None or args.assistant_only_loss or {*TRL_COLUMNS} & {*dataset.column_names}
+        if takes_images or not is_trl:
+            own[name] = dataset
+    if own:
+        splits = splits | load_data(own, args, processor, get_family(config))[0]
+    if not takes_images:
+        rows = {name: dataset for name, dataset in splits.items() if _is_checked(dataset)}
+        if rows:
+            with args.main_process_first(desc="tokenising the data"):
+                splits = splits | tokenize_rows(
+                    DatasetDict(rows), processor, args.special_tokens, args.completion_only_loss, args.dataset_num_proc
+                )
+    return splits
+
+
+def name_splits(dataset: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
+    """Returns evaluation datasets by name; one alone is called `"eval"`."""
+    return dict(dataset) if isinstance(dataset, dict) else {} if dataset is None else {"eval": dataset}
+
+
+def _is_checked(dataset: Any) -> bool:
+    return isinstance(dataset, Dataset) and CHECKED in dataset.column_names
+
+
+def make_collator(
+    train_dataset: Dataset,
+    eval_dataset: Dataset | dict[str, Dataset] | None,
+    args: PumaKLConfig,
+    processor: ProcessorMixin,
+    config: PreTrainedConfig,
+) -> DataCollatorForPumaPairs:
+    """Returns the collator for checked rows; the arguments are those of [`prepare`]."""
+    splits = DatasetDict({"train": train_dataset, **name_splits(eval_dataset)})
+    return DataCollatorForPumaPairs(
+        processor,
+        get_family(config),
+        args.use_kl,
+        placeholder_sides=find_placeholder_sides(splits, args.trainable_parts),
+        special_tokens=args.special_tokens,
+        on_bad_image="replace" if args.bad_rows == "drop" else "error",
+    )

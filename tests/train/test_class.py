@@ -1,0 +1,261 @@
+"""What the config says holds in Python as under the script, and nothing is taken without effect."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from peft import LoraConfig
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+from trl import SFTConfig
+
+from puma_trl import run
+from puma_trl.config import PumaKLConfig
+from puma_trl.data.collator import DataCollatorForPumaPairs
+from puma_trl.errors import ConfigError, DataError, PumaError
+from puma_trl.models.families import get_family
+from puma_trl.models.parts import part_of
+from puma_trl.train.prepare import UNUSED_WITH_PICTURES
+from puma_trl.train.trainer import PumaKLTrainer
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Pairs as a user has them: plain texts and paths."""
+    rows = []
+    for index in range(6):
+        Image.new("RGB", (56, 28 * (1 + index % 2)), (40 * index, 0, 0)).save(tmp_path / f"{index}.png")
+        answer = f"It is {index}."
+        rows.append(
+            {"instruction": f"Is {index} it?", "output": answer, "image_url_2": str(tmp_path / f"{index}.png")}
+        )
+        rows[-1] |= {"instruction_2": "What is it?", "output_2": answer}
+    return rows
+
+
+@pytest.fixture
+def make(tmp_path, tiny_model, processor):
+    def make(dataset, model=None, **values):
+        names = {field.name for field in dataclasses.fields(PumaKLConfig)}
+        config = {name: values.pop(name) for name in names & values.keys()}
+        config = {"bf16": False, "use_cpu": True, "report_to": "none", "max_steps": 2, "save_strategy": "no"} | config
+        config = {"learning_rate": 0.1, "optim": "sgd", "output_dir": str(tmp_path / "out")} | config
+        values = {"processing_class": processor} | values
+        return PumaKLTrainer(model or tiny_model(), PumaKLConfig(**config), train_dataset=dataset, **values)
+
+    return make
+
+
+def changed_parts(before, after, family):
+    return {part_of(name, family) for name, value in after.items() if not torch.equal(before[name], value)}
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["aligner"], {"aligner"}),
+        ("aligner, vision_tower_low", {"aligner", "vision_tower_low"}),
+        (["language_model"], {"language_model"}),
+        (["all"], {"aligner", "language_model", "vision_tower_low"}),
+    ],
+)
+def test_named_parts_train(make, tiny_model, rows, parts, expected):
+    model = tiny_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    make(Dataset.from_list(rows), model, trainable_parts=parts).train()
+    assert changed_parts(before, model.state_dict(), get_family(model.config)) == expected
+
+
+def test_without_named_parts_the_users_own_choice_holds(make, tiny_model, rows):
+    model = tiny_model().requires_grad_(False)
+    model.model.visual.merger.mlp[0].weight.requires_grad_(True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    make(Dataset.from_list(rows), model).train()
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(before[name], value)]
+    assert changed == ["model.visual.merger.mlp.0.weight"]
+
+
+def test_unknown_part(make, rows):
+    with pytest.raises(PumaError, match="aligner"):
+        make(Dataset.from_list(rows), trainable_parts=["alginer"])
+
+
+def test_class_and_script_give_equal_weights(make, tiny_model, processor, rows, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"trainable_parts": "aligner,vision_tower_low", "lambda_kl": 0.3, "seed": 7, "max_steps": 3}
+    settings |= {"max_length": 200, "special_tokens": "escape", "lr_scheduler_type": "cosine"}
+    flags = {"model_name_or_path": tmp_path / "model", "dataset_name": tmp_path / "pairs.jsonl", "dtype": "float32"}
+    flags |= {"bf16": False, "use_cpu": True, "learning_rate": 0.1, "optim": "sgd", "report_to": "none"}
+    flags |= {"save_strategy": "no", "output_dir": tmp_path / "script", **settings}
+    run.main([str(piece) for name, value in flags.items() for piece in (f"--{name}", value)])
+    expected = AutoModelForImageTextToText.from_pretrained(tmp_path / "script").state_dict()
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    trainer = make(Dataset.from_list(rows), model, **settings)
+    trainer.train()
+    for name, value in trainer.model.state_dict().items():
+        assert torch.equal(expected[name], value), name
+
+
+def test_max_length_holds(make, rows):
+    long = rows[:3] + [rows[3] | {"instruction_2": "word " * 300}]
+    with pytest.raises(DataError, match="train#4: too long: the vision-rich side has .* `max_length: 128`"):
+        make(Dataset.from_list(long), max_length=128)
+    trainer = make(Dataset.from_list(long), max_length=128, bad_rows="drop")
+    assert len(trainer.train_dataset) == 3
+    with pytest.raises(DataError, match="eval#4: too long"):
+        make(Dataset.from_list(rows), max_length=128, eval_dataset=Dataset.from_list(long))
+    with pytest.raises(DataError, match="eval#4: too long"):
+        make(Dataset.from_list(rows), max_length=128).evaluate(Dataset.from_list(long))
+
+
+def test_max_pixels_hold(make, rows, tmp_path):
+    Image.new("RGB", (560, 560)).save(tmp_path / "large.png")
+    large = [row | {"image_url_2": str(tmp_path / "large.png")} for row in rows]
+
+    def count(**values):
+        from puma_trl.mini import build_processor
+
+        trainer = make(Dataset.from_list(large), processing_class=build_processor("qwen2_vl"), **values)
+        return next(iter(trainer.get_train_dataloader()))["pixel_values"].shape[0]
+
+    assert count(max_pixels=56 * 56) < count()
+
+
+def test_other_forms_and_mappings(make, rows):
+    messages = [
+        {"images": [row["image_url_2"]]}
+        | {"messages": [{"role": "user", "content": "What?"}, {"role": "assistant", "content": row["output"]}]}
+        for row in rows
+    ]
+    make(Dataset.from_list(messages), use_kl=False).train()
+    renamed = [{"photo" if name == "image_url_2" else name: value for name, value in row.items()} for row in rows]
+    with pytest.raises(DataError, match="photo"):
+        make(Dataset.from_list(renamed))
+    make(Dataset.from_list(renamed), columns={"image_url_2": "photo"}).train()
+
+
+def test_rows_that_would_train_on_text_alone(make, rows):
+    blind = Dataset.from_list([{name: value for name, value in row.items() if "image" not in name} for row in rows])
+    with pytest.raises(DataError, match="picture"):
+        make(blind)
+    one_sided = blind.select_columns(["instruction", "output"])
+    with pytest.raises(DataError, match="No row of the train dataset has a picture, but aligner, language_model"):
+        make(one_sided, use_kl=False)
+    make(one_sided, use_kl=False, allow_text_only=True).train()
+    make(one_sided, use_kl=False, trainable_parts=["language_model"]).train()
+
+
+def test_a_model_id_loads_its_processor(make, tiny_model, processor, rows, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    trainer = make(Dataset.from_list(rows), str(tmp_path / "model"), processing_class=None, trainable_parts="aligner")
+    trainer.train()
+    assert type(trainer.processing_class) is type(processor)
+    with pytest.raises(ConfigError, match="`processing_class` is missing"):
+        make(Dataset.from_list(rows), processing_class=None)
+
+
+def test_collator_finds_its_family(processor, rows):
+    rows = [row | {"image_url_2": [row["image_url_2"]], "image_url": []} for row in rows]
+    batch = DataCollatorForPumaPairs(processor)(rows[:2])
+    expected = DataCollatorForPumaPairs(processor, get_family_of("qwen2_vl"))(rows[:2])
+    for name, value in expected.items():
+        assert torch.equal(batch[name], value) if torch.is_tensor(value) else batch[name] == value, name
+
+
+def get_family_of(model_type):
+    from transformers import AutoConfig
+
+    return get_family(AutoConfig.for_model(model_type))
+
+
+@pytest.mark.parametrize("name", sorted(UNUSED_WITH_PICTURES))
+def test_settings_without_effect_are_refused(make, rows, name):
+    others = {"dataset_text_field": "words", "eos_token": "!", "packing_strategy": "wrapped"}
+    others |= {"completion_only_loss": False, "pad_to_multiple_of": 8, "truncation_mode": "keep_end"}
+    with pytest.raises(ConfigError, match=f"`{name}"):
+        make(Dataset.from_list(rows), use_kl=False, **{name: others.get(name, True)})
+
+
+# Fields of SFTConfig beside TrainingArguments', which transformers' Trainer honours on any path: why each is honoured
+HONOURED = {
+    "activation_offloading": "TRL's training step",
+    "chat_template_path": "set on the processor before rows are read",
+    "dataset_kwargs": "handed to TRL",
+    "dataset_num_proc": "processes that check and tokenise",
+    "loss_type": "TRL's step; refused with pairs",
+    "max_length": "rows that are longer are found",
+    "model_init_kwargs": "TRL loads a model id with them",
+    "pad_token": "set on the tokenizer",
+    "router_aux_loss_coef": "TRL's step, for mixtures of experts",
+    "trust_remote_code": "loading by id",
+}
+
+
+def test_every_field_of_sft_config_is_honoured_or_refused():
+    from transformers import TrainingArguments
+
+    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
+    own = {field.name for field in dataclasses.fields(SFTConfig)} - inherited
+    assert own == HONOURED.keys() | UNUSED_WITH_PICTURES.keys()
+    assert not HONOURED.keys() & UNUSED_WITH_PICTURES.keys()
+
+
+@pytest.mark.parametrize("name", ["compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"])
+def test_functions_of_logits_are_refused_with_pairs(make, rows, name):
+    with pytest.raises(ConfigError, match=f"`{name}` cannot be used here"):
+        make(Dataset.from_list(rows), **{name: lambda *args, **kwargs: None})
+
+
+def test_formatting_func_is_refused_with_pictures(make, rows):
+    with pytest.raises(ConfigError, match="`formatting_func` cannot be used here"):
+        make(Dataset.from_list(rows), formatting_func=lambda row: "x")
+
+
+def test_arguments_of_sft_trainer(make, tiny_model, rows):
+    one_sided = Dataset.from_list([{name[:-2]: row[name] for name in row if name.endswith("_2")} for row in rows])
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    make(one_sided, model, use_kl=False, optimizers=(optimizer, None)).train()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    trainer = make(one_sided, use_kl=False, optimizer_cls_and_kwargs=(torch.optim.Adagrad, {"lr": 0.01}))
+    trainer.train()
+    assert isinstance(trainer.optimizer.optimizer, torch.optim.Adagrad)
+    metrics = make(
+        one_sided,
+        use_kl=False,
+        eval_dataset=one_sided,
+        compute_metrics=lambda prediction: {"seen": len(prediction.predictions)},
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+    ).evaluate()
+    assert metrics["eval_seen"] == len(rows)
+
+
+def test_streams_are_refused(make, rows):
+    with pytest.raises(ConfigError, match="is a stream"):
+        make(IterableDataset.from_generator(lambda: iter(rows)))
+
+
+def test_adapters_on_other_parts_than_the_named_ones(make, rows):
+    lora = LoraConfig(r=2, target_modules=["q_proj"])  # of the language model
+    with pytest.raises(ConfigError, match="the adapters train language_model too"):
+        make(Dataset.from_list(rows), trainable_parts=["aligner"], peft_config=lora)
+    make(Dataset.from_list(rows), trainable_parts=["language_model"], peft_config=lora)
+
+
+def test_picture_that_breaks_while_training(make, rows, tmp_path, caplog):
+    trainer = make(Dataset.from_list(rows), bad_rows="drop", max_steps=2, per_device_train_batch_size=6)
+    (tmp_path / "3.png").write_bytes(b"broken by now")
+    trainer.train()
+    lines = (tmp_path / "out" / "dropped_rows.jsonl").read_text().splitlines()
+    (dropped,) = map(json.loads, lines)  # once, though it was met in two epochs
+    assert dropped["row_id"] == "train#4" and "3.png" in dropped["reason"]
+    strict = make(Dataset.from_list([row for row in rows if "3.png" not in row["image_url_2"]]))
+    (tmp_path / "2.png").write_bytes(b"broken by now")
+    with pytest.raises(DataError, match="train#3: .*2.png"):
+        strict.train()
