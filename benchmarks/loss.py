@@ -77,9 +77,9 @@ def both_logits(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
 
 def plain(inputs: Inputs) -> torch.Tensor:
     """Returns the loss of `puma_loss`."""
-    from puma_trl.step.losses import puma_loss
+    from puma_trl.step.reference import puma_loss
 
-    return puma_loss(*both_logits(inputs), inputs.labels, **WEIGHTS, temp_kl=1.0).loss
+    return puma_loss(*both_logits(inputs), inputs.labels, **WEIGHTS, temp_kl=1.0, num_items=1).loss
 
 
 def tiles(inputs: Inputs) -> torch.Tensor:

@@ -165,16 +165,17 @@ def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_log
 
 def plain_loss(student_hidden, teacher_hidden, weight, labels, *, num_items, **settings):
     """Stands in for `fused_puma_loss`: the reference on the logits of both sides, without the metrics."""
-    from puma_trl.step.losses import puma_loss
+    from puma_trl.step.reference import puma_loss
 
     with torch.no_grad():
         teacher_logits = teacher_hidden @ weight.T
     names = ("alpha_kl", "lambda_kl", "temp_kl", "standardize_logits")
-    loss = puma_loss(student_hidden @ weight.T, teacher_logits, labels, **{name: settings[name] for name in names})
+    kept = {name: settings[name] for name in names}
+    loss = puma_loss(student_hidden @ weight.T, teacher_logits, labels, num_items=num_items, **kept)
     none = torch.zeros(())
     sums = dict.fromkeys(("teacher_ce", "entropy", "correct", "teacher_correct"), none)
     sums |= {name: getattr(loss, name).detach() for name in ("kl", "forward_kl", "reverse_kl", "ce")}
-    return SimpleNamespace(loss=loss.loss / num_items, num_tokens=none + len(labels), **sums)
+    return SimpleNamespace(loss=loss.loss, num_tokens=none + len(labels), **sums)
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .data.collator import DataCollatorForPumaPairs
     from .data.load import load_data
     from .models.parts import set_trainable_parts
-    from .step.losses import fused_puma_loss, puma_loss
+    from .step.losses import fused_puma_loss
+    from .step.reference import puma_loss
     from .train.trainer import PumaKLTrainer
 
 __all__ = [
@@ -37,15 +38,15 @@ _MODULES = {
     "PumaScriptArguments": "config",
     "fused_puma_loss": "step.losses",
     "load_data": "data.load",
-    "puma_loss": "step.losses",
+    "puma_loss": "step.reference",
     "set_trainable_parts": "models.parts",
 }
 
 
 @when_imported("transformers.models.auto.configuration_auto")
 def _announce_family(auto: ModuleType) -> None:
-    # A stand-in for the class, whose module registers the rest: it is imported, and torch with it, when a model of that
-    # type is first loaded. Here it could not be: this runs in the middle of whatever imports the Auto classes.
+    # A stand-in for the class, whose module registers the rest: it is imported, and torch with it, when a model of
+    # that type is first loaded. Here it could not be: this runs in the middle of whatever imports the Auto classes.
     family = f"{__name__}.models.families.math_puma_qwen2"
     auto.CONFIG_MAPPING.register("math_puma_qwen2", lazy_import(family, "MathPumaQwen2Config"))
 

@@ -22,7 +22,7 @@ from ..data.load import load_data
 from ..data.render import prompt_of
 from ..errors import EvaluationError
 from ..models.families import Family, get_family
-from ..step.losses import puma_loss
+from ..step.reference import puma_loss
 from .answers import final_answer
 from .files import write_json, write_jsonl
 from .gap_report import draw_gap, print_gap

@@ -6,129 +6,20 @@ The PUMA loss between a model on the vision-rich side of a problem (student) and
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from .loss_chunk import METRICS, STD_EPS, FusedPumaLoss, Settings, mix, run_chunk_step
+from .loss_chunk import METRICS, FusedPumaLoss, Settings, run_chunk_step
+from .reference import at_least_one, check_labels
 
 
 # Both logits buffers of a chunk together, in bytes
 CHUNK_MEMORY = 320 * 10**6
 # Heads stored in a lower precision than the products use are converted this many rows at a time
 VOCAB_SLICE = 8192
-
-
-@dataclass
-class PumaLoss:
-    """
-    Sums of the PUMA loss and its parts over a batch of answer tokens.
-
-    Args:
-        loss (`torch.Tensor` of shape `()`):
-            Sum of `lambda_kl * KL + (1 - lambda_kl) * CE`, in nats.
-        kl (`torch.Tensor` of shape `()`):
-            Sum of `temp_kl**2 * (alpha_kl * forward_kl + (1 - alpha_kl) * reverse_kl)`.
-        forward_kl (`torch.Tensor` of shape `()`):
-            Sum of KL(teacher‖student), without the squared temperature.
-        reverse_kl (`torch.Tensor` of shape `()`):
-            Sum of KL(student‖teacher), without the squared temperature.
-        ce (`torch.Tensor` of shape `()`):
-            Sum of the student's cross-entropy at temperature 1.
-        num_tokens (`int`):
-            Number of answer tokens N.
-    """
-
-    loss: torch.Tensor
-    kl: torch.Tensor
-    forward_kl: torch.Tensor
-    reverse_kl: torch.Tensor
-    ce: torch.Tensor
-    num_tokens: int
-
-
-def _standardize(logits: torch.Tensor) -> torch.Tensor:
-    """Shifts the finite entries of each row to mean 0 and scales them to standard deviation 1."""
-    finite = logits.isfinite()
-    count = finite.sum(-1, keepdim=True)
-    mean = logits.masked_fill(~finite, 0).sum(-1, keepdim=True) / count
-    # masked before the square, so that an infinite entry has no gradient either
-    centred = (logits - mean).masked_fill(~finite, 0)
-    variance = centred.square().sum(-1, keepdim=True) / (count - 1).clamp(min=1)
-    # a row of equal logits has variance 0, where the square root has no gradient
-    std = variance.clamp(min=torch.finfo(logits.dtype).tiny).sqrt()
-    return torch.where(finite, centred / (std + STD_EPS), logits)
-
-
-def _kl_divergence(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """KL(p‖q) summed over all tokens; a vocabulary entry with p = 0 contributes nothing, whatever q is."""
-    p = log_p.exp()
-    outside = p == 0
-    # both logarithms are masked before they meet, or -inf - (-inf) would put NaN into the gradient
-    return (p * (log_p.masked_fill(outside, 0) - log_q.masked_fill(outside, 0))).sum()
-
-
-def puma_loss(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    alpha_kl: float,
-    lambda_kl: float,
-    temp_kl: float,
-    standardize_logits: bool = False,
-) -> PumaLoss:
-    """
-    The loss of Math-PUMA on the logits of both sides, differentiable by autograd.
-
-    For each answer token, with `p_T = softmax(teacher / temp_kl)` and `p_S = softmax(student / temp_kl)`:
-
-        KL = temp_kl² · (alpha_kl · KL(p_T‖p_S) + (1 − alpha_kl) · KL(p_S‖p_T))
-        CE = −log softmax(student)[label]
-        loss = lambda_kl · KL + (1 − lambda_kl) · CE
-
-    A vocabulary entry that is `-inf` on both sides contributes nothing to value or gradient. One that is `-inf` on one
-    side only makes one direction infinite by definition: the forward KL if the student excludes what the teacher
-    allows, the reverse KL if the teacher excludes what the student allows. The loss is then infinite and its gradient
-    undefined, unless the weight of that direction is 0.
-
-    Args:
-        student_logits (`torch.Tensor` of shape `(N, V)`):
-            Logits of the vision-rich side at the positions that predict the answer tokens.
-        teacher_logits (`torch.Tensor` of shape `(N, V)`):
-            Logits of the text-rich side at the same tokens. No gradient flows to them.
-        labels (`torch.Tensor` of shape `(N,)`):
-            The answer tokens.
-        alpha_kl (`float`):
-            Weight of the forward KL(teacher‖student) in the KL term.
-        lambda_kl (`float`):
-            Weight of the KL term in the loss.
-        temp_kl (`float`):
-            Temperature of both distributions in the KL term.
-        standardize_logits (`bool`, *optional*, defaults to `False`):
-            Whether to bring each row of logits to mean 0 and standard deviation 1 over its finite entries (unbiased,
-            1e-6 added) before the temperature, in the KL term only
-            ([Logit Standardization in Knowledge Distillation](https://huggingface.co/papers/2403.01427)).
-
-    Returns:
-        [`PumaLoss`]: sums over the N tokens. Logits below single precision are computed with in single precision.
-    """
-    if torch.finfo(student_logits.dtype).bits < 32:
-        student_logits = student_logits.float()
-    teacher_logits = teacher_logits.detach().to(student_logits.dtype)
-    ce = -student_logits.log_softmax(-1).gather(-1, labels[:, None]).sum()
-    if standardize_logits:
-        student_logits, teacher_logits = _standardize(student_logits), _standardize(teacher_logits)
-    student_log_probs = (student_logits / temp_kl).log_softmax(-1)
-    teacher_log_probs = (teacher_logits / temp_kl).log_softmax(-1)
-    forward_kl = _kl_divergence(teacher_log_probs, student_log_probs)
-    reverse_kl = _kl_divergence(student_log_probs, teacher_log_probs)
-    kl = temp_kl**2 * mix(alpha_kl, forward_kl, reverse_kl)
-    loss = mix(lambda_kl, kl, ce)
-    return PumaLoss(loss, kl, forward_kl, reverse_kl, ce, labels.shape[0])
 
 
 def _add_product(out: torch.Tensor, a: torch.Tensor, b: torch.Tensor, beta: int = 1) -> None:
@@ -283,9 +174,9 @@ def fused_puma_loss(
     lm_head_weight: torch.Tensor,
     labels: torch.Tensor,
     *,
-    alpha_kl: float,
-    lambda_kl: float,
-    temp_kl: float,
+    alpha_kl: float = 0.5,
+    lambda_kl: float = 0.1,
+    temp_kl: float = 1.0,
     num_items: torch.Tensor | int | None = None,
     lm_head_bias: torch.Tensor | None = None,
     teacher_lm_head_weight: torch.Tensor | None = None,
@@ -316,11 +207,11 @@ def fused_puma_loss(
             Weight of the head, in full: gathered where it is sharded.
         labels (`torch.Tensor` of shape `(N,)`):
             The answer tokens.
-        alpha_kl (`float`):
+        alpha_kl (`float`, *optional*, defaults to `0.5`):
             Weight of the forward KL(teacher‖student) in the KL term.
-        lambda_kl (`float`):
+        lambda_kl (`float`, *optional*, defaults to `0.1`):
             Weight of the KL term in the loss.
-        temp_kl (`float`):
+        temp_kl (`float`, *optional*, defaults to `1.0`):
             Temperature of both distributions in the KL term.
         num_items (`torch.Tensor` or `int`, *optional*):
             What the summed loss is divided by (at least 1): the answer tokens of the global batch. Defaults to N.
@@ -343,7 +234,8 @@ def fused_puma_loss(
         [`FusedPumaLoss`]: the loss divided by `num_items`, and detached sums over the N tokens.
 
     Raises:
-        ValueError: if the sides have different numbers of tokens or vocabularies, or `chunk_size` is not positive.
+        ValueError: if the sides have different numbers of tokens or vocabularies, a label is not in the vocabulary, or
+            `chunk_size` is not positive.
     """
     if not student_hidden.shape[0] == teacher_hidden.shape[0] == labels.shape[0]:
         raise ValueError(
@@ -359,6 +251,7 @@ def fused_puma_loss(
         )
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}, but a chunk holds at least one token. Leave it out.")
+    check_labels(labels, student_hidden.shape[0], lm_head_weight.shape[0])
     if num_items is None:
         num_items = labels.shape[0]
     loss, sums = _FusedPumaLoss.apply(
@@ -369,7 +262,7 @@ def fused_puma_loss(
         teacher_lm_head_weight,
         teacher_lm_head_bias,
         labels,
-        num_items.clamp(min=1) if torch.is_tensor(num_items) else max(num_items, 1),
+        at_least_one(num_items),
         Settings(alpha_kl, lambda_kl, temp_kl, standardize_logits, logit_scale, softcap),
         chunk_size,
         torch.is_grad_enabled(),

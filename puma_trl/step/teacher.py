@@ -13,6 +13,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import SFTTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
+from ..errors import ConfigError
 from .forward import SelfTeacher, SeparateTeacher
 
 
@@ -108,7 +109,7 @@ def make_teacher(trainer: SFTTrainer) -> SelfTeacher | SeparateTeacher:
             The trainer, its model not yet wrapped.
 
     Raises:
-        ValueError: if a moving average of all weights is asked for where they are sharded or in half precision.
+        ConfigError: if a moving average of all weights is asked for where they are sharded or in half precision.
     """
     args = trainer.args
     if args.teacher == "live":
@@ -118,14 +119,14 @@ def make_teacher(trainer: SFTTrainer) -> SelfTeacher | SeparateTeacher:
             return SelfTeacher(weights=trainer.model.disable_adapter)
         return _make_adapter_teacher(trainer)
     if args.teacher == "ema" and (is_deepspeed_zero3_enabled() or trainer.is_fsdp_enabled):
-        raise ValueError(
+        raise ConfigError(
             "`teacher: ema` without adapters keeps a second full model, whose shards checkpoints under ZeRO-3 and "
             "FSDP do not hold, so a resumed run would not continue it. Use `teacher: live` or `frozen`, adapters "
             "(`use_peft: true`), or DDP or ZeRO-2."
         )
     half = trainer.is_deepspeed_enabled and (args.bf16 or args.fp16) or trainer.model.dtype != torch.float32
     if args.teacher == "ema" and half:
-        raise ValueError(
+        raise ConfigError(
             "`teacher: ema` without adapters averages the weights in their own dtype, and in half precision its steps "
             "would be rounded away, so that it never moved. Set `dtype: float32` (beside `bf16: true`) under DDP, or "
             "use adapters (`use_peft: true`), or `teacher: live` or `frozen`."

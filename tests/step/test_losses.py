@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from puma_trl.step import loss_chunk
 from puma_trl.step.loss_chunk import FusedPumaLoss
-from puma_trl.step.losses import fused_puma_loss, puma_loss
+from puma_trl.step.losses import fused_puma_loss
+from puma_trl.step.reference import puma_loss
 
 
 VOCAB = 37
@@ -151,7 +152,7 @@ class TestPumaLoss:
             "temp_kl": temp_kl,
             "standardize_logits": standardize_logits,
         }
-        output = puma_loss(student, teacher, labels, **kwargs)
+        output = puma_loss(student, teacher, labels, **kwargs, num_items=1)
         grad, teacher_grad = torch.autograd.grad(output.loss, (student, teacher), allow_unused=True)
         expected = reference_from_logits(student, teacher.detach(), labels, **kwargs)
         (expected_grad,) = torch.autograd.grad(expected["loss"], student)
@@ -160,6 +161,40 @@ class TestPumaLoss:
         torch.testing.assert_close(grad, expected_grad, rtol=1e-10, atol=1e-12)
         assert output.num_tokens == 9
         assert teacher_grad is None
+
+    @pytest.mark.parametrize("num_items", [None, 1, 40, torch.tensor(0)])
+    def test_both_losses_have_one_reduction_and_the_same_defaults(self, num_items):
+        torch.manual_seed(0)
+        student, teacher, weight = torch.randn(9, 6), torch.randn(9, 6), torch.randn(VOCAB, 6)
+        labels = torch.randint(VOCAB, (9,))
+        plain = puma_loss(student @ weight.T, teacher @ weight.T, labels, num_items=num_items)
+        fused = fused_puma_loss(student, teacher, weight, labels, num_items=num_items)
+        for name in ("loss", "kl", "forward_kl", "reverse_kl", "ce"):
+            torch.testing.assert_close(getattr(plain, name), getattr(fused, name), rtol=1e-5, atol=1e-6)
+        divisor = 9 if num_items is None else max(int(num_items), 1)
+        torch.testing.assert_close(plain.loss, (0.1 * plain.kl + 0.9 * plain.ce) / divisor)
+
+    @pytest.mark.parametrize(
+        ("student", "teacher", "labels", "message"),
+        [
+            ((2, 5, 50), (2, 5, 50), (2, 5), r"both sides have \(N, V\)"),
+            ((5, 50), (4, 50), (5,), r"have the shapes \(5, 50\) and \(4, 50\)"),
+            ((5, 50), (5, 51), (5,), r"both sides have \(N, V\)"),
+            ((5, 50), (5, 50), (4,), "`labels` has the shape"),
+            ((5, 50), (5, 50), (5, 1), "`labels` has the shape"),
+        ],
+    )
+    def test_shapes_are_checked(self, student, teacher, labels, message):
+        with pytest.raises(ValueError, match=message):
+            puma_loss(torch.randn(student), torch.randn(teacher), torch.zeros(labels, dtype=torch.long))
+
+    @pytest.mark.parametrize("label", [-100, -1, VOCAB])
+    def test_labels_out_of_the_vocabulary(self, label):
+        labels = torch.tensor([1, label, 2])
+        with pytest.raises(ValueError, match=r"Leave out positions without an answer token \(-100\)"):
+            puma_loss(torch.randn(3, VOCAB), torch.randn(3, VOCAB), labels)
+        with pytest.raises(ValueError, match=r"Leave out positions without an answer token \(-100\)"):
+            fused_puma_loss(torch.randn(3, 4), torch.randn(3, 4), torch.randn(VOCAB, 4), labels)
 
     @pytest.mark.parametrize("standardize_logits", [False, True])
     def test_gradcheck(self, standardize_logits):
