@@ -164,7 +164,7 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
         with pytest.raises((CheckpointError, FileExistsError), match=message):
             assemble(language_model, vision_tower, "mlp", tmp_path / destination)
     (tmp_path / "text" / "model.safetensors").rename(tmp_path / "text" / "pytorch_model.bin")
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(PumaError) as error:
         main(["--language_model", text, "--vision_tower", tower, "--aligner", "mlp", str(tmp_path / "new")])
     assert "has only pickled weights (pytorch_model.bin)" in str(error.value)
     path = tmp_path / "tower" / "model.safetensors"
