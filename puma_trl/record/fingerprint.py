@@ -19,23 +19,35 @@ def fingerprint(dataset: Dataset) -> str:
     """
     digest = hashlib.sha256()
     names = sorted(dataset.column_names)
+    digest.update(json.dumps(names).encode())
     for table in dataset.with_format("arrow").iter(1000):
-        columns = [_outline(table.column(name).combine_chunks(), name.startswith("image_url")) for name in names]
-        digest.update(json.dumps([names, columns], ensure_ascii=False, default=str).encode())
+        for name in names:
+            _add(digest, table.column(name).combine_chunks(), name.startswith("image_url"))
     return digest.hexdigest()
 
 
-def _outline(values: pa.Array, is_picture: bool = False) -> list[Any]:
-    """Returns values as JSON has them: of paths the file names, of bytes the lengths."""
+def _add(digest: Any, values: pa.Array, is_picture: bool = False) -> None:
+    """Adds values to a digest: numbers and texts; of paths of pictures the file names, of bytes how many they are."""
     kind = values.type
+    digest.update(f"{len(values)} {values.null_count} ".encode())
+    if values.null_count:
+        digest.update(pc.is_valid(values).to_numpy(zero_copy_only=False).tobytes())
     if isinstance(values, pa.ExtensionArray):
-        return _outline(values.storage, is_picture)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return [pc.list_value_length(values).to_pylist(), _outline(pc.list_flatten(values), is_picture)]
-    if pa.types.is_struct(kind):
-        is_picture = is_picture or {each.name for each in kind} == {"bytes", "path"}
-        return [_outline(pc.struct_field(values, [number]), is_picture) for number in range(kind.num_fields)]
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return pc.binary_length(values).to_pylist()
-    found = values.to_pylist()
-    return [os.path.basename(path or "") for path in found] if is_picture and pa.types.is_string(kind) else found
+        _add(digest, values.storage, is_picture)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        _add(digest, pc.list_value_length(values))
+        _add(digest, pc.list_flatten(values), is_picture)
+    elif pa.types.is_struct(kind):
+        is_picture = is_picture or {field.name for field in kind} == {"bytes", "path"}
+        for number in range(kind.num_fields):
+            _add(digest, pc.struct_field(values, [number]), is_picture)
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        _add(digest, pc.binary_length(values))
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        wide = pa.float64() if pa.types.is_floating(kind) else pa.int64()
+        digest.update(values.cast(wide).fill_null(0).to_numpy(zero_copy_only=False).tobytes())
+    else:
+        found = values.to_pylist()
+        if is_picture and (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            found = [os.path.basename(path or "") for path in found]
+        digest.update(json.dumps(found, ensure_ascii=False, default=str).encode())

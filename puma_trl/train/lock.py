@@ -68,7 +68,7 @@ def hold_lock(folder: str | Path) -> None:
         os.close(descriptor)
         raise ConfigError(
             f"`output_dir: {folder}` is in use by {holder}. Two runs there would overwrite each other's checkpoints: "
-            "wait for that one, stop it, or choose another folder."
+            f"wait for that one, stop it, or choose another folder. If its machine is gone, delete {path}."
         ) from None
     except OSError as error:
         os.close(descriptor)

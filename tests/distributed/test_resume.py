@@ -86,7 +86,7 @@ def whole(launch):
 
 
 def assert_continued(output_dir, whole, log):
-    assert "Resuming from" in log
+    assert "Resuming from" in log and "schedule of the learning rate" not in log
     run = Run(output_dir)
     assert run.losses == whole.losses
     assert run.grad_norms == whole.grad_norms
