@@ -20,7 +20,7 @@ import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from rich.console import Console
-from transformers import ProcessorMixin, set_seed
+from transformers import IntervalStrategy, ProcessorMixin, set_seed
 
 from puma_trl.data.load import load_data
 from puma_trl.models.adapters import build_peft_config
@@ -37,7 +37,7 @@ from puma_trl.record.provenance import (
     save_provenance,
     saved_recipe,
 )
-from puma_trl.record.report import CurvesCallback, draw_curves, print_startup
+from puma_trl.record.report import CurvesCallback, describe_cropping, draw_curves, print_startup
 from puma_trl.train.prepare import check_settings, prepare_processor
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
@@ -110,7 +110,8 @@ def main(argv: list[str]) -> int | None:
         name = f"{type(model).__name__} from {model_args.model_name_or_path}"
         parts = count_parameters(trainer.model, family)
         num_rows = len(trainer.train_dataset)
-        print_startup(training_args, name, parts, reports, num_rows, describe_space(trainer))
+        more = {"Disk": describe_space(trainer), "Cut off": describe_cropping(dataset["train"], processor)}
+        print_startup(training_args, name, parts, reports, num_rows, more)
         Console().print(trainer.describe_sample())
     if script_args.dry_run:
         return end_process_group()
@@ -127,6 +128,10 @@ def main(argv: list[str]) -> int | None:
         return exit_code()
 
     # 6. Saving
+    if trainer.eval_dataset is not None and training_args.eval_strategy == IntervalStrategy.NO:
+        metrics = trainer.evaluate()
+        if trainer.is_world_process_zero():
+            Console().print("Evaluation:", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     save(trainer)
     return None
 

@@ -28,7 +28,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import SFTTrainer
 
 from ..config import PumaKLConfig, rows_per_step
-from ..data.load import DataReport
+from ..data.policy import DataReport
 from ..errors import CheckpointError
 from ..files import whole_file
 from ..models.families import is_multimodal

@@ -5,17 +5,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 
 from ..config import PumaKLConfig, rows_per_step
-from ..data.load import DataReport
+from ..data.images import image_size
+from ..data.policy import ONE_SIDED, DataReport
+from ..errors import printable
+from ..models.pixels import cropped_share
 from .charts import chart
 from .hub import CURVES
 
 
+# A processor that cuts away more of the pixels is told of; so many rows are looked at
+MAX_CROPPED, CROP_SAMPLE = 0.01, 1000
 PANELS = (
     ("Loss", ("loss",)),
     ("KL per answer token", ("kl", "forward_kl", "reverse_kl")),
@@ -50,7 +56,7 @@ def print_startup(
     parts: dict[str, tuple[int, int]],
     reports: dict[str, DataReport],
     num_rows: int,
-    space: str,
+    more: dict[str, str],
 ) -> None:
     """
     Prints the table that opens a run.
@@ -66,8 +72,8 @@ def print_startup(
             What [`load_data`] tells of each split.
         num_rows (`int`):
             Number of training rows; with packing, of what they are packed into.
-        space (`str`):
-            What checkpoints take, and what the disk has left.
+        more (`dict[str, str]`):
+            Further lines; those without a text are left out.
     """
     table = Table(title="Math-PUMA", show_header=False)
     table.add_row("Model", model_name)
@@ -82,7 +88,7 @@ def print_startup(
     table.add_row("Trains in all", f"{trainable:,} of {total:,} parameters ({trainable / total:.1%})")
     for split, report in reports.items():
         for name, value in describe_report(report):
-            table.add_row(f"{name}: {split}", escape(value))
+            table.add_row(f"{name}: {split}", escape(printable(value)))
     rows = rows_per_step(args)
     table.add_row(
         "Global batch size",
@@ -91,17 +97,43 @@ def print_startup(
     )
     steps = count_steps(args, num_rows)
     table.add_row("Steps", f"{steps:,} ({steps * rows / num_rows:.2f} epochs)")
-    table.add_row("Disk", space)
+    for name, value in more.items():
+        if value:
+            table.add_row(name, value)
     Console().print(table)
 
 
 def describe_report(report: DataReport) -> list[tuple[str, str]]:
     """Returns the lines of the table about a split: what, how many."""
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items()) or "none dropped"
-    return [
+    pictures = ", ".join(f"{side} {count:,}" for side, count in report.images.items() if side != ONE_SIDED)
+    lines = [
         ("Rows", f"{report.rows_kept:,} of {report.rows_read:,} ({dropped})"),
+        ("Pictures", pictures or f"{report.images.get(ONE_SIDED, 0):,}"),
         ("Answer tokens", f"{report.answer_tokens:,}"),
     ]
+    return lines + ([("Columns not read", ", ".join(report.unread))] if report.unread else [])
+
+
+def describe_cropping(rows: Dataset, processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
+    """
+    Returns what a processor cuts off pictures, if it is more than `MAX_CROPPED` of their pixels, else an empty text.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            Checked rows; the pictures of the first `CROP_SAMPLE` are looked at.
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor of the model.
+    """
+    names = [name for name in ("image_url", "image_url_2") if name in rows.column_names]
+    sample = rows.select(range(min(CROP_SAMPLE, len(rows)))).select_columns(names)
+    share = cropped_share(processor, (image_size(image) for row in sample for name in names for image in row[name]))
+    if share <= MAX_CROPPED:
+        return ""
+    return (
+        f"the processor cuts away {share:.1%} of the pictures' pixels (first {len(sample):,} rows): it crops to the "
+        "centre. Set `do_center_crop` to false in preprocessor_config.json"
+    )
 
 
 def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:

@@ -25,6 +25,7 @@ from ..config import PumaKLConfig
 from ..data.collator import split_sides
 from ..data.rows import ROW_COLUMNS
 from ..data.show import describe_sample
+from ..errors import ConfigError
 from ..models.families import get_family
 from ..models.parts import split_groups
 from ..record.hub import CITATION, TAGS, write_card
@@ -153,10 +154,13 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         self._dropped = DroppedRows(self.args.output_dir)
         is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         prepare_precision(self.model, args, is_engine, self.is_fsdp_enabled, fresh=peft_config is not None)
+        self._require_fsdp()
         self._add_pair_step()
+
+    def _require_fsdp(self) -> None:
         # Workaround (accelerate 1.15, no upstream issue found): it would run DDP without a word
         if parse_flag_from_env("ACCELERATE_USE_FSDP") and not self.is_fsdp_enabled:
-            raise ValueError(
+            raise ConfigError(
                 "The accelerate configuration asks for FSDP, which accelerate does not run on a CPU: it would run DDP "
                 "instead. Launch with accelerate_configs/ddp.yaml, or on GPUs."
             )

@@ -1,4 +1,4 @@
-"""What is logged: means over answer tokens whatever the batches are, under names of their own, and nothing carried over."""
+"""What is logged: means over answer tokens whatever the batches are, by names of their own, nothing carried over."""
 
 import re
 

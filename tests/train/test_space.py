@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from peft import LoraConfig
 
 from puma_trl.config import PumaKLConfig
@@ -37,6 +38,25 @@ def test_estimate_is_what_is_written(train, tiny_model, pairs, tmp_path, monkeyp
     assert sum(path.stat().st_size for path in files) == pytest.approx(checkpoint, rel=0.05)
     weights = list(folder.glob("*.safetensors"))
     assert sum(path.stat().st_size for path in weights) == pytest.approx(saved, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype", "optim", "checkpoint"),
+    [  # bytes per number that trains: weights as often as they are saved, copies, states
+        (None, torch.float32, "adamw_torch", 4 + 8),
+        (None, torch.bfloat16, "adamw_torch", 2 + 4),
+        (None, torch.float32, "adamw_8bit", 4 + 2),
+        (None, torch.float32, "lion_32bit", 4 + 4),
+        ("deepspeed", torch.bfloat16, "adamw_torch", 2 * 2 + 4 + 8),
+        ("deepspeed", torch.float32, "adamw_torch", 2 * 4 + 8),
+        ("fsdp", torch.bfloat16, "adamw_torch", 2 * 4 + 8),
+    ],
+)
+def test_engines(engine, dtype, optim, checkpoint):
+    args = SimpleNamespace(optim=optim, save_only_model=False, teacher="live", bf16=True, fp16=False)
+    trainer = SimpleNamespace(model=torch.nn.Linear(100, 100, bias=False, dtype=dtype), args=args)
+    trainer.is_deepspeed_enabled, trainer.is_fsdp_enabled = engine == "deepspeed", engine == "fsdp"
+    assert estimate_space(trainer)[0] == checkpoint * 10_000 + space.REST
 
 
 @pytest.mark.parametrize(

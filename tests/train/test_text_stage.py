@@ -76,7 +76,7 @@ def test_pairs_need_a_vision_language_model(tmp_path):
 
 @pytest.mark.parametrize("packing", [False, True])
 def test_last_batch_of_two_processes(tmp_path, monkeypatch, packing):
-    """Of 7 rows in batches of 2, the second process has the last one and a repeated one; packed, both stand in one row."""
+    """Of 7 rows in batches of 2, the second process has the last one and a repeated one; packed, both are one row."""
     write_data(tmp_path / "data", num_rows=20, num_heldout=2, seed=0, num_proc=1)
     trainers = []
     monkeypatch.setattr(PumaKLTrainer, "train", lambda self, **kwargs: trainers.append(self))
