@@ -32,26 +32,27 @@ def estimate_space(trainer: Trainer) -> tuple[int, int]:
         trainer ([`PumaKLTrainer`]):
             Before its training.
     """
-    parameters = list(trainer.model.parameters())
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    saved = trained if is_peft_model(trainer.model) else parameters
-    weights = sum(_count(parameter) * parameter.element_size() for parameter in saved)
-    numbers = sum(_count(parameter) for parameter in trained)
-    if trainer.args.save_only_model:
-        return weights + REST, weights + REST
-    name = str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    args, is_peft = trainer.args, is_peft_model(trainer.model)
     is_engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
-    width = 1 if "8bit" in name else 4 if is_engine or not trained else trained[0].element_size()
+    in_half = any(each.requires_grad and each.dtype != torch.float32 for each in trainer.model.parameters())
+    # FSDP trains in fp32 what it computes with in half precision; DeepSpeed keeps copies in fp32 beside it
+    is_upcast = trainer.is_fsdp_enabled and (args.bf16 or args.fp16)
+    weights = numbers = 0
+    for parameter in trainer.model.parameters():
+        count = getattr(parameter, "ds_numel", None) or parameter.numel()  # of all ranks, under ZeRO-3
+        numbers += count * parameter.requires_grad
+        if parameter.requires_grad or not is_peft:
+            weights += count * (4 if is_upcast and parameter.requires_grad else parameter.element_size())
+    if args.save_only_model:
+        return weights + REST, weights + REST
+    name = str(getattr(args.optim, "value", args.optim))
+    width = 1 if "8bit" in name else 2 if in_half and not is_engine else 4
     states = width * numbers * next((count for part, count in NUM_STATES.items() if part in name), 2)
-    if trainer.is_deepspeed_enabled and any(parameter.dtype != torch.float32 for parameter in trained):
+    if trainer.is_deepspeed_enabled and in_half:
         states += 4 * numbers
     copies = 2 if is_engine else 1
-    averages = weights if trainer.args.teacher == "ema" and isinstance(trainer.teacher, SeparateTeacher) else 0
+    averages = weights if args.teacher == "ema" and isinstance(trainer.teacher, SeparateTeacher) else 0
     return copies * weights + states + averages + REST, weights + REST
-
-
-def _count(parameter: torch.nn.Parameter) -> int:
-    return getattr(parameter, "ds_numel", None) or parameter.numel()  # of all ranks, under ZeRO-3
 
 
 def free_space(folder: str | Path) -> int:
