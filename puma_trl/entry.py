@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,8 @@ def _quieten() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # DeepSpeed, which other libraries import wherever it is installed, finds that there is no GPU
     logging.getLogger("DeepSpeed").addFilter(lambda record: not record.msg.startswith("Setting accelerator to CPU"))
+    # PEFT 0.21 asks transformers 5.23 by the old name
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 _quieten()
