@@ -19,10 +19,13 @@ from puma_trl.entry import run_command  # before the libraries that it quietens
 import torch
 from accelerate import PartialState
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
+from datasets import DatasetDict
 from rich.console import Console
 from transformers import IntervalStrategy, ProcessorMixin, set_seed
 
 from puma_trl.data.load import load_data
+from puma_trl.data.policy import DataReport
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import get_family
 from puma_trl.models.load import check_attention, load_config, load_model, load_processor
@@ -102,17 +105,7 @@ def main(argv: list[str]) -> int | None:
     if checkpoint:
         trainer.compare_checkpoint(checkpoint)
     if trainer.is_world_process_zero():
-        facts = describe_run(training_args, model, peft_config) | describe_software()
-        sources = {"train": script_args.dataset_name, "eval": script_args.eval_dataset_name}
-        facts["data"] = describe_data(reports, dataset, sources)
-        facts |= {"resumed": list(trainer.resumed)} if checkpoint else {}
-        save_provenance(training_args.output_dir, saved_recipe(values), facts)
-        name = f"{type(model).__name__} from {model_args.model_name_or_path}"
-        parts = count_parameters(trainer.model, family)
-        num_rows = len(trainer.train_dataset)
-        more = {"Disk": describe_space(trainer), "Cut off": describe_cropping(dataset["train"], processor)}
-        print_startup(training_args, name, parts, reports, num_rows, more)
-        Console().print(trainer.describe_sample())
+        record_start(trainer, (script_args, model_args, values), dataset, reports)
     if script_args.dry_run:
         return end_process_group()
 
@@ -134,6 +127,26 @@ def main(argv: list[str]) -> int | None:
             Console().print("Evaluation:", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     save(trainer)
     return None
+
+
+def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, reports: dict[str, DataReport]) -> None:
+    """Writes down what the run is made of, and prints the table that opens it and its first row."""
+    script_args, model_args, values = given
+    args, is_peft = trainer.args, is_peft_model(trainer.model)
+    model = trainer.model.get_base_model() if is_peft else trainer.model
+    facts = describe_run(args, model, trainer.model.peft_config["default"] if is_peft else None)
+    facts |= describe_software() | ({"resumed": list(trainer.resumed)} if trainer.resumed else {})
+    sources = {"train": script_args.dataset_name, "eval": script_args.eval_dataset_name}
+    facts["data"] = describe_data(reports, dataset, sources)
+    save_provenance(args.output_dir, saved_recipe(values), facts)
+    name = f"{type(model).__name__} from {model_args.model_name_or_path}"
+    parts = count_parameters(trainer.model, get_family(model.config))
+    more = {
+        "Disk": describe_space(trainer),
+        "Cut off": describe_cropping(dataset["train"], trainer.processing_class),
+    }
+    print_startup(args, name, parts, reports, len(trainer.train_dataset), more)
+    Console().print(trainer.describe_sample())
 
 
 def save(trainer: PumaKLTrainer) -> None:
