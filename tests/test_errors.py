@@ -172,9 +172,8 @@ def test_errors_of_a_launched_run(tmp_path, tiny_model, processor, processes, ch
     assert "Traceback" not in before and "error: " not in line.split("\n", 1)[1]
     launcher = "failed (exitcode: 2) local_rank: 0" if processes > 1 else "returned non-zero exit status 2"
     assert launcher in line and "rank1" not in done.stderr
-    assert not re.search(
-        "gemm_4bit|Setting accelerator|is deprecated", done.stdout + done.stderr
-    )  # of other libraries
+    # nor a word of other libraries
+    assert not re.search("gemm_4bit|Setting accelerator|is deprecated", done.stdout + done.stderr)
 
 
 def test_other_libraries_are_quiet():
