@@ -23,6 +23,8 @@ from puma_trl.pairs.check.report import NOTE, bin_edges
 from puma_trl.pairs.generate.files import write_pairs
 from puma_trl.pairs.generate.pairs import generate_pairs
 
+from ..models.family_models import build_family
+
 
 PLACE = 5  # the row that gets the defect
 
@@ -354,6 +356,81 @@ def test_limit_and_special_tokens(rows, model, tmp_path):
     report = check_pairs([write(tmp_path / "pairs.jsonl", rows)], model=model, max_length=800, num_proc=1)
     assert kinds(report) == {"too long": [3], "special token in text": [4]}
     assert check_pairs([str(tmp_path / "pairs.jsonl")], num_proc=1).rows_usable == 40
+
+
+@pytest.mark.parametrize(
+    ("widths", "found", "share"),
+    [([200, 100, 100], [0], "25.0%"), ([100, 200, 200], [1, 2], "40.0%"), ([102, 100, 100], [], "")],
+)
+def test_pictures_that_the_processor_cuts(widths, found, share, rows, tmp_path):
+    """The processor keeps the square in the middle of a picture; up to one percent of all pixels are no matter."""
+    processor, llava = build_family("llava")
+    for part in (processor, llava.config):
+        part.save_pretrained(tmp_path / "model")
+    for number, width in enumerate(widths):
+        rows[number]["image_url_2"] = draw(tmp_path / f"{number}.png", number)
+        Image.open(rows[number]["image_url_2"]).resize((width, 100)).save(rows[number]["image_url_2"])
+    path = write(tmp_path / "pairs.jsonl", rows[: len(widths)])
+    report = check_pairs([path], model=str(tmp_path / "model"), num_proc=1)
+    assert kinds(report) == ({"cut picture": found} if found else {}) and not report.has_errors
+    assert not found or f"cuts {share} of the pixels" in report.findings[0].meaning
+    assert kinds(check_pairs([path], num_proc=1)) == {}
+
+
+# Columns
+
+
+OTHER_NAMES = {"image_url_2": "picture", "instruction_2": "asked.text", "photo": "ignore"}
+
+
+def other_names(rows):
+    rows = [row | {"photo": "me.png", "asked": {"text": row["instruction_2"]}} for row in rows]
+    return [row | {"picture": row.pop("image_url_2"), "instruction_2": None} for row in rows]
+
+
+def test_columns_of_data_and_evaluation_data(rows, generated, tmp_path, monkeypatch, capsys):
+    """Data in other names is checked as under ours, and one of both files may have ours."""
+    path = write(tmp_path / "pairs.jsonl", other_names(rows))
+    evals = write(tmp_path / "eval.jsonl", [rows[PLACE]])
+    report = check_pairs([path], eval_data=[evals], columns=OTHER_NAMES, num_proc=1)
+    assert kinds(report) == {"same question in eval data": [PLACE]}
+    assert (report.rows_usable, report.pairs, report.pictures) == (40, 40, 40)
+    (form,) = report.forms
+    assert form == "instruction, output, image_url, instruction_2 from asked.text, output_2, image_url_2 from picture"
+    assert {"kind", "photo"} <= set(report.unread)
+    assert run(monkeypatch, path, "--columns", json.dumps(OTHER_NAMES)) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    assert f"Columns: {form}" in page
+    assert f"NOTE columns not read: {', '.join(report.unread)}" in page
+    assert run(monkeypatch, path, "--columns", json.dumps({"image_url_2": "picture"})) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "`photo` has the name of pictures" in error and "photo: ignore" in error
+
+
+def test_rows_of_every_form_are_checked(tmp_path):
+    turns = [{"from": "human", "value": "Two angles are 28 and 48. The third?"}, {"from": "gpt", "value": "104"}]
+    problem = {"problem": "Three sides are 5 long. The perimeter?", "solution": "It is 15.", "level": 1}
+    paths = [write(tmp_path / "talk.jsonl", [{"conversations": turns}]), write(tmp_path / "set.jsonl", [problem])]
+    report = check_pairs(paths, num_proc=1)
+    assert kinds(report) == {} and report.rows_usable == 2
+    assert report.forms == {
+        "messages from conversations": ["talk.jsonl"],
+        "instruction from problem, output from solution": ["set.jsonl"],
+    }
+    assert report.unread == ["level"]
+
+
+def test_unread_columns_that_come_late(rows, tmp_path):
+    later = [{"instruction": f"{number} + 1?", "output": "It is 7.", "image_url": ""} for number in range(120)]
+    later[110]["note"] = "seldom"
+    assert check_pairs([write(tmp_path / "pairs.jsonl", later)], num_proc=1).unread == ["note"]
+
+
+@pytest.mark.parametrize("value", ["picture", "[1]", '{"image_url_2": 2}', '{"image_url_2": ""}', "{'a': 'b'}"])
+def test_columns_that_are_no_mapping(value, rows, tmp_path, monkeypatch, capsys):
+    assert run(monkeypatch, write(tmp_path / "pairs.jsonl", rows[:2]), "--columns", value) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert f"`--columns {value}` is no JSON object" in error and '{"image_url_2": "picture"}' in error
 
 
 # Command line

@@ -364,3 +364,23 @@ def test_command_line(pair_file, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [*arguments, "--measure"])
     with pytest.raises(DataError, match="^`--measure`"):
         main()
+
+
+def test_columns_have_other_names(pair_file, monkeypatch, capsys):
+    rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
+    for row in rows:
+        row["picture"] = row.pop("image_url_2")
+    pair_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = pair_file.parent / "page.html"
+    arguments = ["pairs", "preview", str(pair_file), "--output", str(output)]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(DataError, match="image_url_2: picture"):
+        main()
+    monkeypatch.setattr("sys.argv", [*arguments, "--columns", '{"image_url_2": "picture"}'])
+    main()
+    shown = Page(output).rows
+    assert len(shown) == 14 and not any("problem" in row for row in shown)
+    assert all(row["sides"][1]["images"] for row in shown)
+    monkeypatch.setattr("sys.argv", [*arguments, "--columns", "picture"])
+    with pytest.raises(DataError, match="^`--columns picture` is no JSON object"):
+        main()

@@ -25,10 +25,21 @@ from ...data.load import MAX_PROCESSES
 from ...data.policy import MISMATCH, REMEDIES
 from ...data.readers import read_chunk
 from ...errors import DataError
+from ..mapping import add_columns, read_columns
 from . import leakage, overlap
 from .overlap import Reference
-from .report import ERROR, NOTE, WARNING, Finding, Report, print_report, write_report
-from .scan import BLANK_PICTURE, NO_PICTURE, ChunkSummary, ReferenceReader, Scanner, make_checker, map_chunks
+from .report import ERROR, NOTE, WARNING, Finding, Report, describe_forms, print_report, write_report
+from .scan import (
+    BLANK_PICTURE,
+    CUT_PICTURE,
+    CUT_SHARE,
+    NO_PICTURE,
+    ChunkSummary,
+    ReferenceReader,
+    Scanner,
+    make_checker,
+    map_chunks,
+)
 
 
 EVAL, BENCHMARK = "eval data", "benchmark"
@@ -72,6 +83,11 @@ FINDING_KINDS = {
     ),
     NO_PICTURE: (WARNING, "The vision-rich side has no picture.", "Give `image_url_2`."),
     BLANK_PICTURE: (WARNING, "The picture shows nothing.", "Draw it again, or leave the row out."),
+    CUT_PICTURE: (
+        WARNING,
+        "The model's processor cuts pixels off, so the model does not see the whole picture.",
+        "Set `do_center_crop: false` in its file, with `crop_size` as `size`, or pad the pictures to squares.",
+    ),
     DUPLICATE_ROW: (WARNING, "The same row twice: texts and pictures.", "Leave one out."),
     CONTRADICTION: (
         WARNING,
@@ -117,6 +133,7 @@ def check_pairs(
     *,
     eval_data: list[str] | None = None,
     against: list[str] | None = None,
+    columns: dict[str, str] | None = None,
     model: str | None = None,
     max_length: int | None = None,
     image_root: str | None = None,
@@ -130,11 +147,13 @@ def check_pairs(
 
     Args:
         data (`list[str]`):
-            Files, folders or Hub data sets with the published columns.
+            Files, folders or Hub data sets with rows of any form that training reads.
         eval_data (`list[str]`, *optional*):
-            Evaluation data with the published columns, whose problems must not be among the rows.
+            Evaluation data of any such form, whose problems must not be among the rows.
         against (`list[str]`, *optional*):
             Benchmarks with a question and, if they have one, an image column.
+        columns (`dict[str, str]`, *optional*):
+            Where `data` and `eval_data` call their columns otherwise, as in training: our column → the data's.
         model (`str`, *optional*):
             Folder or Hub name of a model: tokens are counted, and special tokens looked for, as in training with it.
         max_length (`int`, *optional*):
@@ -154,15 +173,17 @@ def check_pairs(
     if num_proc is not None and num_proc < 1:
         raise DataError(f"`--num_proc` is {num_proc}, but at least one process must work.")
     num_proc = num_proc or min(os.cpu_count(), MAX_PROCESSES)
-    sources = find_forms(find_sources(data, image_root, None, split))
+    sources, eval_sources = _find_formed(data, eval_data, image_root, split, columns)
     scanner = Scanner(make_checker(sources, model, max_length), {})
     chunks = list(find_chunks(sources))
     findings = _Findings(sources)
     report = Report(data=data, model=model, unit="characters" if model is None else "tokens")
-    for where, names in ((EVAL, eval_data), (BENCHMARK, against)):
-        if names:
-            columns = None if where == EVAL else (question_column, image_column)
-            scanner.references[where] = _read_reference(names, columns, where, num_proc, report)
+    if eval_sources:
+        scanner.references[EVAL] = _read_reference(eval_sources, None, EVAL, num_proc, report)
+    if against:
+        benchmarks = find_sources(against, None, None, "test")
+        found = [_find_columns(source, question_column, image_column) for source in benchmarks]
+        scanner.references[BENCHMARK] = _read_reference(benchmarks, found, BENCHMARK, num_proc, report)
     parts = []
     for part in map_chunks(scanner, chunks, num_proc, "Checking"):
         for kind, index, detail in part.findings:
@@ -170,20 +191,28 @@ def check_pairs(
         part.findings.clear()  # findings keep the details of some rows only
         parts.append(part)
     _compare_rows(parts, findings, report)
+    _judge_cut(parts, findings)
+    report.forms = describe_forms(sources)
+    unread = [name for source in sources for name in source.form.unread]
+    report.unread = list(dict.fromkeys([*unread, *sorted(name for part in parts for name in part.unread)]))
     report.findings += findings.by_kind.values()
     _judge_chance(report)
     return report
 
 
+def _find_formed(
+    data: list[str], eval_data: list[str] | None, image_root: str | None, split: str, columns: dict[str, str] | None
+) -> tuple[list[Source], list[Source]]:
+    """Finds the sources of data and evaluation data; a column of the mapping may be in one of them only."""
+    sources = find_sources(data, image_root, None, split)
+    formed = find_forms(sources + find_sources(eval_data or [], None, None, "train"), columns)
+    return formed[: len(sources)], formed[len(sources) :]
+
+
 def _read_reference(
-    names: list[str], columns: tuple[str | None, str | None] | None, where: str, num_proc: int, report: Report
+    sources: list[Source], found: list[tuple[str, str | None]] | None, where: str, num_proc: int, report: Report
 ) -> Reference:
-    """Reads evaluation data or benchmarks; what cannot be read is a finding."""
-    sources = find_sources(names, None, None, "test" if columns else "train")
-    if columns is None:
-        sources, found = find_forms(sources), None
-    else:
-        found = [_find_columns(source, *columns) for source in sources]
+    """Reads evaluation data, or benchmarks with the columns that were found; what cannot be read is a finding."""
     chunks = list(find_chunks(sources))
     sides, problems = [], []
     for some, failed in map_chunks(ReferenceReader(sources, found), chunks, num_proc, f"Reading the {where}"):
@@ -198,7 +227,8 @@ def _read_reference(
     if not sides:
         position, index, detail = problems[0] if problems else (None, None, None)
         first = f" The first one: {sources[position].row_id(index)}: {detail}" if problems else ""
-        raise DataError(f"No row of the {where} ({', '.join(names)}) can be read.{first}")
+        names = ", ".join(source.path or source.name for source in sources)
+        raise DataError(f"No row of the {where} ({names}) can be read.{first}")
     report.compared[where] = len(dict.fromkeys(name for name, _ in sides))
     return Reference(sides)
 
@@ -289,6 +319,20 @@ def _repeats(digests: np.ndarray) -> Iterator[tuple[int, int]]:
         yield int(entry), int(first_of[entry])
 
 
+def _judge_cut(parts: list[ChunkSummary], findings: _Findings) -> None:
+    """Tells the share of all pixels that the processor cuts; a warning of pictures needs enough of it."""
+    total = sum(part.pixels for part in parts)
+    share = sum(part.cut_pixels for part in parts) / total if total else 0.0
+    if share <= CUT_SHARE:
+        findings.by_kind.pop(CUT_PICTURE, None)
+    else:  # then some picture has a finding
+        findings.by_kind[
+            CUT_PICTURE
+        ].meaning = (
+            f"The model's processor cuts {share:.1%} of the pixels of all pictures off, which the model does not see."
+        )
+
+
 def _judge_chance(report: Report) -> None:
     """Makes a warning of answers among the numbers if chance does not explain them, and orders the findings."""
     for finding in report.findings:
@@ -302,7 +346,8 @@ def _judge_chance(report: Report) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m puma_trl.pairs check`."""
-    parser.add_argument("data", nargs="+", help="files, folders or Hub data sets with the published columns")
+    parser.add_argument("data", nargs="+", help="files, folders or Hub data sets, of any form that training reads")
+    add_columns(parser)
     parser.add_argument(
         "--eval", nargs="+", dest="eval_data", help="evaluation data: must share no problem with the data"
     )
@@ -322,7 +367,7 @@ def main(args: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(args).items() if name not in ("command", "output")}
     if args.output is not None and args.output.suffix.lower() != ".json":
         raise DataError(f"The report would be written to '{args.output}'. Give a name that ends with .json.")
-    report = check_pairs(**options)
+    report = check_pairs(**options | {"columns": read_columns(args.columns)})
     if args.output is not None:
         write_report(report, args.output)
     print_report(report, args.output)

@@ -87,6 +87,10 @@ class Report:
             Side → lengths of prompt and answer.
         findings (`list[Finding]`):
             Errors, warnings, notes; the most frequent first.
+        forms (`dict[str, list[str]]`):
+            Words for a form of rows → the files that have it.
+        unread (`list[str]`):
+            Columns that are not read.
     """
 
     data: list[str]
@@ -100,11 +104,34 @@ class Report:
     compared: dict[str, int] = field(default_factory=dict)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
+    forms: dict[str, list[str]] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
     @property
     def has_errors(self) -> bool:
         """Whether there is an error; warnings and notes are none."""
         return any(finding.level == ERROR for finding in self.findings)
+
+
+def describe_forms(sources: list[Source]) -> dict[str, list[str]]:
+    """
+    Says how rows are read: our columns, each with the data's where that has another name.
+
+    Args:
+        sources (`list[Source]`):
+            Sources with their forms.
+
+    Returns:
+        `dict[str, list[str]]`: words for a form → names of its sources.
+    """
+    forms: dict[str, list[str]] = {}
+    for source in sources:
+        columns = []
+        for name, paths in source.form.fields.items():
+            found = [".".join(path) for path in paths if path[0] in source.form.seen]
+            columns += [name if found == [name] else f"{name} from {' or '.join(found)}"] if found else []
+        forms.setdefault(", ".join(columns), []).append(source.name)
+    return forms
 
 
 def print_report(report: Report, output: Path | None) -> None:
@@ -116,12 +143,18 @@ def print_report(report: Report, output: Path | None) -> None:
         f"{report.rows_usable - report.pairs:,} rows with one side; {report.pictures:,} pictures, "
         f"{report.different_pictures:,} different ones"
     )
+    for form, files in report.forms.items():
+        where = f" ({shorten(', '.join(files), 100)})" if len(report.forms) > 1 else ""
+        console.print(escape(f"Columns: {form}{where}"))
     if report.compared:
         compared = " and ".join(f"{count:,} rows of the {where}" for where, count in report.compared.items())
         console.print(f"Compared with {compared}")
     console.print(_verdict(report))
     for finding in report.findings:
         _print_finding(console, finding, report.rows_read, output)
+    if report.unread:
+        names = escape(", ".join(report.unread))
+        console.print(f"\n[{STYLES[NOTE]}]{NOTE.upper():8}[/][bold]columns not read[/bold]: {names}")
     console.print()
     _print_lengths(console, report)
     if output is not None:
@@ -224,6 +257,8 @@ def write_report(report: Report, path: Path) -> None:
             "pictures",
             "different_pictures",
             "compared",
+            "forms",
+            "unread",
         )
     }
     content["lengths"] = {"unit": report.unit} | {

@@ -25,6 +25,7 @@ from ...data.render import prompt_of
 from ...data.rows import read_row
 from ...errors import DataError
 from ...models.families import get_family
+from ...models.pixels import cropped_share
 from .content import Picture, Side, describe_picture, describe_side, digest, short_answer
 from .leakage import find_leaks
 from .overlap import Reference
@@ -32,6 +33,9 @@ from .overlap import Reference
 
 NO_PICTURE = "no picture"
 BLANK_PICTURE = "blank picture"
+CUT_PICTURE = "cut picture"
+# Share of pixels from which on a processor cuts too much
+CUT_SHARE = 0.01
 
 
 def make_checker(sources: list[Source], model: str | None, max_length: int | None) -> RowChecker:
@@ -118,6 +122,10 @@ class ChunkSummary:
             For each picture the entry of its row here, and the digest of its pixels.
         findings (`list[tuple[str, int, str]]`):
             Kind, position of the row in the file, and details.
+        unread (`set[str]`):
+            Columns that are not read and were not in the first rows.
+        pixels, cut_pixels (`float`):
+            Number of pixels of all pictures, and of those that the model's processor cuts off.
     """
 
     source: int
@@ -130,6 +138,9 @@ class ChunkSummary:
     lengths: array = field(default_factory=lambda: array("i"))
     pictures: array = field(default_factory=lambda: array("Q"))
     findings: list[tuple[str, int, str]] = field(default_factory=list)
+    unread: set[str] = field(default_factory=set)
+    pixels: float = 0.0
+    cut_pixels: float = 0.0
 
     def add(self, index: int, row: dict[str, Any], sides: dict[str, Side]) -> None:
         """Keeps what is needed of a usable row."""
@@ -160,6 +171,7 @@ class Scanner:
         self.checker = checker
         self.references = references
         self.read_pictures = PictureReader()
+        self.cut_shares: dict[tuple[int, int], float] = {}
 
     def __call__(self, chunk: Chunk) -> ChunkSummary:
         rows = self.checker.check(chunk)
@@ -177,6 +189,8 @@ class Scanner:
                 part.findings.append((kind, index, detail))
                 continue
             part.add(index, row, sides)
+            part.unread.update(row["unread"] or ())
+            part.findings += [(CUT_PICTURE, index, detail) for detail in self._find_cuts(sides, part)]
             part.findings += [(kind, index, detail) for kind, detail in self._find(row, sides)]
             kept.append((row, sides))
         self._measure(kept, part)
@@ -203,6 +217,21 @@ class Scanner:
         for name, reference in self.references.items():
             found = dict(match for side in self._searched(sides) for match in reference.find(side))
             yield from ((f"{kind} in {name}", detail) for kind, detail in found.items())
+
+    def _find_cuts(self, sides: dict[str, Side], part: ChunkSummary) -> Iterator[str]:
+        """Adds up the pixels that the model's processor cuts off, and yields where it cuts too many."""
+        if self.checker.counter is None:
+            return
+        for name, side in sides.items():
+            for picture in side.pictures:
+                height, width = picture.size
+                if picture.size not in self.cut_shares:
+                    self.cut_shares[picture.size] = cropped_share(self.checker.counter.processor, [picture.size])
+                share = self.cut_shares[picture.size]
+                part.pixels += height * width
+                part.cut_pixels += share * height * width
+                if share > CUT_SHARE:
+                    yield f"{share:.0%} of a picture of {width} x {height} pixels (`image_url{name}`)"
 
     def _searched(self, sides: dict[str, Side]) -> list[Side]:
         """Returns the sides that name a problem: the vision-rich prompt of a pair does not without its picture."""

@@ -29,6 +29,7 @@ from ...data.texts import shorten
 from ...errors import DataError
 from ...evaluation.progress import Progress
 from ..check.scan import make_checker
+from ..mapping import add_columns, read_columns
 from .page import PageWriter, describe_size
 
 
@@ -41,6 +42,7 @@ def preview_pairs(
     data: list[str],
     output: Path,
     *,
+    columns: dict[str, str] | None = None,
     image_root: str | None = None,
     split: str = "train",
     model: str | None = None,
@@ -57,9 +59,11 @@ def preview_pairs(
 
     Args:
         data (`list[str]`):
-            Files, folders or Hub data sets with the published columns.
+            Files, folders or Hub data sets with rows of any form that training reads.
         output (`Path`):
             The page, a name that ends with `.html`.
+        columns (`dict[str, str]`, *optional*):
+            Where the data calls its columns otherwise, as in training: our column → the data's.
         image_root (`str`, *optional*):
             Folder that relative image paths start from. Defaults to the folder of each file.
         split (`str`, *optional*, defaults to `"train"`):
@@ -90,7 +94,7 @@ def preview_pairs(
         EvaluationError: if the model cannot be read, or its tokenizer cannot tell which text a token stands for.
     """
     _check_options(output, model, measure or replies, thumbnail_size, max_pairs)
-    sources = find_forms(find_sources(data, image_root, None, split))
+    sources = find_forms(find_sources(data, image_root, None, split), columns)
     loaded = None
     if measure or replies:
         from .measure import load_model
@@ -253,7 +257,8 @@ def _add_measures(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `python -m puma_trl.pairs preview`."""
-    parser.add_argument("data", nargs="+", help="files, folders or Hub data sets with the published columns")
+    parser.add_argument("data", nargs="+", help="files, folders or Hub data sets, of any form that training reads")
+    add_columns(parser)
     parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
     parser.add_argument("--image_root", help="folder that relative image paths start from")
     parser.add_argument("--split", default="train", help="split of Hub data sets (default: train)")
@@ -272,7 +277,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Writes the page and prints what is on it."""
     options = {name: value for name, value in vars(args).items() if name != "command"}
-    done = preview_pairs(**options)
+    done = preview_pairs(**options | {"columns": read_columns(args.columns)})
     cut = f" of {done['total']:,} rows" if done["total"] > done["pairs"] else ""
     problems = f", {done['problems']:,} of them with a problem" if done["problems"] else ""
     print(f"{done['pairs']:,} pairs{cut}{problems} in {args.output} ({describe_size(done['bytes'])})")
