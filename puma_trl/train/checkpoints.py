@@ -78,7 +78,6 @@ class ExactCheckpoints:
     resumed: Sequence[dict[str, Any]] = ()
     _compared_with: str | None = None
     _weights: dict[str, Any] | None = None
-    _saved: Path | None = None
     _completed: Path | None = None
     _holds_limit = False
 
@@ -183,14 +182,11 @@ class ExactCheckpoints:
 
     def _save_checkpoint(self, model, trial):
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
+        if self.args.should_save:  # what a run has left that is being repeated from an earlier checkpoint
             (folder / COMPLETE_MARKER).unlink(missing_ok=True)
-            if folder != self._saved:  # left by a run that is being repeated from an earlier checkpoint
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self._saved, self._completed = folder, None
-        # with `auto_find_batch_size` Trainer goes on with this one
-        self.state.train_batch_size = self._train_batch_size
+        self._completed = None
         limit, self._holds_limit = self.args.save_total_limit, True
         try:
             super()._save_checkpoint(model, trial)
