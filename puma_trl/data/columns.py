@@ -254,6 +254,10 @@ def _find_side(
                 f"{source} has several columns that may be `{name}{suffix}`: {found}. Name the one to read with "
                 f"`columns: {{{name}{suffix}: {paths[0][0]}}}`."
             )
+    # with question and answer given, what else a side may have is that of all forms
+    for _, others in fits[1:]:
+        for name, paths in others.items():
+            fields[name] = tuple(dict.fromkeys(fields.get(name, ()) + paths))
     return side_form, fields
 
 

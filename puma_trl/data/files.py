@@ -274,24 +274,22 @@ def table_source(table: Dataset, name: str, root: str | None) -> Source:
     return Source(kind="table", name=name, root=root, version=table._fingerprint, table=table)
 
 
-def find_chunks(sources: Sequence[Source], required: Sequence[str] = ()) -> Iterator[Chunk]:
+def find_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
     """
     Divides sources into chunks that can be read independently; an empty source is one empty chunk.
 
     Args:
         sources (`Sequence[Source]`):
             What [`find_sources`] returned.
-        required (`Sequence[str]`, *optional*):
-            Columns that a csv file or a table must have.
 
     Raises:
-        DataError: if the structure of a file is broken, or a file has the same column twice or lacks a required one.
+        DataError: if the structure of a file is broken, or a file has the same column twice.
     """
     finders = {"lines": _line_chunks, "list": _list_chunks, "csv": _csv_chunks, "table": _table_chunks}
     for position, source in enumerate(sources):
         start = None
         if source.kind in ("csv", "table"):
-            _check_columns(column_names(source), source, required)
+            _refuse_twins(column_names(source), source)
         for start, end, first in finders[source.kind](source):
             yield Chunk(position, start, end, first)
         if start is None:
@@ -320,16 +318,10 @@ def read_csv(lines: Iterable[str]) -> Iterator[list[str]]:
     return csv.reader(lines, strict=True)
 
 
-def _check_columns(columns: list[str], source: Source, required: Sequence[str]) -> None:
+def _refuse_twins(columns: list[str], source: Source) -> None:
     for name in columns:
         if columns.count(name) > 1:
             raise DataError(f"'{source.name}' has the column `{name}` more than once. Rename or remove the others.")
-    missing = [name for name in required if name not in columns]
-    if columns and missing:
-        raise DataError(
-            f"'{source.name}' has no column {' and no column '.join(f'`{name}`' for name in missing)}. Its columns "
-            f"are: {', '.join(columns)}. Rename the ones that hold the problem and the answer."
-        )
 
 
 def _line_chunks(source: Source) -> Iterator[tuple[int, int, int]]:

@@ -74,15 +74,16 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str] | None = None)
     mapping = {field: name for field, name in columns.items() if name != IGNORE}
     ignored = [name for name in columns if name not in mapping]
     _check_fields(mapping)
-    samples = [_read_sample(source, list(mapping.values())) for source in sources]
+    samples = [_read_sample(source, [*mapping.values(), *ignored]) for source in sources]
     for name in [*mapping.values(), *ignored]:
-        if not any(name in sample.places or name in sample.columns for sample in samples):
+        places = [sample.places[name] for sample in samples if name in sample.places]
+        if not places or (name in ignored and (name,) not in places):  # no part of a column can be left out
             known = dict.fromkeys(column for sample in samples for column in sample.columns)
             raise DataError(f"`columns` names `{name}`, but no row has that column.{_nearest(name, known)}")
     found = []
     for source, sample in zip(sources, samples, strict=True):
         here = {field: sample.places[name] for field, name in mapping.items() if name in sample.places}
-        left_out = [name for name in ignored if name in sample.columns]
+        left_out = [name for name in ignored if sample.places.get(name) == (name,)]
         form = find_form(sample.columns, here, left_out, f"'{source.path or source.name}'")
         form = replace(form, passed=_passed_columns(source, form))
         _refuse_losses(source, form, sample)

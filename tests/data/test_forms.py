@@ -184,6 +184,20 @@ def test_a_mapped_column_may_turn_up_late(find):
     assert texts(source)[-1] == ["a", "b", None, None, "/a.png"] and texts(source)[0] == ["a", "b", None, None]
 
 
+def test_a_column_to_ignore_may_turn_up_late(find):
+    rows = [{"question": "1 + 1?", "answer": "2"}] * 101
+    (source,) = find([*rows, rows[0] | {"photo": "me.png"}], columns={"photo": "ignore"})
+    assert source.form.ignored == ("photo",)
+    with pytest.raises(DataError, match="names `note.photo`, but no row has that column"):
+        find([*rows, rows[0] | {"note": {"photo": "x"}}], columns={"note.photo": "ignore"})
+
+
+def test_question_and_answer_by_a_mapping_keep_the_pictures_of_any_form(find):
+    row = {"q": "Find AB.", "a": "3", "image": "d.png", "input": "AC is 2."}
+    (source,) = find([row], columns={"instruction": "q", "output": "a"})
+    assert set(source.form.read) == {"q", "a", "image", "input"}
+
+
 def test_a_value_that_a_mapped_column_lacks_is_missing(find):
     (source,) = find([{"q": "a", "output": "b"}, {"instruction": "a", "output": "b"}], columns={"instruction": "q"})
     with pytest.raises(DataError, match="missing value: `q` is missing or null"):

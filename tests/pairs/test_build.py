@@ -16,11 +16,16 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 from PIL import Image
 
 from puma_trl import run
+from puma_trl.data.files import find_chunks, find_sources
+from puma_trl.data.forms import find_forms
+from puma_trl.data.readers import read_chunk
+from puma_trl.data.rows import read_row
 from puma_trl.errors import DataError, PumaError
 from puma_trl.mini import build_model, build_processor
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.build import files as build_files
 from puma_trl.pairs.build import pairs as builder
+from puma_trl.pairs.build.compose import Composition
 from puma_trl.pairs.build.presets import SourceProblem, split_question
 from puma_trl.pairs.build.settings import LEVELS
 
@@ -43,6 +48,9 @@ MATH = [
         "level": "Level 1",
     }
 ]
+
+
+SECOND = {"instruction_2": "Solve it.", "output_2": "1", "image_url_2": "d.png"}
 
 
 def conversation(name, n):
@@ -257,15 +265,19 @@ def test_choices(build_rows, choices, lines):
     assert pair["instruction"].split("\n") == ["What is it?", *lines]
 
 
-def test_nothing_left_is_an_error(tmp_path, monkeypatch):
-    for rows, reason in (
-        ([{"question": "What?"}], r"No pair could be built from 1 rows \(1 missing value\)"),
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([{"question": "What?"}], "fits no form of rows. Its columns are: `question`"),
+        ([{"question": "What?", "answer": None}], r"No pair could be built from 1 rows \(1 missing value\)"),
         ([], "is empty. Pass a file with at least one row"),
-    ):
-        source = write(tmp_path / f"{len(rows)}.jsonl", rows)
-        with pytest.raises(PumaError, match=reason):
-            run_build(monkeypatch, source, tmp_path / f"out{len(rows)}", "--bad_rows", "drop")
-        run_build(monkeypatch, write(source, PLAIN), tmp_path / f"out{len(rows)}")  # corrected, in the same folder
+    ],
+)
+def test_nothing_left_is_an_error(tmp_path, monkeypatch, rows, reason):
+    source = write(tmp_path / "in.jsonl", rows)
+    with pytest.raises(PumaError, match=reason):
+        run_build(monkeypatch, source, tmp_path / "out", "--bad_rows", "drop")
+    run_build(monkeypatch, write(source, PLAIN), tmp_path / "out")  # corrected, in the same folder
 
 
 def test_columns_that_a_preset_does_not_read_are_refused(tmp_path, monkeypatch):
@@ -325,7 +337,7 @@ def test_diagrams_are_found_in_the_column_image(tmp_path, monkeypatch, capsys, s
 def test_a_named_column_that_no_row_has_is_an_error(tmp_path, monkeypatch, name):
     source = write(tmp_path / "in.jsonl", PLAIN)
     with pytest.raises(
-        PumaError, match="No row of the input has the column `imgae`. The columns are: answer, question"
+        PumaError, match="`columns` names `imgae`, but no row has that column. There are: question, answer"
     ):
         run_build(monkeypatch, source, tmp_path / "out", f"--{name}_column", "imgae")
     assert not (tmp_path / "out").exists()
@@ -337,9 +349,121 @@ def test_a_named_column_may_come_late(build_rows, tmp_path):
     assert [bool(row["image_url"]) for row in rows] == [False, False, True]
 
 
+TURNS = [{"from": "human", "value": "<image>\nFind AB."}, {"from": "gpt", "value": "It is 3."}]
+FORMS = {
+    "conversations": {"conversations": TURNS, "image": "d.png"},
+    "messages": {
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Find AB."}]},
+            {"role": "assistant", "content": "It is 3."},
+        ],
+        "images": ["d.png"],
+    },
+    "published": {"instruction": "Find AB.", "output": "It is 3.", "image_url": "d.png"},
+    "prompt": {"prompt": "Find AB.", "completion": "It is 3.", "images": ["d.png"]},
+    "problem": {"problem": "Find AB.", "solution": "It is 3.", "image": "d.png"},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_of_every_form_are_built(build_rows, tmp_path, form, capsys):
+    draw(tmp_path / "d.png")
+    (pair,) = build_rows([FORMS[form] | {"note": "seen"}])
+    assert (pair["instruction"], pair["output"], pair["output_2"]) == ("Find AB.", "It is 3.", "It is 3.")
+    assert (tmp_path / "out" / pair["image_url"]).read_bytes() == (tmp_path / "d.png").read_bytes()
+    assert "Columns not read: note." in capsys.readouterr().out
+    assert yaml.safe_load((tmp_path / "out" / "build.yaml").read_text())["result"]["unread"] == []
+
+
+@pytest.mark.parametrize("file_format", ["jsonl", "parquet"])
+def test_a_system_prompt_stays_on_both_sides(tmp_path, monkeypatch, file_format):
+    row = {"system": "Answer briefly.", "instruction": "Find the third.", "input": "Two are 1 and 2.", "output": "3"}
+    source = write(tmp_path / "in.jsonl", [row, row | {"system": ""}])
+    run_build(monkeypatch, source, tmp_path / "out", "--format", file_format)
+    data = tmp_path / "out" / ("train.jsonl" if file_format == "jsonl" else "data")
+    (found,) = find_forms(find_sources([str(data)], None, None, "train"))
+    (chunk,) = find_chunks([found])
+    first, second = (read_row(raw, found.root, found.form) for _, raw in read_chunk(found, chunk))
+    assert first["instruction"] == "Find the third.\n\nTwo are 1 and 2."
+    assert first["history"] == first["history_2"] == [{"role": "system", "content": "Answer briefly."}]
+    assert second["history"] == second["history_2"] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"instruction": "Find AB.", "output": "3", "image": "d.png"}, "`image` .*image_url: image"),
+        ({"question": "Find AB.", "answer": "3", "Photo": "d.png"}, "`Photo` has the name of pictures"),
+        ({"question": "Find AB.", "answer": "3", "source": "d.png"}, "`source` holds a picture"),
+        ({"question": "Find AB.", "answer": "3", "choices": ["3", "4"]}, "`choices` .*`--choices_column` names"),
+        ({"question": "Find AB.", "answer": "3", "context": "AC is 2."}, "`context` .*`--facts_column` a text"),
+        ({"question": "Find AB.", "answer": "3", "messages": TURNS}, "can be read in several ways"),
+    ],
+)
+def test_columns_that_would_be_lost_are_refused(tmp_path, monkeypatch, row, words):
+    with pytest.raises(DataError, match=words) as refused:
+        run_build(monkeypatch, write(tmp_path / "in.jsonl", [row]), tmp_path / "out")
+    assert "\n" not in str(refused.value) and not (tmp_path / "out").exists()
+
+
+def test_columns_are_mapped_and_ignored(build_rows, tmp_path):
+    draw(tmp_path / "d.png")
+    row = {"q": {"text": "Find AB."}, "answer": 3, "shown": "d.png", "photo": "me.png"}
+    mapping = {"instruction": "q.text", "image_url": "shown", "photo": "ignore"}
+    (pair,) = build_rows([row], "--columns", json.dumps(mapping))
+    assert pair["instruction"] == "Find AB." and pair["image_url"] and pair["output"] == "3"
+
+
+def test_a_lookalike_of_a_later_row_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    rows = [PLAIN[0]] * 101 + [PLAIN[0] | {"Photo": "d.png"}]
+    monkeypatch.setattr(builder, "compose", lambda *_, **__: Composition(Image.new("L", (9, 9)), 0, 0))
+    with pytest.raises(PumaError, match=r"in.jsonl:102: unread column: `Photo` (.|\n)*`columns` says what"):
+        run_build(monkeypatch, write(tmp_path / "in.jsonl", rows), tmp_path / "out")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_choices_of_later_rows_and_of_tables(tmp_path, monkeypatch, suffix, capsys):
+    """Choices that are numbers are not what a form looks at, and no column of the options counts as unread."""
+    rows = [{"question": "AB is 3. Find BC.", "answer": "4", "given": "AC is 7."}] * 101
+    rows.append(rows[0] | {"options": [3, 4], "note": "seen"})
+    source = write(tmp_path / "in.jsonl", rows)
+    if suffix == ".parquet":
+        Dataset.from_list([{"options": None, "note": None} | row for row in rows]).to_parquet(
+            source.with_suffix(suffix)
+        )
+    monkeypatch.setattr(builder, "compose", lambda *_, **__: Composition(Image.new("L", (9, 9)), 0, 0))
+    options = ["--choices_column", "options", "--facts_column", "given"]
+    run_build(monkeypatch, source.with_suffix(suffix), tmp_path / "out", *options)
+    *_, before, last = read(tmp_path / "out" / "train.jsonl")
+    assert before["instruction"] == "AC is 7.\nAB is 3. Find BC."
+    assert last["instruction"] == "AC is 7.\nAB is 3. Find BC.\nA. 3\nB. 4"
+    assert "Columns not read: note." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "preset", "reason"),
+    [
+        ([GSM8K[0], GSM8K[0] | {"answer": "3"}], "gsm8k", "missing value: the solution has no final answer"),
+        ([MATH[0], MATH[0] | {"problem": "[asy] draw(x); [/asy] Find x."}], "math", "diagram as code"),
+        ([PLAIN[0], PLAIN[0] | {"question": "<image>"}], None, "empty text: `question`"),
+        ([{"messages": TURNS}, {"messages": TURNS * 2}], None, "several turns: .* has 4 turns"),
+        ([{"instruction": "a?", "output": "1"}, {"instruction": "a?", "output": "1"} | SECOND], None, "two sides"),
+    ],
+)
+def test_rows_that_are_no_single_problem(tmp_path, monkeypatch, rows, preset, reason):
+    options = ["--preset", preset] if preset else []
+    with pytest.raises(PumaError, match=rf"1 of 2 rows cannot be used(.|\n)*in.jsonl:2: {reason}"):
+        run_build(monkeypatch, write(tmp_path / "in.jsonl", rows), tmp_path / "out", *options)
+
+
+def test_math_with_its_final_answers_beside_the_solutions(build_rows):
+    (pair,) = build_rows([MATH[0] | {"answer": "2"}], "--preset", "math")
+    assert pair["output"] == MATH[0]["solution"]
+
+
 def test_missing_column_is_named(tmp_path, monkeypatch):
     (tmp_path / "in.csv").write_text("prompt,answer\nWhat?,3\n")
-    with pytest.raises(PumaError, match="no column `question`.*prompt, answer"):
+    with pytest.raises(PumaError, match="fits no form of rows. Its columns are: `prompt`, `answer`"):
         run_build(monkeypatch, tmp_path / "in.csv", tmp_path / "out")
 
 
@@ -347,8 +471,8 @@ BAD = [
     ({"question": "What?"}, "missing value: `answer`"),
     ({"question": " ", "answer": "1"}, "empty text: `question`"),
     ({"answer": "1"}, "missing value: `question`"),
-    ({"question": "What?", "answer": float("nan")}, "missing value: `answer` is nan"),
-    ({"question": float("-inf"), "answer": "1"}, "missing value: `question` is -inf"),
+    ({"question": "What?", "answer": float("nan")}, "wrong type: `answer` is float nan, not text"),
+    ({"question": float("-inf"), "answer": "1"}, "wrong type: `question` is float -inf, not text"),
     ({"question": "What?", "answer": "1", "image": "none.png"}, "missing image"),
     ({"question": "What?", "answer": "1", "image": "torn.png"}, "unreadable image"),
     ({"question": "What? " * 2000, "answer": "1"}, "text too long"),

@@ -7,8 +7,8 @@ python -m puma_trl.pairs build --input gsm8k_train.jsonl --preset gsm8k --levels
     --output outputs/gsm8k
 ```
 
-The rows have `question`, `answer` and perhaps `image` (a path or a picture), or what `--question_column` and its like
-name.
+The rows have any form that training reads, with one side: `question`, `answer` and perhaps `image`, conversations and
+so on. `--columns`, and `--question_column` and its like, name other columns.
 
 The text-rich side has all in words, with or without the diagram. The vision-rich side has a picture with the diagram
 and, by level (after MathVerse), `vision_only`: the whole question, and a prompt without content; `vision_dominant`:
@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from ...data.files import DROPPED
+from ..mapping import add_columns
 from .files import finish, list_counts, prepare_output
 from .hub import check_login, push
 from .pairs import Builder, add_up, run_chunks
 from .presets import PRESETS
-from .settings import LEVELS, BuildSettings, read_settings
+from .settings import LEVELS, BuildSettings, read_settings, unread_columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", help="split of a Hub data set (default: train)")
     parser.add_argument("--image_root", help="folder that image paths start from; by default that of each file")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--preset", choices=PRESETS, help="read the rows of a common data set")
+    parser.add_argument("--preset", choices=PRESETS, help="put the texts of a common data set in order")
+    add_columns(parser)
     for name in ("question", "answer", "image", "choices", "facts"):
-        parser.add_argument(f"--{name}_column", help=f"column of the {name}, instead of the preset's")
+        parser.add_argument(f"--{name}_column", help=f"column of the {name}, if it is not found by its name")
     parser.add_argument(
         "--levels", nargs="+", choices=LEVELS, default=LEVELS[:1], help="one pair of each row for each"
     )
@@ -71,15 +73,18 @@ def main(args: argparse.Namespace) -> None:
         results = list(run_chunks(builder, args.num_proc))
         total = add_up(results)
         finish(args.output, settings, total, len(results))
-        print(describe(total, args.output, settings))
+        unread = dict.fromkeys([*unread_columns(sources, settings), *total["unread"]])
+        print(describe(total, args.output, settings, list(unread)))
     if args.push_to_hub:
         print(f"Pushed to {push(args.output, args.push_to_hub)}.")
 
 
-def describe(total: dict[str, Any], output: Path, settings: BuildSettings) -> str:
+def describe(total: dict[str, Any], output: Path, settings: BuildSettings, unread: list[str]) -> str:
     """Words the result of a build, and how to train on it."""
     read = f"{total['read']:,} rows, {total['diagrams']:,} with a diagram"
     lines = [f"{total['rows']:,} pairs from {read}, in {output}."]
+    if unread:
+        lines.append(f"Columns not read: {', '.join(unread)}.")
     if total["skipped"]:
         lines.append(f"Levels that rows cannot have: {list_counts(total['skipped'])}.")
     if total["dropped"]:

@@ -28,7 +28,10 @@ MARKER = "{}.json"  # of a chunk that is finished
 ROWS_PER_GROUP = 100  # of a parquet file: what is in memory at a time
 GREYS = bytes(level for level in range(256) for _ in range(3))
 PAIR_FEATURES = Features(
-    {name: Image() if name.startswith("image") else Value("string") for name in COLUMNS} | {"kind": Value("string")}
+    {
+        name: Image() if name.startswith("image") else Value("string")
+        for name in (*COLUMNS, "system", "system_2", "kind")
+    }
 )
 
 

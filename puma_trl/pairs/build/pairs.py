@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from ...data.files import DROPPED, Chunk, Source, find_chunks
 from ...data.images import open_image
+from ...data.policy import REMEDIES
 from ...data.readers import BrokenRow, read_chunk
 from ...errors import DataError
 from ...files import whole_file
 from .compose import Composition, compose, draw_style
 from .files import ChunkWriter, find_marker
 from .fonts import FontBook
-from .presets import IMAGE, PRESETS, NoConditions, SourceProblem, read_plain, split_question
+from .presets import PRESETS, NoConditions, SourceProblem, read_problem, split_question
 from .settings import BuildSettings
 
 
@@ -53,7 +54,7 @@ class Builder:
     def __init__(self, settings: BuildSettings, sources: list[Source], output: Path, bad_rows: str):
         self.settings, self.sources, self.output, self.bad_rows = settings, sources, output, bad_rows
         self.book = FontBook(settings.fonts)
-        self.reader = PRESETS[settings.preset][0] if settings.preset else read_plain
+        self.clean = PRESETS[settings.preset].clean if settings.preset else None
 
     def __call__(self, task: tuple[int, Chunk]) -> dict[str, Any]:
         """
@@ -61,7 +62,7 @@ class Builder:
 
         Returns:
             `rows` (written), `read`, `diagrams`, `formulas`, `plain_formulas`, `skipped` (level and reason → rows that
-            cannot have it) and `dropped` (reason → rows).
+            cannot have it), `dropped` (reason → rows) and `unread` (columns that only some rows have).
 
         Raises:
             DataError: if rows cannot be used and `bad_rows` is `"error"`.
@@ -71,43 +72,48 @@ class Builder:
         if marker.exists():
             return json.loads(marker.read_text())
         source = self.sources[chunk.source]
-        dropped, counts, skipped = [], Counter(dict.fromkeys(COUNTS, 0)), Counter()
-        columns = [*dict.fromkeys([*self.settings.columns.names, IMAGE])]
+        dropped, counts, skipped, unread = [], Counter(dict.fromkeys(COUNTS, 0)), Counter(), set()
         with ChunkWriter(self.output, number, embedded=self.settings.format == "parquet") as writer:
-            for number, raw in read_chunk(source, chunk, columns):
+            for number, raw in read_chunk(source, chunk):
                 row_id = source.row_id(number)
                 counts["read"] += 1
                 try:
-                    skipped.update(self._build_row(raw, row_id, source.root, writer, counts))
+                    problem = self._read(raw, source)
+                    unread.update(problem.unread)
+                    skipped.update(self._build_row(problem, row_id, writer, counts))
                 except DataError as error:
                     written = raw.text if isinstance(raw, BrokenRow) else repr(raw)
                     dropped.append({"row_id": row_id, "reason": str(error), "raw": written[:1000]})
             if dropped and self.bad_rows == "error":
                 first = "\n".join(f"  {row['row_id']}: {row['reason']}" for row in dropped[:3])
+                kinds = dict.fromkeys(row["reason"].split(":", 1)[0] for row in dropped[:3])
+                remedies = "".join(f" {REMEDIES[kind]}" for kind in kinds if kind in REMEDIES)
                 raise DataError(
                     f"{len(dropped):,} of {counts['read']:,} rows cannot be used. The first ones:\n{first}\nRepair "
                     "them, or pass `--bad_rows drop` to leave such rows out and have them listed in "
-                    f"{self.output / DROPPED}."
+                    f"{self.output / DROPPED}.{remedies}"
                 )
             writer.finish(dropped)
         reasons = Counter(row["reason"].split(":", 1)[0] for row in dropped)
-        result = {**counts, "skipped": skipped, "dropped": reasons}
+        result = {**counts, "skipped": skipped, "dropped": reasons, "unread": sorted(unread)}
         with whole_file(marker) as file:
             json.dump(result, file)
         return result
 
-    def _build_row(self, raw: Any, row_id: str, root: str | None, writer: ChunkWriter, counts: Counter) -> list[str]:
-        """
-        Writes the pairs of a row; returns the levels that it cannot have, with the reasons.
-
-        Raises:
-            DataError: if the row cannot be used: no level can be made, and not only for want of conditions.
-        """
+    def _read(self, raw: Any, source: Source) -> SourceProblem:
+        """Reads a row, and puts its texts in order as the preset says."""
         if isinstance(raw, BrokenRow):
             raise DataError(raw.problem)
-        if not isinstance(raw, dict):
-            raise DataError(f"wrong type: the row is {type(raw).__name__}, not an object with columns")
-        problem = self.reader(raw, self.settings.columns, root)
+        problem = read_problem(raw, source.root, source.form, self.settings.choices, self.settings.facts)
+        return problem if self.clean is None else self.clean(problem)
+
+    def _build_row(self, problem: SourceProblem, row_id: str, writer: ChunkWriter, counts: Counter) -> list[str]:
+        """
+        Writes the pairs of a problem; returns the levels that it cannot have, with the reasons.
+
+        Raises:
+            DataError: if it cannot be used: no level can be made, and not only for want of conditions.
+        """
         if len(problem.images) > 1:
             raise DataError(f"several images: {len(problem.images)} diagrams, but one canvas takes one")
         diagram = open_image(problem.images[0]) if problem.images else None
@@ -127,6 +133,8 @@ class Builder:
             "instruction": _join(problem.hint, problem.facts, problem.question),
             "output": problem.answer,
         }
+        if problem.system:
+            text_rich |= {"system": problem.system, "system_2": problem.system}
         for level, (prompt, composition) in made.items():
             picture = writer.add_picture(composition.image)
             vision_rich = {"image_url_2": picture, "instruction_2": prompt, "output_2": problem.answer}
@@ -159,7 +167,7 @@ def run_chunks(builder: Builder, num_proc: int) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: if rows cannot be used and `bad_rows` is `"error"`, or the input's structure is broken.
     """
-    tasks = list(enumerate(find_chunks(builder.sources, builder.settings.columns.names)))
+    tasks = list(enumerate(find_chunks(builder.sources)))
     # unlike multiprocessing.Pool, it notices when a worker is killed; spawned, since a copy of a process with threads
     # may wait for ever for one of them
     context = multiprocessing.get_context("spawn")
@@ -187,4 +195,5 @@ def add_up(results: list[dict[str, Any]]) -> dict[str, Any]:
     total = {name: sum(result[name] for result in results) for name in COUNTS}
     for name in ("skipped", "dropped"):
         total[name] = dict(sum((Counter(result[name]) for result in results), Counter()).most_common())
+    total["unread"] = sorted({name for result in results for name in result["unread"]})
     return total

@@ -1,4 +1,4 @@
-"""Rows of common data sets → problems: which columns hold the question, the answer and the diagram."""
+"""Rows of any form → problems, and what common data sets need besides: presets."""
 
 import math
 import re
@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.rows import read_images
+from ...data.columns import Form
+from ...data.places import IMAGE_PLACE, PLACEHOLDER
+from ...data.rows import read_row
 from ...data.texts import check_text
+from ...data.turns import SYSTEM
 from ...errors import DataError
 from .latex import replace_math
 
 
-# The column of diagrams, if rows have it and none is named.
-IMAGE = "image"
-# What stands in texts for a picture.
-PLACEHOLDER = re.compile(r"<image ?\d*>")
+# Fields that hold a question, and an answer, of which a form has one
+QUESTION_FIELDS = ("instruction", "messages", "prompt")
+ANSWER_FIELDS = ("output", "messages", "completion")
 # Conversations that say how to answer before they ask.
 HINT = re.compile(r"(?s)(?:(?P<hint>.*?\S)\s*\n)?\s*Question:\s*(?P<question>.+)")
 LETTERED = re.compile(r"\s*\(?([A-Z])\s*[.:)\]]")
@@ -41,6 +43,10 @@ class SourceProblem:
             The conditions, where they stand in a column of their own.
         hint (`str`, *optional*):
             How to answer, which tells nothing of the problem and stays in the prompt.
+        system (`str`, *optional*):
+            The system prompt of both sides.
+        unread (`list[str]`, *optional*):
+            Columns of the row that the form has not seen and that are not read.
     """
 
     question: str
@@ -48,62 +54,84 @@ class SourceProblem:
     images: list[dict[str, Any]] = field(default_factory=list)
     facts: str = ""
     hint: str = ""
+    system: str = ""
+    unread: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Columns:
+def read_problem(
+    raw: Any, root: str | None, form: Form, choices: str | None = None, facts: str | None = None
+) -> SourceProblem:
     """
-    Names of the input's columns.
+    Reads a row as training does, and what it has for a build alone.
 
     Args:
-        question, answer (`str`):
-            Columns of texts.
-        image (`str`, *optional*):
-            Column of a path, an image, or a list of them. Defaults to `IMAGE`, where rows have that.
+        raw (`Any`):
+            The row as it stands in the file.
+        root (`str`, *optional*):
+            Folder that relative image paths start from.
+        form ([`Form`]):
+            The form of the row.
         choices (`str`, *optional*):
             Column of a list of texts, which are lettered and follow the question; rows may have none.
         facts (`str`, *optional*):
             Column of the conditions, where the question does not contain them.
+
+    Raises:
+        DataError: if the row cannot be read, has several turns or two sides, or lacks a question, an answer or facts.
     """
+    row = read_row(_prepare(raw, form) if isinstance(raw, dict) else raw, root, form)
+    if row["instruction_2"] is not None:
+        raise DataError("two sides: the row is a pair already")
+    turns = row["history"]
+    system = turns.pop(0)["content"] if turns and turns[0]["role"] == SYSTEM else ""
+    if turns:
+        raise DataError(f"several turns: a pair has one question and one reply, this row has {len(turns) + 2} turns")
+    question, answer = row["instruction"].replace(IMAGE_PLACE, "").strip(), row["output"].strip()
+    for text, fields in ((question, QUESTION_FIELDS), (answer, ANSWER_FIELDS)):
+        if not text:
+            name = next(".".join(form.fields[name][0]) for name in fields if name in form.fields)
+            raise DataError(f"empty text: `{name}` is empty, or has nothing but the place of a picture")
+    if choices:
+        question = "\n".join([question, *_choices(raw, choices)])
+    conditions = _text(raw, facts) if facts else ""
+    return SourceProblem(
+        question, answer, row["image_url"], conditions, system=system, unread=list(row["unread"] or ())
+    )
 
-    question: str = "question"
-    answer: str = "answer"
-    image: str | None = None
-    choices: str | None = None
-    facts: str | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """The columns that are named, each once."""
-        names = (self.question, self.answer, self.image, self.choices, self.facts)
-        return list(dict.fromkeys(name for name in names if name))
+def _prepare(raw: dict[str, Any], form: Form) -> dict[str, Any]:
+    """Writes numbers as texts, as many data sets have answers, and takes out places of pictures that a row lacks."""
+    raw = dict(raw)
+    for name in ("instruction", "output"):
+        for column, *inside in form.fields.get(name, ()):
+            if not inside and _is_number(raw.get(column)):
+                raw[column] = str(raw[column])
+    if not any(raw.get(path[0]) for path in form.fields["image_url"]):
+        for name in QUESTION_FIELDS:
+            for column, *_ in form.fields.get(name, ()):
+                raw[column] = _without_places(raw.get(column))
+    return raw
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, str):
+        return PLACEHOLDER.sub("", value)
+    if isinstance(value, list):
+        return [_without_places(part) for part in value]
+    return {name: _without_places(part) for name, part in value.items()} if isinstance(value, dict) else value
 
 
 def _text(row: dict[str, Any], name: str) -> str:
-    value = row.get(name)
-    no_number = isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value))
-    if no_number or not isinstance(value, str | int | float):
+    value = str(row[name]) if _is_number(row.get(name)) else row.get(name)
+    if not isinstance(value, str):
         raise DataError(f"missing value: `{name}` is {value!r}, not text; the row has: {', '.join(row)}")
-    if not str(value).strip():
+    if not value.strip():
         raise DataError(f"empty text: `{name}` is empty")
-    return check_text(str(value).strip(), name)
-
-
-def read_plain(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
-    """Reads a row whose columns hold plain texts."""
-    question = _question(_text(row, columns.question), columns.question)
-    if columns.choices:
-        question = "\n".join([question, *_choices(row, columns.choices)])
-    images = read_images(row, columns.image or IMAGE, root)
-    facts = _text(row, columns.facts) if columns.facts else ""
-    return SourceProblem(question, _text(row, columns.answer), images, facts)
-
-
-def _question(text: str, name: str) -> str:
-    text = PLACEHOLDER.sub("", text).strip()
-    if not text:
-        raise DataError(f"empty text: `{name}` is empty but for the place of a picture")
-    return text
+    return check_text(value.strip(), name)
 
 
 def _choices(row: dict[str, Any], name: str) -> list[str]:
@@ -121,49 +149,58 @@ def _choices(row: dict[str, Any], name: str) -> list[str]:
     return [f"{letter}. {text}" for letter, text in zip(letters, texts, strict=False)]
 
 
-def read_math(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
-    """Reads MATH, and refuses problems whose diagram is a program of Asymptote, which would be printed as such."""
-    problem = read_plain(row, columns, root)
-    if "[asy]" in problem.question:
-        raise DataError(f"diagram as code: `{columns.question}` has a program of Asymptote")
-    return problem
+def split_hint(problem: SourceProblem) -> SourceProblem:
+    """What stands before a line that begins with "Question:", as in Geo170K and MathV360K, says how to answer."""
+    match = HINT.fullmatch(problem.question)
+    return replace(problem, hint=match["hint"] or "", question=match["question"]) if match else problem
 
 
-def read_gsm8k(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
-    """Reads GSM8K: calculator marks are taken out of the solution, and the final answer is named."""
-    problem = read_plain(row, columns, root)
+def name_final_answer(problem: SourceProblem) -> SourceProblem:
+    """
+    Takes the marks of a calculator out of a solution of GSM8K, and names the final answer.
+
+    Raises:
+        DataError: if there is no final answer.
+    """
     steps, mark, final = re.sub(r"<<[^<>]*>>", "", problem.answer).rpartition("####")
     if not mark or not final.strip():
-        raise DataError(f"missing value: `{columns.answer}` has no final answer behind `####`")
+        raise DataError("missing value: the solution has no final answer behind `####`")
     return replace(problem, answer=f"{steps.strip()}\nAnswer: {final.strip()}".strip())
 
 
-def read_conversation(row: dict[str, Any], columns: Columns, root: str | None) -> SourceProblem:
+def refuse_asymptote(problem: SourceProblem) -> SourceProblem:
     """
-    Reads one question and its reply in the form of LLaVA, with `<image>` in the place of the picture.
+    Returns a problem of MATH.
 
-    What stands before a line that begins with "Question:", as in Geo170K and MathV360K, says how to answer.
+    Raises:
+        DataError: if its diagram is a program of Asymptote, which would be printed as such.
     """
-    turns = row.get(columns.question)
-    if not isinstance(turns, list) or len(turns) < 2 or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError(f"missing value: `{columns.question}` is no list of a question and a reply")
-    if [turn.get("from") for turn in turns[:2]] != ["human", "gpt"] or len(turns) > 2:
-        speakers = ", ".join(str(turn.get("from")) for turn in turns)
-        raise DataError(f"several turns: a pair has one question and one reply, this row has {speakers}")
-    question = _question(_text(turns[0], "value"), "value")
-    match = HINT.fullmatch(question)
-    hint, question = (match["hint"] or "", match["question"]) if match else ("", question)
-    images = read_images(row, columns.image, root)
-    return SourceProblem(question, _text(turns[1], "value"), images, hint=hint)
+    if "[asy]" in problem.question:
+        raise DataError("diagram as code: the question has a program of Asymptote")
+    return problem
 
 
-Reader = Callable[[dict[str, Any], Columns, str | None], SourceProblem]
-# name → (how a row is read, its columns)
-PRESETS: dict[str, tuple[Reader, Columns]] = {
-    "geoqa": (read_conversation, Columns("conversations", "conversations", "image")),  # as in Geo170K
-    "gsm8k": (read_gsm8k, Columns("question", "answer")),
-    "math": (read_math, Columns("problem", "solution")),
-    "mathv360k": (read_conversation, Columns("conversations", "conversations", "image")),
+@dataclass(frozen=True)
+class Preset:
+    """
+    A common data set.
+
+    Args:
+        columns (`dict[str, str]`):
+            Where it has what, as far as its columns do not tell: our column → the data set's.
+        clean (`Callable`):
+            Brings the texts of a problem into order.
+    """
+
+    columns: dict[str, str]
+    clean: Callable[[SourceProblem], SourceProblem]
+
+
+PRESETS = {
+    "geoqa": Preset({"messages": "conversations"}, split_hint),  # as in Geo170K
+    "gsm8k": Preset({}, name_final_answer),
+    "math": Preset({"output": "solution"}, refuse_asymptote),
+    "mathv360k": Preset({"messages": "conversations"}, split_hint),
 }
 
 

@@ -1,12 +1,13 @@
 """The options of a build → what is built, and the data that it reads."""
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 
-from ...data.files import Source, find_chunks, find_sources
-from ...data.readers import read_chunk
+from ...data.files import Source, find_sources
+from ...data.forms import IGNORE, find_forms
 from ...errors import DataError
-from .presets import PRESETS, Columns, read_conversation, read_plain
+from ..mapping import read_columns
+from .presets import PRESETS
 
 
 LEVELS = ("vision_only", "vision_dominant")
@@ -20,7 +21,9 @@ class BuildSettings:
     versions: list[str]
     image_root: str | None
     preset: str | None
-    columns: Columns
+    columns: dict[str, str]
+    choices: str | None
+    facts: str | None
     levels: tuple[str, ...]
     text_rich_image: str
     format: str
@@ -37,51 +40,63 @@ def read_settings(args: argparse.Namespace) -> tuple[BuildSettings, list[Source]
     """
     if args.push_to_hub and args.format != "parquet":
         raise DataError("`--push_to_hub` needs `--format parquet`, which holds the pictures.")
-    reader, columns = PRESETS[args.preset] if args.preset else (read_plain, Columns())
-    given = {name: getattr(args, f"{name}_column") for name in asdict(columns)}
-    if reader is read_conversation:
-        for name in ("answer", "choices", "facts"):
-            if given[name]:
-                raise DataError(
-                    f"The rows of `--preset {args.preset}` are conversations: leave `--{name}_column` out."
-                )
-        given["answer"] = given["question"]
-    columns = Columns(**asdict(columns) | {name: value for name, value in given.items() if value})
     sources = find_sources(args.input, args.image_root, args.config, args.split)
-    _check_columns(sources, columns, {given[name] for name in ("image", "choices", "facts") if given[name]})
+    columns = _map_columns(args)
     settings = BuildSettings(
         inputs=args.input,
         versions=[source.version for source in sources],
         image_root=args.image_root,
         preset=args.preset,
         columns=columns,
+        choices=args.choices_column,
+        facts=args.facts_column,
         levels=tuple(args.levels),
         text_rich_image=args.text_rich_image,
         format=args.format,
         fonts=tuple(args.font),
         seed=args.seed,
     )
-    return settings, sources
+    return settings, _find_forms(sources, settings)
 
 
-def _check_columns(sources: list[Source], columns: Columns, named: set[str]) -> None:
+def _map_columns(args: argparse.Namespace) -> dict[str, str]:
+    """Returns our columns → the data's, of the preset and the options that name columns."""
+    columns = PRESETS[args.preset].columns if args.preset else {}
+    question = "messages" if "messages" in columns else "instruction"
+    if question == "messages":
+        for name in ("answer", "choices", "facts"):
+            if getattr(args, f"{name}_column"):
+                raise DataError(
+                    f"The rows of `--preset {args.preset}` are conversations: leave `--{name}_column` out."
+                )
+    given = {question: args.question_column, "output": args.answer_column, "image_url": args.image_column}
+    return columns | {name: column for name, column in given.items() if column} | read_columns(args.columns)
+
+
+def _find_forms(sources: list[Source], settings: BuildSettings) -> list[Source]:
     """
-    Makes sure that the columns which the user named, and rows may do without, are there; mostly the first row has all.
+    Finds out how rows are read; choices and facts are no matter for the form, but are looked at.
 
     Raises:
-        DataError: if a column occurs in no row.
+        DataError: if the columns fit no form, a named one is in no row, or others look as if they should be read.
     """
-    missing, seen = set(named), set()
-    chunks = find_chunks(sources, columns.names)
-    while missing and (chunk := next(chunks, None)):
-        source = sources[chunk.source]
-        for _, row in read_chunk(source, chunk, columns.names):
-            if isinstance(row, dict):
-                missing -= row.keys()
-                seen |= row.keys()
-    if missing and seen:
-        name = min(missing)
+    more = [name for name in (settings.choices, settings.facts) if name]
+    try:
+        formed = find_forms(sources, settings.columns | dict.fromkeys(more, IGNORE))
+    except DataError as error:
+        if "may belong to the question" not in str(error):
+            raise
         raise DataError(
-            f"No row of the input has the column `{name}`. The columns are: {', '.join(sorted(seen))}. Name one of "
-            "them, or leave that option out."
-        )
+            f"{error} `--choices_column` names a list of choices, `--facts_column` a text of conditions."
+        ) from None
+    return [
+        replace(source, form=replace(form, passed=tuple(name for name in form.passed if name not in more)))
+        for source in formed
+        for form in (source.form,)
+    ]
+
+
+def unread_columns(sources: list[Source], settings: BuildSettings) -> list[str]:
+    """Returns the columns that no part of a build reads."""
+    names = [name for source in sources for name in source.form.unread]
+    return [name for name in dict.fromkeys(names) if name not in (settings.choices, settings.facts)]
