@@ -103,8 +103,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     rows' names, and, where rows were replaced, `dropped_rows`, a list of their `row_id` and `reason`.
 
     Raises:
-        ValueError: if `use_kl` is set and a row has no second side, or the answers of a row tokenise differently.
-        DataError: if a text has control tokens, or a picture cannot be read; the row is named.
+        DataError: if `use_kl` is set and a row has no second side, the answers of a row tokenise differently, a text
+            has control tokens, or a picture cannot be read; the row is named.
     """
 
     processor: ProcessorMixin
@@ -132,7 +132,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         sides = {"student": suffix} | ({"teacher": ""} if self.use_kl else {})
         rows = [self._read_row(row, index, sides.values()) for index, row in enumerate(rows)]
         if self.use_kl and not suffix:
-            raise ValueError(
+            raise DataError(
                 f"Row {rows[0]['row_id']} has no vision-rich side (`instruction_2`, `output_2`), but `use_kl` is "
                 "true. Give pairs, or set `use_kl: false`."
             )
@@ -212,7 +212,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     def _check_answers(row_ids: list[str], labels: torch.Tensor, teacher_labels: torch.Tensor) -> None:
         for row_id, student_row, teacher_row in zip(row_ids, labels, teacher_labels, strict=True):
             if not torch.equal(student_row[student_row != -100], teacher_row[teacher_row != -100]):
-                raise ValueError(
+                raise DataError(
                     f"Row {row_id}: the answer has other tokens on the text-rich side than on the vision-rich side, "
                     "so their distributions cannot be compared. The processor must tokenise an answer independently "
                     "of its prompt."

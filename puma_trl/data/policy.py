@@ -225,7 +225,7 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str
     """Words the count per reason, the first three rows, and the remedies."""
     kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
-    first = "\n".join(f"  {rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
+    first = "; ".join(f"{rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
     remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
     if any(problems[index].startswith("too long") and PICTURE_TOKENS in problems[index] for index in bad):
         remedies.append("A smaller `max_pixels` gives pictures fewer tokens, in families that have it.")
@@ -233,7 +233,7 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str
         target = os.path.join(output_dir, DROPPED)
         remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")
     return (
-        f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones:\n{first}\n"
+        f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones: {first}. "
         f"Repair them. {' '.join(remedies)}"
     )
 
