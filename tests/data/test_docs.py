@@ -72,6 +72,6 @@ def test_what_is_refused(name, load):
     with pytest.raises(DataError) as error:
         load(BLOCKS[kind, name])
     if kind == "bad row":
-        assert f"  rows.jsonl:1: {name}: " in str(error.value) and "`bad_rows: drop`" in str(error.value)
+        assert f" rows.jsonl:1: {name}: " in str(error.value) and "`bad_rows: drop`" in str(error.value)
     else:
         assert "`columns: {" in str(error.value)

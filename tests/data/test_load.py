@@ -256,7 +256,8 @@ class TestPolicies:
         message = str(error.value)
         assert message.startswith(
             "7 of 9 rows of the train data cannot be used (2 missing image, 2 missing value, 1 broken JSON, 1 empty "
-            f"text, 1 wrong type). The first ones: pairs.jsonl:2: missing image: '{folder / 'none.png'}' does not exist"
+            "text, 1 wrong type). The first ones: pairs.jsonl:2: missing image: "
+            f"'{folder / 'none.png'}' does not exist"
         )
         assert "; pairs.jsonl:3: broken JSON: line 3: " in message and "\n" not in message
         assert "; pairs.jsonl:4: empty text: `instruction` is empty. Repair them." in message
