@@ -109,7 +109,8 @@ def _prepare(raw: dict[str, Any], form: Form) -> dict[str, Any]:
     if not any(raw.get(path[0]) for path in form.fields["image_url"]):
         for name in QUESTION_FIELDS:
             for column, *_ in form.fields.get(name, ()):
-                raw[column] = _without_places(raw.get(column))
+                if column in raw:
+                    raw[column] = _without_places(raw[column])
     return raw
 
 

@@ -89,10 +89,9 @@ def _find_forms(sources: list[Source], settings: BuildSettings) -> list[Source]:
         raise DataError(
             f"{error} `--choices_column` names a list of choices, `--facts_column` a text of conditions."
         ) from None
+    passed = [tuple(name for name in source.form.passed if name not in more) for source in formed]
     return [
-        replace(source, form=replace(form, passed=tuple(name for name in form.passed if name not in more)))
-        for source in formed
-        for form in (source.form,)
+        replace(source, form=replace(source.form, passed=names)) for source, names in zip(formed, passed, strict=True)
     ]
 
 
