@@ -73,11 +73,14 @@ def test_a_second_interrupt_ends_at_once(monkeypatch):
 
 
 def test_workers_ignore_what_all_processes_get():
+    def work():
+        leave_signals(started.append, 3)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        sys.exit(started[0])
+
     started = []
-    leave_signals(started.append, 3)
-    assert started == [3]
-    for number in (signal.SIGTERM, signal.SIGINT):
-        os.kill(os.getpid(), number)
+    assert exit_code(work) == 3
 
 
 class Rows(torch.utils.data.Dataset):
