@@ -189,7 +189,7 @@ class Command:
 
 @pytest.fixture(scope="session")
 def start():
-    """Returns a function that starts a command, its output in `log`, in forks of a process that has imported everything."""
+    """Returns a function that starts a command, its output in `log`, on the fork server."""
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     ours.settimeout(900)  # the first time, DeepSpeed's operators are compiled
     argv = [sys.executable, "-u", str(Path(__file__).parent / "fork_server.py"), str(theirs.fileno())]

@@ -1,12 +1,12 @@
 """
-Runs `accelerate launch` commands in forks of one process that has imported everything: that takes ten seconds and more,
-which otherwise each launcher and each of its ranks takes anew.
+Runs `accelerate launch` commands in forks of one process that has imported everything: that takes ten seconds and
+more, which otherwise each launcher and each of its ranks takes anew.
 
-It is accelerate's own launcher, with torch's own agent under it, that reads the configuration, makes the environment of
-each rank, watches over the ranks and ends them. Only where it would start an interpreter for a rank, a fork of this
+It is accelerate's own launcher, with torch's own agent under it, that reads the configuration, makes the environment
+of each rank, watches over the ranks and ends them. Only where it would start an interpreter for a rank, a fork of this
 process runs the script as its main program, and ends as an interpreter ends. A rank inherits imports and nothing else:
-there are no threads of Python, no process groups and no seeds here. One thing differs: the hash of a string is the same
-in all ranks, so that they go through a set in the same order. The launches of test_configs.py have no such help.
+there are no threads of Python, no process groups and no seeds here. One thing differs: the hash of a string is the
+same in all ranks, so that they go through a set in the same order. The launches of test_configs.py have no such help.
 
 Its one argument is the number of a socket. Each message there is the arguments of a command, with its log and a socket
 to which its process id and then its exit code are sent. When the socket closes, as it does however the tests end, this

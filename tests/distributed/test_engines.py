@@ -139,7 +139,7 @@ def test_text_only_rows_with_a_frozen_vision_tower(launch, text_options, engine)
 
 
 def test_adapters_beside_4_bit_weights_are_fp32_under_fsdp2(launch):
-    """In half precision accelerate makes no fp32 copies there; steps of a small learning rate would be rounded away."""
+    """In half precision accelerate makes no fp32 copies there; small steps would be rounded away."""
     options = CASES["qlora"] | {"bf16": True, "dtype": "bfloat16", "lora_modules_to_save": "aligner"}
     run = launch("fsdp2", **options, learning_rate=1e-6, max_steps=2)
     assert_engine(run, "fsdp2")

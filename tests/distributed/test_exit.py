@@ -9,8 +9,8 @@ from .conftest import ENVIRONMENT
 
 
 pytestmark = pytest.mark.distributed
-# The tensors of collectives that no one waits for are dropped by gloo's threads, which need the interpreter for that; and
-# as under DDP, the group outlives its end.
+# The tensors of collectives that no one waits for are dropped by gloo's threads, which need the interpreter for that;
+# and as under DDP, the group outlives its end.
 CODE = """
 import os, sys
 import torch
