@@ -17,6 +17,12 @@ LONGEST_LINE = 64 << 20
 BOM = b"\xef\xbb\xbf"
 # Keys of a turn of a conversation: a list of such objects is a part of a row.
 TURN_KEYS = {"role", "from"}
+# What an object may say of its list of rows; anything else may belong to each row
+ABOUT_LIST = set(
+    "version name dataset dataset_name title description info license licenses licence citation homepage url source "
+    "author authors date created created_at updated_at split splits count total size num_rows num_examples length id "
+    "metadata features".split()
+)
 
 NUMBER = re.compile(r"[-+.\deE]*")
 RAW_DECODE = json.JSONDecoder().raw_decode
@@ -42,7 +48,7 @@ def holds_list(path: str) -> bool:
         while line and not line.strip():
             line = file.readline(LONGEST_LINE)
         more = file.readline(LONGEST_LINE).strip()
-    if line.lstrip()[:1] != b"{":
+    if line.lstrip()[:1] != b"{" or path.lower().endswith(".jsonl"):  # where an object is always a row
         return line.lstrip()[:1] == b"["
     try:
         row = json.loads(line)
@@ -102,7 +108,7 @@ class ListScanner:
 
     def _rows_of_object(self) -> Iterator[tuple[int, int]]:
         """Yields the elements of the only list of rows among the values of the object that starts at the position."""
-        keys, lists, has_empty = [], [], False
+        keys, lists, beside, has_empty = [], [], [], False
         self.position += 1
         ended = self._peek() == "}"
         while not ended:
@@ -124,13 +130,19 @@ class ListScanner:
             else:
                 value, self.position = self._decode()
                 has_empty |= value == []
+                if value not in (None, "", [], {}) and key.lower() not in ABOUT_LIST:
+                    beside.append(key)
             ended = self._ends("}", "a comma or the end of the object is expected")
         self.position += 1
-        if not lists and not has_empty:
-            shown = ", ".join(f"`{key}`" for key in keys[:5]) + (", …" if len(keys) > 5 else "")
+        if lists and beside:
             raise DataError(
-                f"'{self.path}' is one JSON object over several lines, with the keys {shown}, not a list of rows. "
-                "Write the rows as a JSON list, or as JSON lines, each row on one line."
+                f"'{self.path}' is a JSON object with rows in `{lists[0]}`, and beside them {_list_keys(beside)}, "
+                "which would not be read. Write the rows as JSON lines, each with what belongs to it, or drop that."
+            )
+        if not lists and not has_empty:
+            raise DataError(
+                f"'{self.path}' is one JSON object over several lines, with the keys {_list_keys(keys)}, not a "
+                "list of rows. Write the rows as a JSON list, or as JSON lines, each row on one line."
             )
 
     def _ends(self, end: str, reason: str) -> bool:
@@ -199,6 +211,10 @@ class ListScanner:
             f"Broken JSON in '{self.path}' on line {line}: {reason}. Repair the file, or write it as JSON lines, "
             "where single broken rows can be dropped."
         )
+
+
+def _list_keys(keys: list[str]) -> str:
+    return ", ".join(f"`{key}`" for key in keys[:5]) + (", …" if len(keys) > 5 else "")
 
 
 def describe_failure(error: ValueError | RecursionError) -> str:
