@@ -9,7 +9,19 @@ from .images import read_address
 from .lookalikes import find_picture
 from .places import check_places, mark_places, refuse_places
 from .texts import check_text, describe, shorten
-from .turns import ASSISTANT, SYSTEM, USER, Turn, check_order, make_turn, read_conversation, read_history, read_turns
+from .turns import (
+    ASSISTANT,
+    SYSTEM,
+    USER,
+    Turn,
+    check_order,
+    check_weight,
+    make_turn,
+    number_to_text,
+    read_conversation,
+    read_history,
+    read_turns,
+)
 
 
 LONGEST_PATH = 4096  # of Linux
@@ -45,10 +57,15 @@ def read_row(raw: Any, root: str | None, form: Form = PUBLISHED) -> dict[str, An
     row = dict.fromkeys(ROW_COLUMNS)
     row["unread"] = _find_unread(raw, form)
     for suffix, fields in form.sides.items():
-        if suffix and not any(_pick(raw, path) not in (None, []) for path in form.second):
+        if suffix and not has_second_side(raw, form):
             break
         row.update({f"{name}{suffix}": value for name, value in _read_side(raw, fields, root).items()})
     return row
+
+
+def has_second_side(raw: dict[str, Any], form: Form) -> bool:
+    """Whether a row has anything of its own for the vision-rich side."""
+    return any((value := _pick(raw, path)) != [] and not _is_no_picture(value) for path in form.second)
 
 
 def _find_unread(raw: dict[str, Any], form: Form) -> list[str] | None:
@@ -99,6 +116,7 @@ def _read_text(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[str, str]:
     value, name = _choose(raw, paths)
     if value is None:
         raise DataError(f"missing value: `{name}` is missing or null; the row has: {shorten(', '.join(raw), 300)}")
+    value = number_to_text(value)
     if not isinstance(value, str):
         raise DataError(f"wrong type: `{name}` is {describe(value)}, not text")
     return check_text(value, name), name
@@ -107,7 +125,7 @@ def _read_text(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[str, str]:
 def _read_side(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], root: str | None) -> dict[str, Any]:
     turns, name = _read_side_turns(raw, fields)
     system, column = _choose(raw, fields.get("system", ()))
-    if system:
+    if system not in (None, "", []):
         if turns[0].role == SYSTEM:
             raise DataError(f"roles: both `{column}` and {name} give a system prompt")
         turns.insert(0, make_turn(SYSTEM, system, f"`{column}`"))
@@ -144,7 +162,7 @@ def _read_side_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -
     text, name = _read_text(raw, fields["instruction"])
     text, places = mark_places(text, f"`{name}`")
     value, column = _choose(raw, fields.get("input", ()))
-    if value:
+    if value not in (None, "", []):
         more, places_of_more = mark_places(_read_text(raw, fields["input"])[0], f"`{column}`")
         text, places = f"{text}\n\n{more}" if text.strip() else more, places + places_of_more
     turns = [Turn(USER, text, places), Turn(ASSISTANT, output)]
@@ -163,6 +181,8 @@ def _read_prompt(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tu
             value, name = _read_text(raw, fields[field])
         parts.append(read_turns(value, name) if isinstance(value, list) else [make_turn(role, value, f"`{name}`")])
         names.append(name)
+        if field == "completion" and isinstance(value, list):
+            check_weight(value[-1], name)
     if len(parts[1]) > 1:
         raise DataError(f"roles: `{names[1]}` has {len(parts[1])} turns, but one answer is trained on")
     check_order(parts[0] + parts[1], " + ".join(names))
@@ -191,9 +211,17 @@ def read_images(raw: dict[str, Any], name: str, root: str | None) -> list[dict[s
 
 
 def _read_images(value: Any, name: str, root: str | None) -> list[dict[str, Any]]:
-    if value is None or value == "":
+    images = value if isinstance(value, list) else [value]
+    if value == "" or all(map(_is_no_picture, images)):
         return []
-    return [_read_image(image, name, root) for image in (value if isinstance(value, list) else [value])]
+    return [_read_image(image, name, root) for image in images]
+
+
+def _is_no_picture(value: Any) -> bool:
+    """Whether a value is null, as `datasets.Image` may store it too; or a list of such."""
+    if isinstance(value, list) and value:
+        return all(map(_is_no_picture, value))
+    return value is None or (isinstance(value, dict) and value == {"bytes": None, "path": None})
 
 
 def _read_image(value: Any, name: str, root: str | None) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Conversations in any writing → turns: a role, a text, and the places of its pictures."""
 
+import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError
 from .places import IMAGE_PLACE, Place, mark_places, refuse_places
-from .texts import describe, find_flaw
+from .texts import describe, find_flaw, shorten
 
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
@@ -16,10 +19,15 @@ ROLES = {
 }
 TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
 TOOL_KEYS = ("tool_calls", "tool_call_id", "tool_responses", "function_call")
-# What else a turn may have that belongs to the conversation and is not read
-OTHER_KEYS = ("audio", "video", "videos", "image", "images", "thinking", "reasoning", "reasoning_content")
-# Which say with a 0 that a turn is not to be trained on
-WEIGHT_KEYS = ("weight", "train", "loss")
+# What else a turn may have, as it is no part of the conversation
+ABOUT_TURN = set(
+    "id message_id index idx turn turn_id date time timestamp created_at model lang language hash uuid source".split()
+)
+# Which say how much a turn is to be trained on; this matters for the last one
+WEIGHT_KEYS = ("weight", "train", "trainable", "loss", "loss_weight")
+EMPTY = (None, "", [], {})
+TEXT_PARTS = ("text", "input_text", "output_text")
+PICTURE_PARTS = ("image", "image_url", "input_image")
 # Where a part of a message has its picture, if it has it itself
 PICTURE_KEYS = ("image", "image_url", "url", "path")
 
@@ -58,7 +66,8 @@ def read_turns(value: Any, name: str) -> list[Turn]:
     """
     if not isinstance(value, list) or not value:
         raise DataError(f"wrong type: `{name}` is {describe(value)}, not a list of turns")
-    return [_read_turn(turn, f"turn {number} of `{name}`") for number, turn in enumerate(value, 1)]
+    turns = [_read_turn(turn, f"turn {number} of `{name}`") for number, turn in enumerate(value, 1)]
+    return turns[1:] if len(turns) > 1 and not turns[0].text else turns  # without an empty system prompt
 
 
 def _read_turn(turn: Any, name: str) -> Turn:
@@ -70,11 +79,17 @@ def _read_turn(turn: Any, name: str) -> Turn:
     called = next((f"has `{key}`" for key in TOOL_KEYS if turn.get(key)), None)
     if called or speaker in TOOL_ROLES:
         raise DataError(f"tool calls: {name} {called or f'is by {speaker!r}'}, which is not read")
-    other = next((key for key in OTHER_KEYS if turn.get(key)), None)
-    if other:
-        raise DataError(f"unread column: {name} has `{other}`, which is not read")
     if role is None:
         raise DataError(f"roles: {name} is by {describe(speaker)}; known are {', '.join(ROLES)}")
+    read = {"role" if turn.get("role") else "from", "value" if turn.get("content") is None else "content"}
+    for key, value in turn.items():
+        if key in read or key in ABOUT_TURN or key in WEIGHT_KEYS or value in EMPTY:
+            continue
+        same = key in ("role", "from", "name") and isinstance(value, str) and ROLES.get(value.lower()) == role
+        if not same:
+            raise DataError(f"unread key: {name} has `{shorten(key)}` ({describe(value)}), which is not read")
+    if role == SYSTEM and content in EMPTY:
+        return Turn(role)
     return make_turn(role, content, name)
 
 
@@ -105,20 +120,43 @@ def make_turn(role: str, content: Any, name: str) -> Turn:
 
 def _read_part(part: Any, role: str, name: str) -> tuple[str, list[Place]]:
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text":
+    if kind in TEXT_PARTS:
+        _refuse_others(part, ("text",), name)
         return _read_text(part.get("text"), role, name)
-    if kind not in ("image", "image_url"):
+    if kind not in PICTURE_PARTS:
         shown = describe(part) if kind is None else f"of the type {describe(kind)}"
-        raise DataError(f"unread column: {name} has a part {shown}, but only parts with text and pictures are read")
+        raise DataError(f"unread key: {name} has a part {shown}, but only parts with text and pictures are read")
     if role != USER:
         raise DataError(f"image places: {name} has a picture, but pictures stand in questions alone")
-    picture = next((part[key] for key in PICTURE_KEYS if part.get(key)), None)
+    given = [key for key in PICTURE_KEYS if part.get(key) not in EMPTY]
+    picture, number = (part[given[0]] if given else None), part.get("index")
+    # of pictures in a column of their own, some say which one is meant
+    numbered = not given and isinstance(number, int) and not isinstance(number, bool)
+    _refuse_others(part, [*given[:1], *(["index"] if numbered else [])], name)
     if isinstance(picture, dict) and "url" in picture:
+        _refuse_others(picture, ("url",), name)
         picture = picture["url"]
-    return IMAGE_PLACE, [Place("a part of the type image", picture=picture)]
+    return IMAGE_PLACE, [Place("a part of the type image", number if numbered else None, picture)]
+
+
+def _refuse_others(part: dict[str, Any], read: Sequence[str], name: str) -> None:
+    """Makes sure that a part of a message has nothing but its type and what is read."""
+    for key, value in part.items():
+        if key not in ("type", *read) and value not in EMPTY and (key, value) != ("detail", "auto"):
+            beside = f" beside `{read[0]}`" if read else ""
+            raise DataError(
+                f"unread key: {name} has a part with `{shorten(key)}` ({describe(value)}){beside}, which is not read"
+            )
+
+
+def number_to_text(value: Any) -> Any:
+    """Returns the JSON text of a finite number, and any other value as it is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return json.dumps(value) if is_number and math.isfinite(value) else value
 
 
 def _read_text(text: Any, role: str, name: str) -> tuple[str, list[Place]]:
+    text = number_to_text(text)
     if not isinstance(text, str):
         raise DataError(f"wrong type: {name} is {describe(text)}, not text")
     flaw = find_flaw(text)
@@ -168,10 +206,25 @@ def read_conversation(value: Any, name: str) -> list[Turn]:
     """
     turns = read_turns(value, name)
     check_order(turns, name)
-    weight = next((key for key in WEIGHT_KEYS if value[-1].get(key) == 0), None)
-    if weight:
-        raise DataError(f"no answer: the last turn of `{name}` is not to be trained on, as its `{weight}` is 0")
+    check_weight(value[-1], name)
     return turns
+
+
+def check_weight(turn: dict[str, Any], name: str) -> None:
+    """
+    Makes sure that the answer that is trained on, the last turn, has no other weight than 1.
+
+    Raises:
+        DataError: if it has one.
+    """
+    for key in WEIGHT_KEYS:
+        weight = turn.get(key)
+        if weight == 0:
+            raise DataError(f"no answer: the last turn of `{name}` is not to be trained on, as its `{key}` is 0")
+        if weight not in (*EMPTY, 1):
+            raise DataError(
+                f"unread key: the last turn of `{name}` has `{key}` ({describe(weight)}), which is not read"
+            )
 
 
 def check_order(turns: list[Turn], name: str) -> None:

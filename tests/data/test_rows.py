@@ -190,9 +190,7 @@ def test_numbers_of_placeholders_are_the_order_of_pictures(text, right):
             read(row)
 
 
-@pytest.mark.parametrize(
-    "text", ["a < b > c, [1] and x[image_size]", "<b>image</b>", "<images>", "![x](y)", "x<image"]
-)
+@pytest.mark.parametrize("text", ["a < b > c, [1] and x[image_size]", "<b>image</b>", "![x](y)", "x<image"])
 def test_texts_that_only_look_like_places_stay(text):
     assert side(read({"instruction": text, "output": text})) == ([text, text], [])
 
@@ -251,14 +249,14 @@ def test_pictures_inside_of_a_question_are_refused(text):
         ),
         (
             {"messages": [user("a"), assistant("b") | {"reasoning_content": "c"}]},
-            "unread column: turn 2 of `messages` has `reas",
+            "unread key: turn 2 of `messages` has `reas",
         ),
         (
             {"messages": [user([{"type": "audio", "audio": "a.wav"}]), assistant("b")]},
-            "unread column: turn 1 of `messages` has a part of the type str 'audio'",
+            "unread key: turn 1 of `messages` has a part of the type str 'audio'",
         ),
-        ({"messages": [user([{"type": "video"}, TEXT]), assistant("b")]}, "unread column: turn 1"),
-        ({"messages": [user(["a"]), assistant("b")]}, "unread column: turn 1 of `messages` has a part str 'a'"),
+        ({"messages": [user([{"type": "video"}, TEXT]), assistant("b")]}, "unread key: turn 1"),
+        ({"messages": [user(["a"]), assistant("b")]}, "unread key: turn 1 of `messages` has a part str 'a'"),
         ({"messages": [user("a"), assistant([PICTURE])]}, "image places: turn 2 of `messages` has a picture"),
         ({"messages": [user([PICTURE]), assistant("b")]}, "image places: `messages` has 1 for pictures"),
         ({"messages": [user([PICTURE]), assistant("b")], "images": ["x", "y"]}, "image places: `messages` has 1 "),
@@ -280,9 +278,11 @@ def test_pictures_inside_of_a_question_are_refused(text):
         ({"instruction": "a", "output": "b", "history": "q"}, "wrong type: `history` is str"),
         ({"instruction": "a", "output": "b", "history": [["q"]]}, "wrong type: entry 1 of `history` is list"),
         ({"instruction": "a", "output": "b", "history": [["q", ""]]}, "empty text: entry 1 of `history` (assistant)"),
-        ({"instruction": "a", "output": "b", "input": 7}, "wrong type: `input` is int 7"),
-        ({"instruction": "a", "output": "b", "system": ["s"]}, "unread column: `system` has a part str 's'"),
-        ({"question": "a", "answer": 7}, "wrong type: `answer` is int 7, not text"),
+        ({"instruction": "a", "output": "b", "input": [7]}, "wrong type: `input` is list"),
+        ({"instruction": "a", "output": "b", "input": False}, "wrong type: `input` is bool False"),
+        ({"instruction": "a", "output": "b", "system": ["s"]}, "unread key: `system` has a part str 's'"),
+        ({"question": "a", "answer": True}, "wrong type: `answer` is bool True, not text"),
+        ({"question": "a", "answer": float("nan")}, "wrong type: `answer` is float nan, not text"),
         (
             {"question": None, "answer": "b"},
             "missing value: `question` is missing or null; the row has: question, answer",
@@ -325,3 +325,19 @@ def test_values_of_any_depth_are_described():
     deep = json.loads("[" * 900 + "]" * 900)
     with pytest.raises(DataError, match="wrong type: `output` is list"):
         read({"instruction": "a", "output": deep})
+
+
+@pytest.mark.parametrize(("number", "text"), [(7, "7"), (0, "0"), (-1.5, "-1.5")])
+def test_numbers_are_their_texts(number, text):
+    assert side(read({"question": number, "answer": number}))[0] == [text, text]
+    assert side(read({"messages": [user("a"), assistant(number)]}))[0] == ["a", text]
+    assert read({"instruction": "a", "input": number, "output": "b"})["instruction"] == f"a\n\n{text}"
+
+
+@pytest.mark.parametrize("none", [[None], {"bytes": None, "path": None}, [{"bytes": None, "path": None}]])
+def test_pictures_that_are_null_are_none(none):
+    row = {"instruction": "a", "output": "b", "image_url": none}
+    assert read(row)["image_url"] == []
+    assert read(row | {"image_url_2": none, "instruction_2": None, "output_2": None})["instruction_2"] is None
+    with pytest.raises(DataError, match="wrong type: `image_url` holds NoneType None"):
+        read(row | {"image_url": [None, "x.png"]})
