@@ -4,6 +4,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import yaml
+
 from ..errors import DataError
 from .lookalikes import suspicion
 
@@ -68,12 +70,20 @@ SIDE_FORMS = (
 FIELDS = tuple(dict.fromkeys(name for form in SIDE_FORMS for name in (*form.content, *form.more)))
 # Who maps one of these has said where the question is.
 QUESTION_FIELDS = ("instruction", "messages", "prompt")
+# What comes before the question: the same for both sides, or the teacher reads another conversation than the student.
+SHARED_FIELDS = ("system", "history")
 
 
 def fits_form(columns: Iterable[str]) -> bool:
     """Whether rows with these columns can be read without a mapping."""
     columns = set(columns)
     return any(all(columns & set(names) for names in form.content.values()) for form in SIDE_FORMS)
+
+
+def word_columns(entries: dict[str, str]) -> str:
+    """Words a setting of `columns` for messages, with the quotes that YAML needs."""
+    written = yaml.safe_dump(entries, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf"))
+    return f"`columns: {written.strip()}`"
 
 
 def field_of(column: str) -> str | None:
@@ -244,15 +254,15 @@ def _find_side(
         names = [path[0] for fields in content for paths in fields.values() for path in paths]
         raise DataError(
             f"{source} can be read in several ways: its columns fit {'; '.join(form.name for form, _ in fits)}. Leave "
-            f"columns out with `columns: {{{names[-1]}: ignore}}`, or name those to read: `columns: "
-            f"{{{next(iter(content[0]))}{suffix}: {names[0]}}}`."
+            f"columns out with {word_columns({names[-1]: 'ignore'})}, or name those to read: "
+            f"{word_columns({f'{next(iter(content[0]))}{suffix}': names[0]})}."
         )
     for name, paths in content[0].items():
         if len(paths) > 1:
             found = ", ".join(f"`{path[0]}`" for path in paths)
             raise DataError(
                 f"{source} has several columns that may be `{name}{suffix}`: {found}. Name the one to read with "
-                f"`columns: {{{name}{suffix}: {paths[0][0]}}}`."
+                f"{word_columns({f'{name}{suffix}': paths[0][0]})}."
             )
     # with question and answer given, what else a side may have is that of all forms
     for _, others in fits[1:]:
@@ -290,7 +300,9 @@ def _fill(
                 here = [lacking[-1]]
         fields[f"{name}{suffix}"] = tuple((column,) for column in here)
     for name, columns in side_form.more.items():
-        places = [(f"{column}{suffix}",) for column in columns if f"{column}{suffix}" not in taken]
+        shared = mapping.get(f"{name}{'' if suffix else '_2'}", ()) if name in SHARED_FIELDS else ()
+        here = [f"{column}{suffix}" for column in columns]
+        places = [(column,) for column in here if column not in taken or column in shared[:1]]
         if f"{name}{suffix}" in mapping:
             places = [mapping[f"{name}{suffix}"]]
         fields[f"{name}{suffix}"] = tuple(places)
@@ -304,11 +316,11 @@ def _word_no_form(seen: list[str], free: list[str], source: str) -> str:
     meant = {field_of(reason.split("`")[1]): name for name, reason in near.items() if reason.startswith("looks like")}
     if len(seen) == 1 and any(sign in seen[0] for sign in ";\t|"):
         shown += " (of csv, commas divide the columns)"
-    entries = [f"{name}: {column!r}" for name, column in meant.items()] or ["instruction: …", "output: …"]
+    entries = meant or {"instruction": "…", "output": "…"}
     return (
         f"{source} fits no form of rows. Its columns are: {shown}. Needed are "
         f"{', or '.join(form.name for form in SIDE_FORMS)}. Name the columns of the question and the answer with "
-        f"`columns: {{{', '.join(entries)}}}`."
+        f"{word_columns(entries)}."
     )
 
 

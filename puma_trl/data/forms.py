@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import DataError
-from .columns import FIELDS, SUFFIXES, Form, Path, field_of, find_form
+from .columns import FIELDS, SUFFIXES, Form, Path, field_of, find_form, word_columns
 from .files import Source, column_names, empty_error, find_chunks
+from .lookalikes import find_picture
 from .readers import BrokenRow, read_chunk
-from .rows import loss_reason
+from .rows import find_lone, loss_reason
 from .texts import describe, shorten
 
 
@@ -87,6 +88,7 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str] | None = None)
         form = find_form(sample.columns, here, left_out, f"'{source.path or source.name}'")
         form = replace(form, passed=_passed_columns(source, form))
         _refuse_losses(source, form, sample)
+        _refuse_lone(source, form, sample)
         found.append(replace(source, form=form))
     return found
 
@@ -231,24 +233,50 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
                 losses[name] = reason if "holds" in reason else f"{reason} ({shorten(repr(value))})"
     if losses:
         found = "; ".join(f"`{name}` {reason}" for name, reason in losses.items())
-        remedies = [remedy for name, reason in losses.items() if (remedy := _remedy(name, reason, form))]
-        advice = f"Say what it is with `columns: {{{remedies[0]}}}`" if remedies else "Write it into the question"
-        left_out = ", ".join(f"{name}: {IGNORE}" for name in losses)
+        remedies = [remedy for name, reason in losses.items() if (remedy := _remedy(name, reason, form, sample))]
+        advice = f"Say what it is with {word_columns(remedies[0])}" if remedies else "Write it into the question"
         raise DataError(
             f"'{source.path or source.name}' has columns that are not read, but look as if they should be: {found}. "
-            f"Read are {', '.join(f'`{name}`' for name in form.read)}. {advice}, or leave it out with `columns: "
-            f"{{{left_out}}}`."
+            f"Read are {', '.join(f'`{name}`' for name in form.read)}. {advice}, or leave it out with "
+            f"{word_columns(dict.fromkeys(losses, IGNORE))}."
         )
 
 
-def _remedy(name: str, reason: str, form: Form) -> str | None:
+def _refuse_lone(source: Source, form: Form, sample: Sample) -> None:
+    """Stops if what comes before the question is given for one side of pairs alone."""
+    for row in sample.rows.values():
+        try:
+            lone = find_lone(row, form)
+        except DataError:  # of that row alone
+            continue
+        if lone is not None:
+            name, field = lone
+            raise DataError(
+                f"'{source.path or source.name}' has `{name}` for one side of pairs, and no `{field}` for the other: "
+                f"they read other conversations. Give it to both with {word_columns({field: name})}, or "
+                f"to none with {word_columns({name: IGNORE})}."
+            )
+
+
+def _remedy(name: str, reason: str, form: Form, sample: Sample) -> dict[str, str] | None:
     """Returns an entry for `columns` that would read a column, if that is plain."""
     field = field_of(reason.split("`")[1]) if reason.startswith(("needs", "looks like")) else None
     if "holds" in reason or "pictures" in reason or field == "image_url":
         paired = name.endswith("_2") or any(column.endswith("_2") for column in (*form.read, *form.mapped))
-        return f"image_url{'_2' if paired else ''}: {name}"
+        return {f"image_url{'_2' if paired else ''}": _place_of_picture(name, sample)}
     if reason.startswith("needs"):
-        return f"{field}: {form.fields[field.removesuffix('_2')][0][0]}"
+        return {field: form.fields[field.removesuffix("_2")][0][0]}
     if field:
-        return f"{field}: {name}"
-    return f"input: {name}" if "input" in form.fields and "('" in reason else None  # a text
+        return {field: name}
+    return {"input": name} if "input" in form.fields and "('" in reason else None  # a text
+
+
+def _place_of_picture(name: str, sample: Sample) -> str:
+    """Returns the name of a column of pictures, with dots where it has them inside of objects."""
+    value = next((row[name] for row in sample.rows.values() if find_picture(row.get(name))), None)
+    while isinstance(value, dict) and not value.keys() & {"bytes", "path"}:
+        key = next((key for key, part in value.items() if find_picture(part)), None)
+        if key is None:
+            break
+        name, value = f"{name}.{key}", value[key]
+    return name

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from ..errors import DataError
-from .columns import PUBLISHED, Form, Path
+from .columns import PUBLISHED, SHARED_FIELDS, SUFFIXES, Form, Path
 from .images import read_address
 from .lookalikes import find_picture
 from .places import check_places, mark_places, refuse_places
@@ -57,13 +57,29 @@ def read_row(raw: Any, root: str | None, form: Form = PUBLISHED) -> dict[str, An
     row = dict.fromkeys(ROW_COLUMNS)
     row["unread"] = _find_unread(raw, form)
     for suffix, fields in form.sides.items():
-        if suffix and not has_second_side(raw, form):
+        if suffix and not _has_second_side(raw, form):
             break
         row.update({f"{name}{suffix}": value for name, value in _read_side(raw, fields, root).items()})
+    lone = find_lone(raw, form)
+    if lone is not None:
+        raise DataError(f"unread column: `{lone[0]}` is given for one side alone, and no `{lone[1]}` for the other")
     return row
 
 
-def has_second_side(raw: dict[str, Any], form: Form) -> bool:
+def find_lone(raw: dict[str, Any], form: Form) -> tuple[str, str] | None:
+    """Returns a column that a pair has before the question of one side, and the field that the other side lacks."""
+    if not _has_second_side(raw, form):
+        return None
+    for field in SHARED_FIELDS:
+        for suffix, other in (SUFFIXES, SUFFIXES[::-1]):
+            columns = {path[0] for path in form.fields.get(f"{field}{other}", ())}
+            value, name = _choose(raw, form.fields.get(f"{field}{suffix}", ()))
+            if value not in (None, "", []) and not columns & {*form.seen, *raw}:
+                return name, f"{field}{other}"
+    return None
+
+
+def _has_second_side(raw: dict[str, Any], form: Form) -> bool:
     """Whether a row has anything of its own for the vision-rich side."""
     return any((value := _pick(raw, path)) != [] and not _is_no_picture(value) for path in form.second)
 
