@@ -30,6 +30,8 @@ REMEDIES = {
     "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
     "image places": "A question has as many places (`<image>`) as its side has pictures, or none; `columns: "
     "{image_url: picture}` names the column of the pictures.",
+    "unread key": "Take out what is not read of a turn, or write it into the text; pictures stand in parts of "
+    'their own (`{"type": "image", "image": "a.png"}`).',
     "unread column": "`columns` says what a column is (`{image_url_2: picture}`) or leaves it out (`{picture: "
     "ignore}`).",
 }
@@ -154,17 +156,24 @@ def _unread_columns(rows: Dataset, sources: Sequence[Source]) -> list[str]:
 def _require_pairs(
     rows: Dataset, sources: Sequence[Source], problems: np.ndarray, is_pair: np.ndarray, split: str, use_kl: bool
 ) -> None:
-    """Stops when `use_kl` needs pairs and a file has none; in files with pairs, rows without become problems."""
+    """
+    Stops when `use_kl` needs pairs and a file has none. In files with pairs, rows without become problems, and pairs
+    in files whose form has one side.
+    """
     positions = rows.data.column("source").to_numpy()
     good = ~problems.astype(bool)
     for position in np.unique(positions):
         single = (positions == position) & good & ~is_pair
+        pairs = (positions == position) & good & is_pair
         if not single.any():
             continue
-        if ((positions == position) & good & is_pair).any():
+        source = sources[position]
+        second = [path[0] for path in source.form.second if path[0] in source.form.seen]
+        if pairs.any() and not use_kl and (not second or pairs.sum() < single.sum()):
+            problems[pairs] = "unread column: the row has a vision-rich side (`instruction_2`), unlike other rows"
+        elif pairs.any() and second:
             problems[single] = "missing value: the row has no vision-rich side (`instruction_2`), unlike other rows"
         elif use_kl:
-            source = sources[position]
             raise DataError(
                 f"`use_kl: true` trains on pairs, but '{source.path or source.name}' of the {split} data has one side "
                 f"only ({', '.join(source.form.read)}). Give pairs ({', '.join(COLUMNS)}, or another form with `_2` "

@@ -126,6 +126,17 @@ def test_pairs_and_single_sides_mix_only_without_kl(folder, load):
         load(pairs, text)
 
 
+@pytest.mark.parametrize("place", [5, 119])
+def test_a_pair_in_a_file_of_single_sides_is_the_odd_one(place, folder, load):
+    rows = [single(index) for index in range(120)]
+    rows[place] = pair(0)
+    path = write(folder / "text.jsonl", rows)
+    with pytest.raises(DataError, match=f"1 of 120 rows .*text.jsonl:{place + 1}: .* has a vision-rich side"):
+        load(path, use_kl=False, allow_text_only=True)
+    _, reports = load(path, use_kl=False, allow_text_only=True, bad_rows="drop")
+    assert reports["train"].rows_kept == 119
+
+
 def test_several_names_folders_and_an_image_root(folder, load):
     (folder / "data").mkdir()
     write(folder / "data" / "a.jsonl", [pair(0)])
@@ -243,7 +254,7 @@ class TestPolicies:
         pair(1, image_url_2="none.png"),
         '{"broken": ',
         pair(3, instruction=""),
-        pair(4, output=5),
+        pair(4, output=[5]),
         pair(5, image_url="none.png"),
         {name: value for name, value in pair(6).items() if name != "output_2"},
         single(7),
@@ -277,7 +288,7 @@ class TestPolicies:
         assert [record["split"] for record in records] == ["train"] * 7 + ["eval"]
         assert all(record["reason"] for record in records)
         assert records[0]["image_url_2"] == [str(folder / "none.png")] and records[0]["output"] == "It is 1."
-        assert records[1]["raw"] == '{"broken": ' and json.loads(records[3]["raw"])["output"] == 5
+        assert records[1]["raw"] == '{"broken": ' and json.loads(records[3]["raw"])["output"] == [5]
         assert "unlike other rows" in records[6]["reason"]
         assert os.listdir(folder / "out") == ["dropped_rows.jsonl"]
 
