@@ -104,7 +104,7 @@ DEFECTS = {
     "answers differ": ("error", lambda row: {"output_2": "It is 7."}),
     "missing image": ("error", lambda row: {"image_url_2": "/nowhere.png"}),
     "empty text": ("error", lambda row: {"instruction": "  "}),
-    "wrong type": ("error", lambda row: {"output": 7}),
+    "wrong type": ("error", lambda row: {"output": [7]}),
     "missing value": ("error", lambda row: {"instruction_2": None}),
     "not a pair": ("error", lambda row: dict.fromkeys(("image_url_2", "instruction_2", "output_2"))),
     "identical sides": ("error", same_sides),
