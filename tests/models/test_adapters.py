@@ -214,7 +214,7 @@ def test_stage_2_changes_adapters_and_aligner_alone(make, peft, aligner, variant
 
 @pytest.mark.parametrize("peft", [{}, NF4], ids=["lora", "qlora"])
 def test_stage_3_adapts_language_model_and_aligner(make, pairs, peft):
-    rows = pairs(6).remove_columns(["image_url_2", "instruction_2", "output_2"])
+    rows = pairs(6, text_rich_images=lambda index: 1).remove_columns(["image_url_2", "instruction_2", "output_2"])
     trainer = make(peft, dataset=rows, use_kl=False, trainable_parts=["language_model", "aligner"])
     before = snapshot(trainer.model)
     adapters = {name for name in before if "lora_" in name}
