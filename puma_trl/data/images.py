@@ -22,6 +22,9 @@ from .damage import is_cut_jpeg, is_whole
 # program: Ghostscript for EPS.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
+# Those of animations and of several pages; the others of an MPO are of the same view.
+FRAMED = ("PNG", "WEBP", "GIF", "TIFF", "AVIF")
+
 # What else is found under the name of a picture, by its first bytes.
 OTHER_FORMATS = {
     "a web page": rb"(?i)\s*<(!doctype )?html",
@@ -150,7 +153,7 @@ def image_size(value: Any, decode: bool = False) -> tuple[int, int]:
         `tuple[int, int]`: height and width in pixels, as [`open_image`] turns the picture.
 
     Raises:
-        DataError: if the image is missing, unreadable, truncated, damaged or too large.
+        DataError: if the image is missing, unreadable, truncated, damaged or too large, or has several frames.
     """
     with _opened(value) as (image, file):
         whole = is_whole(file, image.format)
@@ -170,15 +173,15 @@ def open_image(value: Any) -> Image.Image:
     """
     Opens an image as RGB.
 
-    The first frame of an animation is taken, 16 bits are scaled to 8, transparency is laid on white, and the picture
-    is turned as its EXIF orientation says.
+    16 bits are scaled to 8, transparency is laid on white, or on black if nothing could be seen on white, and the
+    picture is turned as its EXIF orientation says.
 
     Args:
         value (`dict`, `str`, `bytes` or `PIL.Image.Image`):
             A path, the bytes of a file, `{"bytes": …, "path": …}` as [`~datasets.Image`] stores them, or an image.
 
     Raises:
-        DataError: if the image is missing, unreadable, truncated or too large.
+        DataError: if the image is missing, unreadable, truncated or too large, or has several frames.
     """
     if isinstance(value, Image.Image):
         return _to_rgb(value)
@@ -197,6 +200,11 @@ def _opened(value: Any) -> Iterator[tuple[Image.Image, BinaryIO]]:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise DataError(f"image too large: {name} has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+            if image.format in FRAMED and getattr(image, "n_frames", 1) > 1:
+                raise DataError(
+                    f"several frames: {name} has {image.n_frames}, and only the first would be read; save the one "
+                    "that shows the problem as a PNG"
+                )
             if image.mode == "F":
                 raise ValueError("has floating-point pixels; convert it to 8 or 16 bits")
             yield image, file
@@ -266,5 +274,18 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("I").point(lambda level: level * (255 / 65535)).convert("L")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        laid = _lay(image, "white")
+        # white lines would be lost
+        drawn = not _is_even(image.getchannel("A"))
+        return _lay(image, "black") if drawn and _is_even(laid) else laid
     return image.convert("RGB")
+
+
+def _lay(image: Image.Image, colour: str) -> Image.Image:
+    return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
+
+
+def _is_even(image: Image.Image) -> bool:
+    """Whether all pixels are the same."""
+    extrema = image.getextrema()
+    return all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else (extrema,)))

@@ -39,7 +39,7 @@ CONVERTED = {
     "16 bits": (encode(SIXTEEN_BITS, "PNG"), (128, 128, 128)),
     "16 bits, tiff": (encode(SIXTEEN_BITS, "TIFF"), (128, 128, 128)),
     "cmyk": (encode(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
-    "animated": (encode(GIF_FRAMES[0], "GIF", save_all=True, append_images=GIF_FRAMES[1:]), (255, 0, 0)),
+    "GIF of one frame": (encode(GIF_FRAMES[0], "GIF"), (255, 0, 0)),
 }
 
 
@@ -263,9 +263,28 @@ def test_header_check_decodes_no_pixels(content, monkeypatch):
     assert image_size(content + b"\0" * 16) == (48, 64)
 
 
-def test_later_frames_may_be_cut():
-    content = encode(noise(), "GIF", save_all=True, append_images=[noise().rotate(180)])
-    assert image_size(content[:-200], decode=True) == (48, 64)
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_pictures_of_several_frames_are_refused(name, tmp_path):
+    path = tmp_path / "picture"
+    path.write_bytes(encode(GIF_FRAMES[0], name, save_all=True, append_images=GIF_FRAMES[1:]))
+    for read in (image_size, open_image):
+        with pytest.raises(DataError) as caught:
+            read(str(path))
+        assert str(caught.value) == (
+            f"several frames: '{path}' has 2, and only the first would be read; save the one that shows the problem "
+            "as a PNG"
+        )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_drawn_in_white_on_nothing_is_laid_on_black(mode):
+    picture = Image.new("RGBA", (8, 8), (255, 255, 255, 0))
+    picture.putpixel((3, 3), (255, 255, 255, 255))
+    image = open_image(encode(picture.convert(mode), "PNG"))
+    assert image.getpixel((3, 3)) == (255, 255, 255) and image.getpixel((0, 0)) == (0, 0, 0)
+    picture.putpixel((4, 4), (0, 0, 0, 255))
+    image = open_image(encode(picture.convert(mode), "PNG"))
+    assert image.getpixel((4, 4)) == (0, 0, 0) and image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_addresses_with_the_picture_are_read(tmp_path):
