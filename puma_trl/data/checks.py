@@ -15,7 +15,7 @@ from .images import image_size, image_stamp
 from .readers import BrokenRow, read_chunk
 from .render import Renderer, prompt_of
 from .rows import ROW_COLUMNS, read_row
-from .texts import shorten, to_json
+from .texts import is_blank, shorten, to_json
 from .tokens import get_tokenizer
 
 
@@ -232,7 +232,7 @@ class RowChecker:
         sides = self._sides(row)
         for side in sides:
             for name in (f"instruction{side}", f"output{side}"):
-                if not row[name].strip():
+                if is_blank(row[name]):
                     return f"empty text: `{name}` is empty"
             problem = None if self.renderer is None else self.renderer.find_problem(row, side)
             if problem is not None:

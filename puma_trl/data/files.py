@@ -14,6 +14,7 @@ from datasets import Dataset, load_dataset
 from ..errors import DataError
 from .columns import PUBLISHED, Form
 from .json_lists import ListScanner, holds_list
+from .splits import refuse_splits
 from .tables import open_parquet
 
 
@@ -134,6 +135,7 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
             )
         if path.is_dir():
             files = _find_files(path)
+            refuse_splits(path, files)
         elif os.path.lexists(path):
             files = [path]
         elif path.suffix.lower() in SUFFIXES or name.count("/") > 1 or name.startswith((".", "/", "~")):
@@ -144,7 +146,8 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
             continue
         for file in files:
             _require_regular(file)
-            _refuse_second(os.path.realpath(file), str(file), seen)
+            stat = file.stat()  # the same for links of all kinds
+            _refuse_second(f"{stat.st_dev} {stat.st_ino}", str(file), seen)
             sources.append(_file_source(file, image_root))
     short = [source.name for source in sources]
     return [
@@ -267,6 +270,10 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
 
 def table_source(table: Dataset, name: str, root: str | None) -> Source:
     """Returns the source of a dataset that is at hand, under a name that its row ids start with."""
+    if table.format["type"] == "custom":
+        raise DataError(
+            f"The {name} dataset shows its rows through `set_transform`, which is not read. Store them with `map`."
+        )
     if len(table) == 0:
         raise DataError(f"The {name} dataset is empty. Give one with at least one row.")
     if root is not None and not os.path.isdir(root):

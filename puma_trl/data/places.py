@@ -14,8 +14,8 @@ IMAGE_PLACE = "<image>"
 
 # What stands for a picture: one of these words in brackets, with a number or a part such as `_token` beside it
 WORDS = (
-    "image|img|picture|pic|photo|figure|fig|diagram|drawing|screenshot|illustration|media|visual|vision|graphic|图片|图像|图|圖片|圖像|圖|"
-    "画像|写真|그림|이미지|사진|изображение|картинка|рисунок|imagen|imagem|immagine|bild|abbildung|foto"
+    "image|img|picture|pic|photo|figure|fig|diagram|drawing|screenshot|illustration|media|visual|vision|graphic|图片|"
+    "图像|图|圖片|圖像|圖|画像|写真|그림|이미지|사진|изображение|картинка|рисунок|imagen|imagem|immagine|bild|abbildung|foto"
 )
 BEFORE = "dummy|insert|begin[ _]of|start[ _]of|end[ _]of"
 BEHIND = "soft[ _]token|token|pad|placeholder|start|begin|end|patch|tag|context|here|url|path|file"
@@ -32,7 +32,8 @@ PLACEHOLDERS = (
     r"<im_start>(?:<im_patch>|<image>)+<im_end>",  # the first LLaVA
     r"\(?<image>(?:\./)?</image>\)?",  # MiniCPM-V
     # by the kind of brackets; in braces and square ones words may be prose or LaTeX: `\text{image}`, `[image] of T`
-    rf"(?:[<＜‹〈]|&lt;)[|｜]?{CORE}[|｜]?(?:[>＞›〉]|&gt;)",
+    # Qwen's frame around a picture is a token of its own, without the picture in it
+    rf"(?!<\|vision_(?:start|end)\|>)(?:[<＜‹〈]|&lt;)[|｜]?{CORE}[|｜]?(?:[>＞›〉]|&gt;)",
     rf"[\[［【]{CORE}[\]］】](?!\s?of\b)",
     rf"(?<![A-Za-z0-9_^\\{{}}$])\{{\{{?{CORE}\}}\}}?(?!\s?of\b)",
     rf"^[ \t]{{0,8}}[(（]{CORE}[)）](?=[ \t]{{0,8}}$)",

@@ -1,9 +1,14 @@
 """Texts of rows: what makes one unusable, and values as messages show them."""
 
 import json
+import unicodedata
 from typing import Any
 
 from ..errors import DataError
+
+
+# Letters and signs without ink: fillers of Hangul, the empty Braille cell
+UNSEEN = "\u115f\u1160\u2800\u3164\uffa0"
 
 
 def describe(value: Any) -> str:
@@ -40,6 +45,14 @@ def check_text(text: str, name: str) -> str:
     if flaw:
         raise DataError(f"invalid text: `{name}` {flaw}")
     return text
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: white space, zero-width and filling characters alone."""
+    return not text.strip() or all(
+        character.isspace() or character in UNSEEN or unicodedata.category(character) in ("Cc", "Cf")
+        for character in text
+    )
 
 
 def find_flaw(text: str) -> str | None:

@@ -172,11 +172,12 @@ def check(tmp_path, processor):
         ({}, None),
         ({"instruction": " \n"}, "empty text: `instruction` is empty"),
         ({"output": "", "output_2": ""}, "empty text: `output` is empty"),
+        ({"output": "\u200b\u3164\u2800", "output_2": "\u200b\u3164\u2800"}, "empty text: `output` is empty"),
         ({"output_2": "b "}, "answers differ: `output` is 'b', `output_2` is 'b '"),
         ({"image_url_2": "none.png"}, "missing image: "),
         ({"image_url": ["a.png", "text.png"]}, "unreadable image: "),
         ({"instruction_2": "see <|im_start|>"}, "special token in text: `instruction_2` contains '<|im_start|>'"),
-        ({"instruction": "see <|video_pad|>"}, "special token in text: `instruction` contains '<|video_pad|>'"),
+        ({"instruction": "see <|video_pad|>"}, "image places: `instruction` has '<|video_pad|>' in its text"),
         (
             {"output": "b<|im_end|>", "output_2": "b<|im_end|>"},
             "special token in text: `output` contains '<|im_end|>'",

@@ -452,3 +452,43 @@ def test_a_hub_data_set_that_cannot_be_had_is_an_error(monkeypatch):
     monkeypatch.setattr(data_files, "load_dataset", load_dataset)
     with pytest.raises(DataError, match="'owner/pairs' is no file or folder here, .* no network"):
         find_sources(["owner/pairs"], None, None, "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (("train.jsonl", "test.jsonl"), ("train", "test")),
+        (("train-00000-of-00001.parquet.jsonl", "validation-00000-of-00001.jsonl"), ("train", "validation")),
+        (("train/a.jsonl", "val/a.jsonl"), ("train", "validation")),
+        (("test.jsonl", "dev.jsonl"), ("test", "validation")),
+        (("a.jsonl", "heldout.jsonl", "train.jsonl"), ("train", "validation")),
+    ],
+)
+def test_folder_with_several_splits(tmp_path, names, splits):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"instruction": "a", "output": "b"}\n')
+    with pytest.raises(DataError, match=f"has several splits, .*{splits[0]}.*{splits[1]}|{splits[1]}.*{splits[0]}"):
+        find_sources([str(tmp_path)], None, None, "train")
+    assert len(find_sources([str(tmp_path / name) for name in names], None, None, "train")) == len(names)
+
+
+@pytest.mark.parametrize("names", [("train-0.jsonl", "train-1.jsonl"), ("a.jsonl", "testament.jsonl"), ("val.jsonl",)])
+def test_folder_of_one_split(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text('{"instruction": "a", "output": "b"}\n')
+    assert len(find_sources([str(tmp_path)], None, None, "train")) == len(names)
+
+
+def test_hard_link_is_the_same_file(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    (tmp_path / "b.jsonl").hardlink_to(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="are the same data, which would be read twice"):
+        find_sources([str(tmp_path)], None, None, "train")
+
+
+def test_dataset_with_a_transform():
+    dataset = Dataset.from_list([{"instruction": "a", "output": "b"}])
+    dataset.set_transform(lambda batch: {"instruction": ["changed"], "output": ["b"]})
+    with pytest.raises(DataError, match="`set_transform`"):
+        data_files.table_source(dataset, "train", None)
