@@ -71,6 +71,7 @@ class Rank:
         """In the fork: runs the command that is given."""
         command = json.loads(self.pipe.readline())
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which tests in the background ignore
         os.environ.clear()
         os.environ.update(command["env"])
         sys.argv = [piece for piece in command["args"][1:] if piece != "-u"]
