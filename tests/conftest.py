@@ -1,6 +1,7 @@
 """Tiny real models, processors and pairs, made on the spot; nothing is downloaded."""
 
 import random
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from puma_trl.mini import build_model, build_processor
 
 from .hub_server import server  # noqa: F401, a fixture
 
+
+# A shell ignores interrupts for what it runs in the background, and what that starts would ignore them too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2, "num_heads": 4}
 PAIR_FEATURES = Features(
