@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -12,6 +13,8 @@ from urllib.parse import parse_qs
 import huggingface_hub
 import pytest
 import transformers
+
+from puma_trl.record.hub_calls import THREAD
 
 
 TOKEN = "hf_" + "secretsecret" * 3
@@ -160,3 +163,6 @@ def server(monkeypatch, tmp_path):
     server.release.set()
     server.shutdown()
     server.server_close()
+    for each in threading.enumerate():  # calls that were left behind share their client with those of the next test
+        if each.name == THREAD:
+            each.join(20)

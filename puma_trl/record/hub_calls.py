@@ -16,6 +16,8 @@ Result = TypeVar("Result")
 SILENCE = 120.0
 # Seconds for the requests before any work, and for a push without its bytes; bytes per second at the least
 LOGIN_SECONDS, PUSH_SECONDS, SLOWEST = 60.0, 600.0, 1e6
+# Name of the threads that calls run in
+THREAD = "call of the Hub"
 
 
 def within(seconds: float, call: Callable[[], Result]) -> Result:
@@ -41,7 +43,7 @@ def within(seconds: float, call: Callable[[], Result]) -> Result:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=work, daemon=True).start()
+    threading.Thread(target=work, name=THREAD, daemon=True).start()
     if not wait([future], seconds).done:
         raise TimeoutError(f"no answer within {seconds:,.0f} seconds")
     return future.result()
