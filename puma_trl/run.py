@@ -41,7 +41,7 @@ from puma_trl.record.provenance import (
     saved_recipe,
 )
 from puma_trl.record.report import CurvesCallback, describe_cropping, draw_curves, print_startup
-from puma_trl.train.prepare import check_settings, prepare_processor
+from puma_trl.train.prepare import prepare_processor, refuse_unused
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
 from puma_trl.train.space import describe_space
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int | None:
     check_attention(model_args)
     processor = load_processor(model_args, training_args)
     family = get_family(config)
-    check_settings(training_args, isinstance(processor, ProcessorMixin))
+    refuse_unused(training_args, isinstance(processor, ProcessorMixin))
     prepare_processor(processor, config, training_args)
     dataset, reports = load_data(script_args, training_args, processor, family)
 

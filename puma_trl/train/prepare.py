@@ -16,6 +16,7 @@ from ..data.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from ..data.encode import tokenize_rows
 from ..data.load import load_data
 from ..data.render import end_token_id
+from ..data.tokens import get_tokenizer
 from ..errors import ConfigError, DataError
 from ..models.families import get_family
 from ..models.load import check_vocabulary, load_processor
@@ -102,7 +103,7 @@ def prepare(
             raise ConfigError("`processing_class` is missing, and the model does not say where it is from. Give it.")
         processor = load_processor(ModelConfig(name, model_revision=init.get("revision") or "main"), args)
     takes_images = isinstance(processor, ProcessorMixin)
-    check_settings(args, takes_images, functions)
+    refuse_unused(args, takes_images, functions)
     prepare_processor(processor, config, args)
     has_own_rows = collator is None or isinstance(collator, DataCollatorForPumaPairs)
     if has_own_rows:
@@ -151,7 +152,7 @@ def prepare_model(model: PreTrainedModel | PeftModel, args: PumaKLConfig, given:
                 "of the pictures: `columns={'image_url': …}`; or set `trainable_parts=['language_model']`, or "
                 "`allow_text_only=True`."
             )
-    tokenizer = given.processor.tokenizer if isinstance(given.processor, ProcessorMixin) else given.processor
+    tokenizer = get_tokenizer(given.processor)
     generation = base.generation_config
     if generation is not None:
         ends = generation.eos_token_id
@@ -180,9 +181,7 @@ def _require_parts(trained: set[str], names: list[str], family: Any) -> None:
         )
 
 
-def check_settings(
-    args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})
-) -> None:
+def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})) -> None:
     """
     Refuses what would have no effect, before data and model are read.
 
@@ -241,7 +240,7 @@ def prepare_processor(
         ConfigError: if the pad token is not in the vocabulary.
     """
     set_chat_template(processor, args)
-    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    tokenizer = get_tokenizer(processor)
     if args.pad_token is not None and args.pad_token not in tokenizer.get_vocab():
         raise ConfigError(
             f"`pad_token: {args.pad_token}` is not in the vocabulary of the tokenizer. Name one that is."
