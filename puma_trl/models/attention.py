@@ -1,0 +1,142 @@
+"""
+`attn_implementation: varlen`: rows that stand one behind the other, each attending to itself alone, with the kernels
+that come with PyTorch. Importing this module registers it with transformers.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from ..errors import ModelError
+
+
+VARLEN = "varlen"
+# The same for vision towers that read pictures of any size one behind the other. Such towers hand over where pictures
+# end only to an attention that has "flash" in its name, which a model cannot be loaded with unless it is a package's.
+VARLEN_TOWER = "varlen_flash"
+# Arguments of other kinds of attention
+UNKNOWN = ("softcap", "s_aux", "position_bias")
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """
+    Attention as transformers calls it. Without `cu_seq_lens_q`, so in padded batches and when generating, it is sdpa.
+
+    Args:
+        module (`nn.Module`):
+            The layer.
+        query (`torch.Tensor` of shape `(1, heads, T, D)`), key, value (`torch.Tensor` of shape `(1, groups, T, D)`):
+            Rows of T tokens in all.
+        attention_mask (`torch.Tensor`, *optional*):
+            Not read where the rows are told by `cu_seq_lens_q`.
+        dropout, scaling, is_causal, sliding_window (*optional*):
+            As in [`~transformers.integrations.sdpa_attention.sdpa_attention_forward`].
+        cu_seq_lens_q (`torch.Tensor` of shape `(rows + 1,)`, *optional*):
+            Where rows begin, and T, as int32.
+        max_length_q (`int`, *optional*):
+            Length of the longest row.
+
+    Returns:
+        `torch.Tensor` of shape (1, T, heads, D), and `None`.
+
+    Raises:
+        ModelError: if the model keeps from its layers where rows end, or has attention of a kind that is not known.
+    """
+    if cu_seq_lens_q is None:
+        if attention_mask is not None and attention_mask.numel() == 0:  # see `no_mask`
+            raise ModelError(
+                f"{type(module).__name__} is not told where rows end, so they would attend to each other. Set "
+                "`padding_free: false` for this model."
+            )
+        arguments = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal}
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments, **kwargs)
+    if unknown := [name for name in UNKNOWN if kwargs.get(name) is not None]:
+        raise ModelError(
+            f"{type(module).__name__} computes attention with `{unknown[0]}`, which `attn_implementation: varlen` does "
+            "not know. Set `padding_free: false` and `attn_implementation: eager` for this model."
+        )
+    is_causal = module.is_causal if is_causal is None else is_causal
+    left = sliding_window - 1 if sliding_window else -1
+    if torch.is_autocast_enabled(query.device.type):
+        dtype = torch.get_autocast_dtype(query.device.type)
+        query, key, value = (each.to(dtype) for each in (query, key, value))
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout:
+        output = varlen_attn(
+            *(each[0].transpose(0, 1) for each in (query, key, value)),
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=(left, 0) if is_causal else (-1, -1),
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        return output[None], None
+    lengths = cu_seq_lens_q.diff().tolist()
+    outputs = []
+    for rows in zip(*(each.split(lengths, dim=2) for each in (query, key, value)), strict=True):
+        length, mask = rows[0].shape[2], None
+        if is_causal and sliding_window and length > sliding_window:
+            mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(-left)
+        outputs.append(
+            scaled_dot_product_attention(
+                *rows,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=is_causal and mask is None,
+                scale=scaling,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def no_mask(device: torch.device) -> torch.Tensor:
+    """
+    Returns what stands for the attention mask of rows that `cu_seq_lens_q` tells apart.
+
+    transformers takes a mask of four dimensions for one that is made, and hands it to the layers as it is; for none it
+    would look at the positions, which waits for the device, and build a mask of T by T.
+    """
+    return torch.empty((1, 1, 0, 0), dtype=torch.bool, device=device)
+
+
+def attention_of(config: PreTrainedConfig) -> str | None:
+    """Returns the attention of the language model."""
+    return config.get_text_config()._attn_implementation
+
+
+def prepare_towers(model: PreTrainedModel) -> None:
+    """Lets vision towers that read pictures one behind the other tell `varlen` where pictures end."""
+    if attention_of(model.config) != VARLEN:
+        return
+    for tower in model.modules():
+        if isinstance(tower, PreTrainedModel) and "grid_thw" in inspect.signature(type(tower).forward).parameters:
+            for module in tower.modules():
+                if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
+                    config._attn_implementation = VARLEN_TOWER
+
+
+for name in (VARLEN, VARLEN_TOWER):
+    AttentionInterface.register(name, varlen_attention)
+    AttentionMaskInterface.register(name, sdpa_mask)
