@@ -1,9 +1,10 @@
 """Types and ranges of settings: one check for recipes, command lines and configs made in Python."""
 
 import math
+import textwrap
 import types
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -62,6 +63,8 @@ RANGES = {
     "warmup_steps": _AT_LEAST[0],
     "weight_decay": _AT_LEAST[0],
 }
+# Columns of a list of fields, and those of them for names and defaults
+HELP_WIDTH, HELP_INDENT = 100, 34
 # Fields whose type is text, for paths, that take true and false besides
 TEXT_OR_SWITCH = ("resume_from_checkpoint",)
 
@@ -165,18 +168,40 @@ def _words(kinds: list[Any]) -> str:
     return " or ".join(words)
 
 
+def own_fields(each: type) -> list[str]:
+    """Returns the fields of a dataclass that it defines itself, none if it is of another package."""
+    return list(vars(each).get("__annotations__", {})) if each.__module__.startswith(__package__) else []
+
+
+def list_fields(each: type, own: bool) -> str:
+    """Returns name, default and use of each field that a dataclass defines itself, or of the others."""
+    known = {field.name: field for field in fields(each) if field.init}
+    mine = [name for name in own_fields(each) if name in known]
+    paragraphs = []
+    for name in mine if own else [name for name in known if name not in mine]:
+        default, metadata = known[name].default, known[name].metadata
+        choices = f" One of {', '.join(map(str, metadata['choices']))}." if metadata.get("choices") else ""
+        first = f"  --{name}" + ("" if default in (None, MISSING) else f" {default}")
+        paragraphs.append(
+            textwrap.fill(
+                metadata.get("help", "") + choices,
+                HELP_WIDTH,
+                initial_indent=first.ljust(HELP_INDENT - 1) + " ",
+                subsequent_indent=" " * HELP_INDENT,
+            )
+        )
+    return "\n".join(paragraphs)
+
+
 def make_schema(classes: Iterable[type]) -> dict[str, Any]:
     """Returns a JSON schema of recipes with the fields of these dataclasses, for editors that complete keys."""
     properties: dict[str, Any] = {"env": {"type": "object", "description": "Environment variables of the run."}}
     for each in classes:
-        hints = get_type_hints(each)
+        hints, own = get_type_hints(each), own_fields(each)
         for field in fields(each):
             if field.init:
                 # the others are documented where they are defined
-                is_own = field.name in vars(each).get("__annotations__", {}) and each.__module__.startswith(
-                    __package__
-                )
-                properties[field.name] = _describe(field, hints[field.name], is_own)
+                properties[field.name] = _describe(field, hints[field.name], field.name in own)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A recipe of puma_trl",

@@ -366,16 +366,16 @@ def write_data(folder: Path, num_rows: int, num_heldout: int, seed: int, num_pro
     write_pairs(heldout, folder / "heldout.jsonl", "images/heldout")
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Writes the model and the data."""
-    parser = argparse.ArgumentParser(prog="python -m puma_trl.mini", description="Writes the mini model and its data.")
+    parser = argparse.ArgumentParser(prog="puma-trl mini", description="Writes the mini model and its data.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/mini"), help="folder to write to")
     parser.add_argument("--family", choices=MODEL_CLASSES, default="qwen2_vl", help="model family")
     parser.add_argument("--n", type=int, default=12_000, help="rows of each stage")
     parser.add_argument("--heldout", type=int, default=300, help="held-out pairs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, problems and drawings")
     parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="processes that draw")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     write_data(args.output_dir / "data", args.n, args.heldout, args.seed, args.num_proc)
     processor = build_processor(args.family)
     processor.save_pretrained(args.output_dir / "model")

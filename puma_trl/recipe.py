@@ -15,7 +15,7 @@ from trl import ModelConfig
 
 from .config import PumaKLConfig, PumaScriptArguments, as_list
 from .errors import ConfigError
-from .fields import check_values, make_schema
+from .fields import check_values, list_fields, make_schema
 from .redact import HIDDEN, REMEDY, is_secret_name, refuse_hidden, refuse_secrets, remember_secrets
 
 
@@ -39,19 +39,45 @@ NOT_HERE = {
 TYPES = (PumaScriptArguments, PumaKLConfig, ModelConfig)
 
 
+class _Help(argparse.Action):
+    """`--help` shows the method's own fields, `--help all` those of TRL too."""
+
+    def __call__(
+        self, parser: "_Parser", namespace: argparse.Namespace, values: str, option_string: str | None = None
+    ):
+        print(describe_keys(values == "all"))
+        parser.exit()
+
+
 class _Parser(HfArgumentParser):
     """argparse over the fields of `TYPES` that gives what stands on the command line, and no defaults."""
 
     def __init__(self):
-        super().__init__(TYPES, allow_abbrev=False)
+        super().__init__(TYPES, prog="puma-trl train", allow_abbrev=False, add_help=False)
         for action in self._actions:
             action.required = False
-        for action in self._actions:
-            if action.dest != "help":
-                action.default = argparse.SUPPRESS
+            action.default = argparse.SUPPRESS
+        self.add_argument(
+            "-h", "--help", action=_Help, nargs="?", const="own", choices=("own", "all"), default=argparse.SUPPRESS
+        )
 
     def error(self, message: str):
-        raise ConfigError(f"The command line cannot be read: {message}. `puma_trl/run.py --help` lists all keys.")
+        raise ConfigError(f"The command line cannot be read: {message}. `puma-trl train --help all` lists all keys.")
+
+
+def describe_keys(with_others: bool) -> str:
+    """Returns the page of `--help`: the keys of this package, and behind them if wanted those of TRL."""
+    page = (
+        "usage: puma-trl train RECIPE.yaml [--accelerate_config NAME|FILE] [--key value ...]\n\n"
+        "Every key of a recipe is also a flag, which replaces what stands in the recipe.\n\n"
+        f"Math-PUMA:\n{list_fields(PumaKLConfig, own=True)}\n\nData:\n{list_fields(PumaScriptArguments, own=True)}\n\n"
+    )
+    if not with_others:
+        return page + "`--help all` lists the keys of TRL's SFTConfig and ModelConfig too."
+    return (
+        page
+        + f"SFTConfig:\n{list_fields(PumaKLConfig, own=False)}\n\nModelConfig:\n{list_fields(ModelConfig, own=False)}"
+    )
 
 
 class _Loader(yaml.SafeLoader):
@@ -88,10 +114,39 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
             is one), a secret stands where it would be kept, or values are of another type, out of range, or do not go
             together: all of them at once.
     """
-    refuse_secrets(argv)
+    values, problems = read_values(*split_recipe(argv))
+    problems += find_contradictions(values)
+    arguments = []
+    for each in TYPES:
+        names = {field.name for field in dataclasses.fields(each)} & values.keys()
+        try:
+            arguments.append(None if problems else each(**{name: values[name] for name in names}))
+        except (ValueError, ImportError, OSError) as error:  # what transformers and TRL refuse
+            problems.append(str(error))
+    if problems:
+        raise ConfigError(problems[0] if len(problems) == 1 else f"{len(problems)} problems. {' '.join(problems)}")
+    return *arguments, values
+
+
+def read_values(recipe: str | None, flags: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """
+    Reads a recipe and flags, which replace what stands in it, and sets the environment variables of its `env`.
+
+    Args:
+        recipe (`str`, *optional*):
+            Path of the recipe.
+        flags (`list[str]`):
+            The flags, as [`split_recipe`] returns them.
+
+    Returns:
+        `tuple[dict[str, Any], list[str]]`: the values that are given, key → value, and a sentence for each that is
+        wrong by itself.
+
+    Raises:
+        ConfigError: if the recipe cannot be read, a key is unknown, or a secret stands where it would be kept.
+    """
     parser = _Parser()
     known = {field.name for each in TYPES for field in dataclasses.fields(each) if field.init}
-    recipe, flags = _split(argv)
     values = {}
     if recipe is not None:
         values = _read_yaml(recipe)
@@ -105,18 +160,7 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
     values |= vars(parser.parse_args(flags))
     refuse_hidden({name: value for name, value in values.items() if name != "env"})
     typed, problems = check_values({name: value for name, value in values.items() if name != "env"}, TYPES)
-    values |= typed
-    problems += find_contradictions(values)
-    arguments = []
-    for each in TYPES:
-        names = {field.name for field in dataclasses.fields(each)} & values.keys()
-        try:
-            arguments.append(None if problems else each(**{name: values[name] for name in names}))
-        except (ValueError, ImportError, OSError) as error:  # what transformers and TRL refuse
-            problems.append(str(error))
-    if problems:
-        raise ConfigError(problems[0] if len(problems) == 1 else f"{len(problems)} problems. {' '.join(problems)}")
-    return *arguments, values
+    return values | typed, problems
 
 
 def find_contradictions(values: dict[str, Any]) -> list[str]:
@@ -158,8 +202,14 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _split(argv: list[str]) -> tuple[str | None, list[str]]:
-    """Returns the recipe, if there is one, and the flags."""
+def split_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
+    """
+    Returns the recipe, if there is one, and the flags.
+
+    Raises:
+        ConfigError: if several recipes or a secret stand on the command line.
+    """
+    refuse_secrets(argv)
     argv = [piece for arg in argv for piece in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     if argv and argv[0].endswith((".yaml", ".yml")):
         argv = ["--config", *argv]
@@ -197,7 +247,7 @@ def _check_keys(keys: Any, known: set[str], where: str) -> None:
             if key in NOT_HERE:
                 raise ConfigError(f"Unknown key `{key}` {where}. {NOT_HERE[key]}")
             nearest = [OTHER_NAMES[key]] if key in OTHER_NAMES else difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean `{nearest[0]}`?" if nearest else " `puma_trl/run.py --help` lists all."
+            hint = f" Did you mean `{nearest[0]}`?" if nearest else " `puma-trl train --help all` lists all."
             raise ConfigError(f"Unknown key `{key}` {where}.{hint}")
 
 

@@ -22,9 +22,10 @@ LINE = (
     ("evaluation",),
     ("checkpoints",),
     ("pairs",),
-    ("mini", "run"),
+    ("mini", "run", "start"),
     ("study",),
-    ("__init__", "assemble", "convert", "hub", "merge"),  # names and commands of what is below, imported by nobody
+    # names and commands of what is below, imported by nobody
+    ("__init__", "assemble", "cli", "convert", "hub", "merge"),
 )
 RANKS = {room: rank for rank, rooms in enumerate(LINE) for room in rooms}
 MAX_LINES, MAX_FUNCTION = 400, 60

@@ -82,7 +82,7 @@ def test_unknown_flag(recipe, flag, nearest):
 
 
 def test_unknown_key_like_no_other(recipe):
-    with pytest.raises(ValueError, match=r"Unknown key `zzz` on the command line. `puma_trl/run.py --help` lists all"):
+    with pytest.raises(ValueError, match=r"Unknown key `zzz` on the command line. `puma-trl train --help all` lists all"):
         parse_recipe([str(recipe), "--zzz", "1"])
 
 

@@ -275,7 +275,7 @@ def _end_answers(
 def main(argv: list[str] | None = None) -> None:
     """Assembles the model that the command line describes."""
     parser = argparse.ArgumentParser(
-        prog="python -m puma_trl.assemble", description="Joins a text model and a vision tower by a fresh aligner."
+        prog="puma-trl assemble", description="Joins a text model and a vision tower by a fresh aligner."
     )
     parser.add_argument("--language_model", required=True, help="folder or Hub id of a text language model")
     parser.add_argument("--vision_tower", required=True, help="folder or Hub id of a SigLIP or CLIP model")

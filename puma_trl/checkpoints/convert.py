@@ -222,7 +222,7 @@ def convert_checkpoint(
 def main(argv: list[str] | None = None) -> None:
     """Converts the checkpoint that the command line names, and pushes it if asked to."""
     parser = argparse.ArgumentParser(
-        prog="python -m puma_trl.convert", description="Converts an original Math-PUMA checkpoint to a native one."
+        prog="puma-trl convert", description="Converts an original Math-PUMA checkpoint to a native one."
     )
     parser.add_argument("source", help="checkpoint folder, or id of a model on the Hub")
     parser.add_argument("destination", help="folder to write")

@@ -172,7 +172,7 @@ def _describe(adapter: Path, merged: Path, repo_id: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Merges the adapters that the command line names, and pushes the result if asked to."""
     parser = argparse.ArgumentParser(
-        prog="python -m puma_trl.merge", description="Merges adapters into their base model."
+        prog="puma-trl merge", description="Merges adapters into their base model."
     )
     parser.add_argument("adapter", help="folder of the adapters, or their id on the Hub")
     parser.add_argument("destination", help="folder to write")

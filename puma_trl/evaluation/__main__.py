@@ -1,4 +1,4 @@
-"""`python -m puma_trl.evaluation {run,generate,extract,score,report,gap}`."""
+"""`puma-trl eval {run,generate,extract,score,report,gap}`."""
 
 import argparse
 import json
@@ -18,7 +18,7 @@ Settings = TypeVar("Settings")
 
 def make_parser() -> argparse.ArgumentParser:
     """Returns the parser of all subcommands."""
-    parser = argparse.ArgumentParser(prog="python -m puma_trl.evaluation", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="puma-trl eval", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, words: str, *groups: Any) -> argparse.ArgumentParser:

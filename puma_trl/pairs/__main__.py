@@ -1,4 +1,4 @@
-"""The command line of the pair tools: `python -m puma_trl.pairs generate --help`."""
+"""The command line of the pair tools: `puma-trl pairs generate --help`."""
 
 import argparse
 import sys
@@ -15,18 +15,19 @@ TOOLS = {
 }
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Runs the command that is named."""
-    parser = argparse.ArgumentParser(prog="python -m puma_trl.pairs", description="Makes text-rich/vision-rich pairs.")
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="puma-trl pairs", description="Makes text-rich/vision-rich pairs.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, description in TOOLS.items():
         formatter = argparse.RawDescriptionHelpFormatter
         command = commands.add_parser(name, help=description, formatter_class=formatter)
-        if name in sys.argv[1:2]:  # some of the others take many seconds to import
+        if name in argv[:1]:  # some of the others take many seconds to import
             tool = import_module(f".{name}.command", __package__)
             command.description = tool.__doc__
             tool.add_arguments(command)
-    args = parser.parse_args()  # which ends here unless one of the tools is named
+    args = parser.parse_args(argv)  # which ends here unless one of the tools is named
     tool.main(args)
 
 

@@ -297,7 +297,7 @@ def _read_metrics(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[s
 
 def main(argv: list[str] | None = None) -> None:
     """Pushes the model that the command line names."""
-    parser = argparse.ArgumentParser(prog="python -m puma_trl.hub", description="Pushes a trained model to the Hub.")
+    parser = argparse.ArgumentParser(prog="puma-trl", description="Pushes a trained model to the Hub.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("push", help="push a folder that a run has written")
     command.add_argument("folder", help="output folder of a run")
