@@ -1,5 +1,5 @@
 """
-Data sets → checked rows: what training and evaluation read, and a report of what was dropped and why.
+Datasets → checked rows: what training and evaluation read, and a report of what was dropped and why.
 
 Everything is checked before training starts, in parallel, and kept in the cache of datasets. The cache is used again
 as long as the data files, the processor, the settings and the size and time of every image file are the same.
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import transformers
 from datasets import Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -21,11 +20,10 @@ from ..config import PumaKLConfig, PumaScriptArguments
 from ..errors import DataError
 from ..models import families
 from ..models.families import Family
-from .cache import read_or_make
+from .cache import fill_first, images_changed, read_or_make
 from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter
 from .files import Chunk, Source, find_chunks, find_sources, table_source
 from .forms import find_forms
-from .images import image_stamp
 from .policy import DataReport, apply_policy, describe_rows, require_pictures, write_dropped
 
 
@@ -44,8 +42,8 @@ def load_data(
     """
     Loads and checks the training data and, if there is any, the evaluation data.
 
-    With several processes the first one of each machine does the work, and the others read its cache. Rows that are
-    dropped are written to `dropped_rows.jsonl` in `output_dir`.
+    With several processes the main one does the work, and the others read its cache (see [`fill_first`]). Rows that
+    are dropped are written to `dropped_rows.jsonl` in `output_dir`.
 
     Args:
         data ([`PumaScriptArguments`], [`~datasets.Dataset`] or `dict[str, Dataset]`):
@@ -62,7 +60,7 @@ def load_data(
     Returns:
         `tuple[DatasetDict, dict[str, DataReport]]`: the splits `"train"` and, if asked for, `"eval"`, or those that
         were given, and what was dropped from each. The columns are `row_id` (`"pairs.jsonl:17"` for line 17 of jsonl
-        and csv, as an editor counts them; `"pairs.json#17"` for row 17 of a JSON list, a parquet file or a data set of
+        and csv, as an editor counts them; `"pairs.json#17"` for row 17 of a JSON list, a parquet file or a dataset of
         the Hub, counted from 1), `image_url` (a list of `{"bytes", "path"}`, empty without images), `instruction`,
         `output`, `history` (the turns before the instruction, each with `role` and `content`), for pairs the same with
         `_2`, `length` (tokens of prompt and answer with image tokens; of both sides together when both are trained on)
@@ -76,9 +74,9 @@ def load_data(
     """
     splits, reports, dropped = {}, {}, []
     takes_images = isinstance(processor, ProcessorMixin)
-    with training_args.main_process_first(desc="loading and checking the data"):
+    with fill_first(training_args, "loading and checking the data") as fills:
         for split, sources in _find_splits(data, training_args).items():
-            rows = _check_split(split, sources, training_args, processor, family)
+            rows = _check_split(split, sources, training_args, processor, family, fills)
             splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
                 require_pictures(reports[split], split, training_args)
@@ -115,8 +113,12 @@ def _check_split(
     training_args: PumaKLConfig,
     processor: ProcessorMixin | PreTrainedTokenizerBase,
     family: Family,
+    fills: bool,
 ) -> Dataset:
-    """Returns the rows of a split, each with its `problem`, from the cache if nothing has changed."""
+    """
+    Returns the rows of a split, each with its `problem`, from the cache if nothing has changed, which only a process
+    that `fills` it looks after.
+    """
     checker = RowChecker(
         sources=sources,
         counter=TokenCounter(processor, family, training_args.special_tokens),
@@ -147,8 +149,10 @@ def _check_split(
         "new_fingerprint": _digest(files, code, settings, transformers.__version__),
         "desc": f"Checking the {split} data",
     }
+    cached_before = {path for file in chunks.cache_files for path in Path(file["filename"]).parent.iterdir()}
     rows = read_or_make(lambda cached: chunks.map(checker, load_from_cache_file=cached, **arguments))
-    if _images_changed(rows):
+    is_cached = {Path(file["filename"]) for file in rows.cache_files} <= cached_before
+    if fills and is_cached and images_changed(rows, SIDE_NAMES):
         rows = chunks.map(checker, load_from_cache_file=False, **arguments)
     return rows
 
@@ -188,19 +192,6 @@ def _processor_digest(processor: ProcessorMixin | PreTrainedTokenizerBase) -> st
             if file.is_file():
                 digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-def _images_changed(rows: Dataset) -> bool:
-    """Whether an image file has appeared, changed or gone since the rows were checked."""
-    stamps = {}
-    for side in SIDE_NAMES:
-        images = rows.data.column(f"image_url{side}").chunks
-        for images_of_chunk, stamps_of_chunk in zip(
-            images, rows.data.column(f"image_stamps{side}").chunks, strict=True
-        ):
-            paths = pc.struct_field(pc.list_flatten(images_of_chunk), "path")
-            stamps.update(zip(paths.to_pylist(), pc.list_flatten(stamps_of_chunk).to_pylist(), strict=True))
-    return any(stamp != 0 and stamp != image_stamp({"bytes": None, "path": path}) for path, stamp in stamps.items())
 
 
 def _hold_out(splits: dict[str, Dataset], reports: dict[str, DataReport], size: float, seed: int) -> None:
