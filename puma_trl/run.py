@@ -27,6 +27,7 @@ from transformers import IntervalStrategy, ProcessorMixin, set_seed
 from puma_trl.data.load import load_data
 from puma_trl.data.policy import DataReport
 from puma_trl.models.adapters import build_peft_config
+from puma_trl.models.attention import check_padding_free
 from puma_trl.models.families import get_family
 from puma_trl.models.load import check_attention, load_config, load_model, load_processor
 from puma_trl.models.parts import count_parameters
@@ -41,11 +42,12 @@ from puma_trl.record.provenance import (
     saved_recipe,
 )
 from puma_trl.record.report import CurvesCallback, describe_cropping, draw_curves, print_startup
-from puma_trl.train.prepare import prepare_processor, refuse_unused
+from puma_trl.train.prepare import prepare_processor
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
 from puma_trl.train.space import describe_space
 from puma_trl.train.trainer import PumaKLTrainer
+from puma_trl.train.unused import name_idle, refuse_unused
 
 
 logger = get_logger(__name__)
@@ -70,6 +72,7 @@ def main(argv: list[str]) -> int | None:
     # 1. Recipe
     script_args, training_args, model_args, values = parse_recipe(argv)
     training_args.trainable_parts = training_args.trainable_parts or ["all"]
+    name_idle(model_args)
     check_login(training_args)
     if training_args.push_to_hub:
         values["hub_model_id"] = training_args.hub_model_id  # as the Hub calls it, for the push at the end
@@ -85,6 +88,8 @@ def main(argv: list[str]) -> int | None:
     processor = load_processor(model_args, training_args)
     family = get_family(config)
     refuse_unused(training_args, isinstance(processor, ProcessorMixin))
+    if training_args.padding_free and isinstance(processor, ProcessorMixin):
+        check_padding_free(config, model_args.attn_implementation)
     prepare_processor(processor, config, training_args)
     dataset, reports = load_data(script_args, training_args, processor, family)
 
@@ -111,7 +116,7 @@ def main(argv: list[str]) -> int | None:
 
     # 5. Training
     exit_code = stop_on_signals(trainer)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint or False)  # which `find_checkpoint` has decided
     if trainer.stop_requested and trainer.state.global_step < trainer.state.max_steps:
         logger.warning(
             f"Stopped by {'SIGINT' if exit_code() else 'SIGTERM'} after step {trainer.state.global_step}, checkpoint "

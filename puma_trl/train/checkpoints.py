@@ -25,7 +25,7 @@ from ..step.teacher import AdapterEMACallback
 from .compare import compare_rows, compare_weights, describe_rows, describe_settings, describe_weights, word_changes
 from .lock import hold_lock
 from .marker import COMPLETE_MARKER, find_damage, read_marker, write_marker
-from .resume import check_settings, find_last, list_checkpoints, on_main_process, require_whole
+from .resume import check_settings, find_checkpoint, find_last, list_checkpoints, on_main_process, require_whole
 from .signals import leave_signals
 from .space import require_space
 
@@ -89,7 +89,9 @@ class ExactCheckpoints:
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ):
-        if resume_from_checkpoint is True:
+        if resume_from_checkpoint is None and str(self.args.resume_from_checkpoint or "false").lower() != "false":
+            resume_from_checkpoint = find_checkpoint(self.args)
+        elif resume_from_checkpoint is True:
             last = on_main_process(find_last, self.args.output_dir)
             if last is None:
                 raise CheckpointError(f"`output_dir: {self.args.output_dir}` has no checkpoint to resume from.")

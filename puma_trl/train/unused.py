@@ -1,0 +1,231 @@
+"""Settings that would have no effect: refused by name before anything is loaded, or named where another decides."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import Any
+
+from accelerate.logging import get_logger
+from trl import ModelConfig
+
+from ..config import PumaKLConfig
+from ..errors import ConfigError
+
+
+logger = get_logger(__name__)
+
+# Each table: field → (values that say nothing, remedy).
+# With pictures, what the pair collator and its checked rows leave without effect
+UNUSED_WITH_PICTURES = {
+    "assistant_only_loss": ((False,), "only answers bear labels anyway"),
+    "completion_only_loss": ((None, True), "only answers bear labels"),
+    "dataset_kwargs": ((None, {"skip_prepare_dataset": True}), "rows with pictures become tensors in the collator"),
+    "dataset_text_field": (("text",), "`columns` names the columns"),
+    "eos_token": ((None,), "an answer ends as the chat template closes it: set `chat_template_path`"),
+    "eval_packing": ((None, False), "rows with pictures are not packed"),
+    "length_column_name": (("length",), "the check before training counts tokens into `length`"),
+    "packing": ((False,), "rows with pictures are not packed; set `padding_free: true`"),
+    "packing_strategy": (("bfd",), "rows with pictures are not packed"),
+    "pad_to_multiple_of": ((None,), "batches are as long as their longest row"),
+    "parallelism_config": ((None,), "sequences with pictures are not divided among processes"),
+    "shuffle_dataset": ((False,), "`train_sampling_strategy: random` draws rows in another order in every epoch"),
+    "truncation_mode": (("keep_start",), "rows longer than `max_length` are found before training, and none is cut"),
+}
+# With pairs besides
+UNUSED_WITH_PAIRS = {
+    "eval_do_concat_batches": ((True,), "there are no predictions"),
+    "router_aux_loss_coef": ((None, 0.0), "it belongs to TRL's own loss, which `use_kl: true` replaces"),
+}
+# With text models
+UNUSED_WITH_TEXT = {
+    name: (plain, "it is for pictures, which a text model does not read")
+    for name, plain in {
+        "allow_text_only": (False,),
+        "decode_images": (False,),
+        "image_root": (None,),
+        "max_pixels": (None,),
+        "min_pixels": (None,),
+    }.items()
+}
+# With both
+UNUSED = {
+    "label_names": ((None, ["labels"]), "labels are called `labels`"),
+}
+# With a text model whose rows TRL reads, and with one whose rows we read
+UNUSED_BY_TRL = {
+    "bad_rows": (("error",), "it is for rows that are checked before training"),
+    "columns": ((None,), "it is for rows that are checked before training"),
+    "special_tokens": (("error",), "it is for rows that are checked before training"),
+}
+UNUSED_BY_US = {
+    "length_column_name": (("length",), "the rows that are made of it have no such column"),
+    "truncation_mode": (("keep_start",), "rows longer than `max_length` are found before training, and none is cut"),
+}
+UNUSED_WITHOUT_METRICS = {
+    name: ((plain,), "it is for `compute_metrics`, which is not given")
+    for name, plain in (("batch_eval_metrics", False), ("include_for_metrics", []))
+}
+
+
+def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """
+    Refuses what would have no effect, before data and model are read.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+        takes_images (`bool`):
+            Whether the model takes pictures.
+        functions (`Mapping[str, Any]`, *optional*):
+            Arguments of the trainer besides, by name.
+
+    Raises:
+        ConfigError: if a setting or function has no effect on such a model, or with pairs.
+    """
+    if args.use_kl and not takes_images:
+        raise ConfigError(
+            "`use_kl: true` needs the processor of a vision-language model as `processing_class`, but there is a "
+            "tokenizer. For stage 1 on a text model set `use_kl: false`."
+        )
+    _refuse(args, UNUSED, "")
+    _refuse_batches(args, takes_images)
+    if takes_images:
+        _refuse(args, UNUSED_WITH_PICTURES, " on a vision-language model")
+    else:
+        _refuse(args, UNUSED_WITH_TEXT, " on a text model")
+        _refuse_keys(args)
+    if args.use_kl:
+        _refuse(args, UNUSED_WITH_PAIRS, " with pairs")
+    refused = {}
+    if takes_images:
+        reason = "rows are rendered by the chat template: give them as one of the forms of docs/data.md"
+        refused["formatting_func"] = reason
+    if args.use_kl:
+        reason = "the pair step makes its own loss and metrics, without logits. Set `use_kl: false`, or leave it out"
+        refused |= dict.fromkeys(("compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"), reason)
+    for name, reason in refused.items():
+        if functions.get(name) is not None:
+            raise ConfigError(f"`{name}` cannot be used here: {reason}.")
+    if functions.get("compute_metrics") is None:
+        _refuse(args, UNUSED_WITHOUT_METRICS, "")
+
+
+def _refuse(args: PumaKLConfig, table: Mapping[str, tuple[tuple, str]], where: str) -> None:
+    for name, (plain, reason) in table.items():
+        if (value := getattr(args, name)) not in plain:
+            raise ConfigError(f"`{name}: {value}` has no effect{where}: {reason}. Leave it out.")
+
+
+def _refuse_keys(args: PumaKLConfig) -> None:
+    unknown = sorted((args.dataset_kwargs or {}).keys() - {"skip_prepare_dataset"})
+    if unknown:
+        raise ConfigError(
+            f"`dataset_kwargs` has the keys {', '.join(unknown)}, but TRL knows `skip_prepare_dataset` alone. Leave "
+            "them out."
+        )
+
+
+def _refuse_batches(args: PumaKLConfig, takes_images: bool) -> None:
+    config = args.accelerator_config
+    if config.split_batches:
+        raise ConfigError(
+            "`accelerator_config: {split_batches: true}` divides `per_device_train_batch_size` among the processes, "
+            "so that a step has fewer rows than Trainer counts. Leave it out, and set the size for one process."
+        )
+    if config.dispatch_batches and takes_images:
+        raise ConfigError(
+            "`accelerator_config: {dispatch_batches: true}` sends batches from the main process, which those with "
+            "names of rows do not allow. Leave it out: every process reads its own rows."
+        )
+
+
+def refuse_for_rows(args: PumaKLConfig, left: list[str], ours: list[str]) -> None:
+    """
+    Refuses what has no effect on the rows of a text model.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+        left (`list[str]`), ours (`list[str]`):
+            Names of the datasets that TRL reads, and of those that are checked before training.
+
+    Raises:
+        ConfigError: if there is such a setting.
+    """
+    if left:
+        _refuse(args, UNUSED_BY_TRL, f" on the {left[0]} dataset, which TRL reads")
+    if ours:
+        _refuse(args, UNUSED_BY_US, "")
+
+
+def refuse_with_model(args: PumaKLConfig, quantization_config: Any) -> None:
+    """
+    Raises:
+        ConfigError: if what is for loading a model is given beside one that is loaded.
+    """
+    for name, value in (("model_init_kwargs", args.model_init_kwargs), ("quantization_config", quantization_config)):
+        if value is not None:
+            raise ConfigError(
+                f"`{name}` has no effect on a model that is loaded already. Load the model with it, or give its id or "
+                "folder as `model`."
+            )
+
+
+def find_idle(settings: PumaKLConfig | ModelConfig) -> list[str]:
+    """
+    Returns each setting that differs from its default though another setting leaves it without effect, with that
+    other one.
+
+    Args:
+        settings ([`PumaKLConfig`] or [`~trl.ModelConfig`]):
+            The settings.
+    """
+    defaults = {field.name: field.default for field in fields(settings)}
+    return [
+        f"`{name}: {getattr(settings, name)}` (`{why}`)"
+        for names, why in (_idle if isinstance(settings, PumaKLConfig) else _idle_of_model)(settings)
+        for name in names
+        if getattr(settings, name) != defaults[name]
+    ]
+
+
+def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yields fields without effect and the setting that is why."""
+    teacher = ("teacher_update_rate", "teacher_sync_steps")
+    if not args.use_kl:
+        yield ("alpha_kl", "lambda_kl", "temp_kl", "standardize_logits", "teacher", *teacher), "use_kl: false"
+    elif args.teacher != "ema":
+        yield teacher, f"teacher: {args.teacher}"
+    if not args.packing:
+        yield ("packing_strategy", "eval_packing"), "packing: false"
+    if args.max_steps > 0:
+        yield ("num_train_epochs",), f"max_steps: {args.max_steps}"
+    for strategy, name in (("save_strategy", "save_steps"), ("logging_strategy", "logging_steps")):
+        if getattr(args, strategy) != "steps":
+            yield (name,), f"{strategy}: {getattr(args, strategy).value}"
+    if args.eval_strategy != "steps":
+        yield ("eval_steps",), f"eval_strategy: {args.eval_strategy.value}"
+    if not args.gradient_checkpointing:
+        yield ("gradient_checkpointing_kwargs",), "gradient_checkpointing: false"
+    if not args.dataloader_num_workers:
+        yield ("dataloader_persistent_workers", "dataloader_multiprocessing_context"), "dataloader_num_workers: 0"
+    if not args.use_liger_kernel:
+        yield ("liger_kernel_config",), "use_liger_kernel: false"
+    if "trackio" not in args.report_to:
+        names = ("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id")
+        yield names, f"report_to: {', '.join(args.report_to) or 'none'}"
+
+
+def _idle_of_model(args: ModelConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    if not args.use_peft:
+        names = tuple(name for name in vars(args) if name.startswith(("lora_", "use_dora", "use_rslora")))
+        yield names, "use_peft: false"
+    if not args.load_in_4bit:
+        names = ("bnb_4bit_quant_type", "bnb_4bit_quant_storage", "use_bnb_nested_quant")
+        yield names, "load_in_4bit: false"
+
+
+def name_idle(settings: PumaKLConfig | ModelConfig) -> None:
+    """Names the settings that [`find_idle`] returns, in one line of the log."""
+    if found := find_idle(settings):
+        logger.warning(f"Without effect: {', '.join(found)}.")
