@@ -217,6 +217,7 @@ class PumaKLConfig(SFTConfig):
             )
         if self.part_learning_rates is not None:
             self.part_learning_rates = _read_rates(self.part_learning_rates)
+        self._check_training_settings()
         self._check_data_settings()
 
     def to_dict(self) -> dict[str, Any]:
@@ -224,6 +225,17 @@ class PumaKLConfig(SFTConfig):
 
     def __getstate__(self) -> dict[str, Any]:
         return hide_secrets(vars(self)) | {"hub_token": None}  # for `training_args.bin`, which is pushed
+
+    def _check_training_settings(self) -> None:
+        if self.activation_offloading and self.device.type == "cpu":
+            raise ConfigError(
+                "`activation_offloading: true` needs a GPU: it moves activations to the CPU. Leave it out."
+            )
+        if self.lr_scheduler_type == "constant" and self.warmup_steps:
+            raise ConfigError(
+                f"`warmup_steps: {self.warmup_steps}` has no effect with `lr_scheduler_type: constant`. Set "
+                "`lr_scheduler_type: constant_with_warmup`, or leave it out."
+            )
 
     def _check_data_settings(self) -> None:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:

@@ -1,8 +1,7 @@
 """What a trainer is given → what it trains on: processor, parts, rows, collator; for class and script alike."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import is_peft_model
@@ -23,26 +22,11 @@ from ..models.load import check_vocabulary, load_processor
 from ..models.parts import check_parts, count_parameters, resolve_part, set_trainable_parts
 from ..models.pixels import set_pixels
 from ..models.templates import set_chat_template
+from .unused import name_idle, refuse_for_rows, refuse_unused, refuse_with_model
 
 
 # What `load_data` has measured on a row, by which checked rows are known
 CHECKED = "num_answer_tokens"
-# Columns of rows that TRL's own text path reads, unrendered or tokenised
-TRL_COLUMNS = ("text", "input_ids")
-# Fields of SFTConfig that the pair collator and its checked rows leave without effect: value that says nothing, remedy
-UNUSED_WITH_PICTURES = {
-    "assistant_only_loss": (False, "only answers bear labels anyway"),
-    "completion_only_loss": ((None, True), "only answers bear labels"),
-    "dataset_text_field": ("text", "`columns` names the columns"),
-    "eos_token": (None, "an answer ends as the chat template closes it: set `chat_template_path`"),
-    "eval_packing": ((None, False), "rows with pictures are not packed"),
-    "packing": (False, "rows with pictures are not packed; `train_sampling_strategy: group_by_length` saves padding"),
-    "packing_strategy": ("bfd", "rows with pictures are not packed"),
-    "pad_to_multiple_of": (None, "batches are as long as their longest row"),
-    "padding_free": (False, "batches of rows with pictures are padded"),
-    "shuffle_dataset": (False, "`train_sampling_strategy: random` draws rows in another order in every epoch"),
-    "truncation_mode": ("keep_start", "rows longer than `max_length` are found before training, and none is cut"),
-}
 
 
 @dataclass
@@ -84,18 +68,19 @@ def prepare(
         model, args, processor, train_dataset, eval_dataset, collator:
             Those of [`PumaKLTrainer`].
         functions (`dict[str, Any]`):
-            Its functions of loss, logits and rows, by name.
+            Its functions of loss, logits and rows, and `quantization_config`, by name.
 
     Raises:
         PumaError: if they do not go together, or something would have no effect.
     """
     if train_dataset is None:
         raise ConfigError("`train_dataset` is missing. Give the rows to train on.")
-    init = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
+    init = args.model_init_kwargs or {}
     if isinstance(model, str):
         remote = {"trust_remote_code": args.trust_remote_code, "revision": init.get("revision")}
         config = AutoConfig.from_pretrained(model, **remote)
     else:
+        refuse_with_model(args, functions["quantization_config"])
         config = model.config
     if processor is None:
         name = model if isinstance(model, str) else config._name_or_path
@@ -104,6 +89,7 @@ def prepare(
         processor = load_processor(ModelConfig(name, model_revision=init.get("revision") or "main"), args)
     takes_images = isinstance(processor, ProcessorMixin)
     refuse_unused(args, takes_images, functions)
+    name_idle(args)
     prepare_processor(processor, config, args)
     has_own_rows = collator is None or isinstance(collator, DataCollatorForPumaPairs)
     if has_own_rows:
@@ -181,46 +167,6 @@ def _require_parts(trained: set[str], names: list[str], family: Any) -> None:
         )
 
 
-def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """
-    Refuses what would have no effect, before data and model are read.
-
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-        takes_images (`bool`):
-            Whether the model takes pictures.
-        functions (`Mapping[str, Any]`, *optional*):
-            Arguments of the trainer besides, by name.
-
-    Raises:
-        ConfigError: if a setting or function has no effect on such a model, or with pairs.
-    """
-    if not takes_images:
-        if args.use_kl:
-            raise ConfigError(
-                "`use_kl: true` needs the processor of a vision-language model as `processing_class`, but there is a "
-                "tokenizer. For stage 1 on a text model set `use_kl: false`."
-            )
-        for name in ("min_pixels", "max_pixels"):
-            if getattr(args, name) is not None:
-                raise ConfigError(f"`{name}` is for pictures, which a text model does not read. Leave it out.")
-        return
-    for name, (plain, reason) in UNUSED_WITH_PICTURES.items():
-        value = getattr(args, name)
-        if value not in (plain if isinstance(plain, tuple) else (plain,)):
-            raise ConfigError(f"`{name}: {value}` has no effect on a vision-language model: {reason}. Leave it out.")
-    refused = {
-        "formatting_func": "rows are rendered by the chat template: give them as one of the forms of docs/data.md"
-    }
-    if args.use_kl:
-        reason = "the pair step makes its own loss and metrics, without logits. Set `use_kl: false`, or leave it out"
-        refused |= dict.fromkeys(("compute_loss_func", "compute_metrics", "preprocess_logits_for_metrics"), reason)
-    for name, reason in refused.items():
-        if functions.get(name) is not None:
-            raise ConfigError(f"`{name}` cannot be used here: {reason}.")
-
-
 def prepare_processor(
     processor: ProcessorMixin | PreTrainedTokenizerBase, config: PreTrainedConfig, args: PumaKLConfig
 ) -> None:
@@ -262,8 +208,8 @@ def prepare_rows(
     """
     Checks rows that `load_data` has not checked yet, and tokenises those of a text model.
 
-    Rows for a text model that TRL reads by itself are left to it: tokenised ones, a column `text`, and all with
-    `formatting_func` or `assistant_only_loss`.
+    Rows for a text model that TRL reads by itself are left to it: tokenised ones, those with the column
+    `dataset_text_field`, and all with `formatting_func` or `assistant_only_loss`, unless `columns` says what is what.
 
     Args:
         splits (`dict[str, Dataset]`):
@@ -285,7 +231,7 @@ def prepare_rows(
         DataError: if rows cannot be used (see [`load_data`]).
     """
     takes_images = isinstance(processor, ProcessorMixin)
-    own = {}
+    own, left = {}, []
     for name, dataset in splits.items():
         if isinstance(dataset, IterableDataset):
             if takes_images:
@@ -293,12 +239,15 @@ def prepare_rows(
                     f"The {name} dataset is a stream, which cannot be checked before training. Give a `Dataset`, such "
                     "as `Dataset.from_generator(...)` makes, or files to `load_data`."
                 )
+            left.append(name)
+        elif CHECKED in dataset.column_names:
             continue
-        if CHECKED in dataset.column_names:
-            continue
-        is_trl = formatting_func is not None or args.assistant_only_loss or {*TRL_COLUMNS} & {*dataset.column_names}
-        if takes_images or not is_trl:
+        elif takes_images or not _is_for_trl(dataset, args, formatting_func):
             own[name] = dataset
+        else:
+            left.append(name)
+    if not takes_images:
+        refuse_for_rows(args, left, [name for name in splits if name not in left])
     if own:
         splits = splits | load_data(own, args, processor, get_family(config))[0]
     if not takes_images:
@@ -309,6 +258,11 @@ def prepare_rows(
                     DatasetDict(rows), processor, args.special_tokens, args.completion_only_loss, args.dataset_num_proc
                 )
     return splits
+
+
+def _is_for_trl(dataset: Dataset, args: PumaKLConfig, formatting_func: Callable | None) -> bool:
+    names = {"input_ids"} if args.columns else {"input_ids", args.dataset_text_field}
+    return formatting_func is not None or args.assistant_only_loss or not names.isdisjoint(dataset.column_names)
 
 
 def name_splits(dataset: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:

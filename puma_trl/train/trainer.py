@@ -119,6 +119,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             "compute_metrics": compute_metrics,
             "preprocess_logits_for_metrics": preprocess_logits_for_metrics,
             "formatting_func": formatting_func,
+            "quantization_config": quantization_config,
         }
         given = prepare(model, args, processing_class, train_dataset, eval_dataset, data_collator, functions)
         self._is_pair_data = isinstance(given.processor, ProcessorMixin)
@@ -133,7 +134,6 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            quantization_config=quantization_config,
             peft_config=peft_config,
             **functions,
         )
