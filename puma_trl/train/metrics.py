@@ -2,13 +2,16 @@
 
 import warnings
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from transformers import TrainerCallback, TrainerState
 
-from ..data.collator import TEACHER
 from ..step.forward import SUMS
+from .console import use_lines
+from .throughput import COUNTS, Clock, Costs, Work, count_rows, describe_speed, num_read, peak_flops, peak_memory
 
 
 # Sums of the pair step, in the order of its output, and of TRL's step in evaluation
@@ -37,21 +40,25 @@ class StepMetrics:
     def __init__(self, device: torch.device):
         self.device = device
         self.total_train_tokens = 0
+        self.clock = Clock()
+        # What the model costs, and what the device can do, where both are known
+        self.costs: Costs | None = None
+        self.peak: float | None = None
         # Sums over answer tokens
         self._sums: dict[str, torch.Tensor | int] = defaultdict(int)
-        # Positions of the batches: (read, all)
-        self._slots: dict[str, torch.Tensor | int] = defaultdict(int)
+        self._work: dict[str, Work] = defaultdict(Work)
         # Row ids and loss of each micro-batch since the last check that all losses are finite
         self._unchecked: list[tuple[list[str], torch.Tensor]] = []
         # Sums over the first steps, until teacher and student are compared
         self._first: dict[str, float] | None = defaultdict(float)
 
     def add_positions(self, mode: str, inputs: dict[str, Any]) -> None:
-        """Counts the positions of a batch, of both sides, and those among them that are not padding."""
-        for name in ("attention_mask", f"{TEACHER}attention_mask"):
-            if name in inputs:
-                mask = inputs[name]
-                self._slots[mode] += torch.stack((mask.sum(), mask.new_full((), mask.numel())))
+        """Counts what a batch holds (see [`Work`])."""
+        self._work[mode].add(inputs)
+
+    def add_rows(self, batches: list[dict[str, Any]]) -> None:
+        """Counts the rows of batches of training."""
+        self._work["train"].rows += sum(count_rows(batch) for batch in batches)
 
     def add_sums(self, mode: str, sums: torch.Tensor) -> None:
         """
@@ -71,7 +78,14 @@ class StepMetrics:
 
     def forget(self, mode: str) -> None:
         """Drops what a loop has left that an error ended."""
-        self._slots.pop(mode, None), self._sums.pop(mode, None)
+        self._work.pop(mode, None), self._sums.pop(mode, None)
+
+    def begin(self, total_train_tokens: int) -> None:
+        """Starts a training anew, or where another one has read so many tokens."""
+        self.forget("train")
+        self._unchecked = []
+        self.total_train_tokens = total_train_tokens
+        self.clock = Clock()
 
     def reduce(self, accelerator: Accelerator, mode: str | None = None, stop: bool = False) -> tuple[dict, bool]:
         """
@@ -91,8 +105,9 @@ class StepMetrics:
         Raises:
             NotFiniteError: on all ranks, if a loss since the last call was NaN or infinite on one.
         """
-        slots, sums = self._slots.pop(mode, None), self._sums.pop(mode, None)
-        counts = [value.double() for value in (slots, sums) if value is not None]
+        work, sums = self._work.pop(mode, None), self._sums.pop(mode, None)
+        counts = [] if work is None else [work.totals(self.device), self._of_ranks(accelerator)]
+        counts += [] if sums is None else [sums.double()]
         unchecked, self._unchecked = self._unchecked, []
         losses = torch.stack([torch.zeros((), device=self.device), *(loss.float() for _, loss in unchecked)])
         bad = (~losses.isfinite()).any()[None].double()
@@ -101,13 +116,33 @@ class StepMetrics:
         if any_bad:
             raise NotFiniteError([(rows, loss.item()) for rows, loss in unchecked if not loss.isfinite()])
         means = {}
-        if slots is not None:
-            num_read, num_slots, *totals = totals
-            means["padding_share"] = 1 - num_read / num_slots
+        if work is not None:
+            counted = dict(zip(COUNTS, totals, strict=False))
+            waited, *memory = totals[len(COUNTS) : len(COUNTS) + 1 + accelerator.num_processes]
+            totals = totals[len(COUNTS) + 1 + accelerator.num_processes :]
+            means["padding_share"] = 1 - num_read(counted) / counted["slots"]
+            if mode == "train":
+                means |= self._describe_speed(counted, waited, max(memory), accelerator.num_processes)
         if sums is not None:
             names = PAIR_SUMS if len(totals) == len(PAIR_SUMS) else SFT_SUMS
             means |= self._means(dict(zip(names, totals, strict=True)), mode)
         return means, bool(any_stop)
+
+    def _of_ranks(self, accelerator: Accelerator) -> torch.Tensor:
+        """Returns what is not a sum over ranks in a form that is: the mean of the waiting, the memory of each."""
+        values = [0.0] * (1 + accelerator.num_processes)
+        values[0] = self.clock.waited / accelerator.num_processes
+        values[1 + accelerator.process_index] = peak_memory(self.device)
+        return torch.tensor(values, dtype=torch.double, device=self.device)
+
+    def _describe_speed(
+        self, counted: dict[str, float], waited: float, memory: float, num_processes: int
+    ) -> dict[str, float]:
+        # the reduction has waited for the device, so the time is that of all steps
+        seconds, flops, peak = self.clock.take(), None, None
+        if self.costs is not None and self.peak is not None:
+            flops, peak = self.costs.count(counted), self.peak * num_processes
+        return describe_speed(counted, seconds, waited, memory, flops, peak)
 
     def _means(self, sums: dict[str, float], mode: str) -> dict[str, float]:
         count = max(sums["num_tokens"], 1.0)
@@ -161,16 +196,60 @@ class NotFiniteError(FloatingPointError):
         super().__init__(rows or "the rows are named by another rank")
 
 
+class AtBeginning(TrainerCallback):
+    """
+    Calls a function when a training begins, resumed or not.
+
+    Args:
+        begin (`Callable[[TrainerState], None]`):
+            The function.
+    """
+
+    def __init__(self, begin: Callable[[TrainerState], None]):
+        self.begin = begin
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.begin(state)
+
+
 class TokenMeans:
     """
     What [`~transformers.Trainer`] needs to log means over the answer tokens of all ranks: to be inherited before it,
     with `self._step_metrics` and `self.stop_requested` of [`PumaKLTrainer`].
     """
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        use_lines(self)
+        self.add_callback(AtBeginning(self._begin_metrics))
+
+    def _begin_metrics(self, state: TrainerState) -> None:
+        # what was read before the run was resumed; the batches after its last log are not in any file
+        num_tokens = next((logs["num_tokens"] for logs in reversed(state.log_history) if "num_tokens" in logs), 0)
+        self._total_train_tokens = num_tokens  # TRL's
+        self._step_metrics.begin(num_tokens)
+        half = (torch.bfloat16, torch.float16)
+        if self.args.device.type == "cuda" and (self.args.bf16 or self.args.fp16 or self.model.dtype in half):
+            costs = Costs(self.model)
+            self._step_metrics.costs = costs if costs.is_known else None
+            self._step_metrics.peak = peak_flops(torch.cuda.get_device_name(self.args.device))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        clock = self._step_metrics.clock
+        clock.start()
+        batches, num_items = super().get_batch_samples(clock.watch(epoch_iterator), num_batches, device)
+        self._step_metrics.add_rows(batches)
+        return batches, num_items
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         self._step_metrics.forget("eval")
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize(self.args.device)  # what is under way belongs to the steps
+        self._step_metrics.clock.stop()
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )
@@ -213,4 +292,5 @@ class TokenMeans:
 
     def _save_checkpoint(self, model, trial):
         self._measure()  # nothing is saved after a loss that is not finite
+        self._step_metrics.clock.stop()
         super()._save_checkpoint(model, trial)
