@@ -1,6 +1,7 @@
 """What a terminal shows of a run: a line for each log, such as `step 120/1000 · loss 0.43 · … · 12 min left`."""
 
 import logging
+import sys
 import time
 from typing import Any
 
@@ -51,6 +52,7 @@ class Lines(PrinterCallback):
         seconds, steps = time.monotonic() - self._start, state.global_step - self._first_step
         left = seconds / steps * (state.max_steps - state.global_step) if steps else 0.0
         tqdm.write(describe_log(logs or {}, state.global_step, state.max_steps, left))  # above the bars, if there are
+        sys.stdout.flush()  # at once into a file, too
 
 
 class BarsAndLines(Lines, ProgressCallback):

@@ -216,7 +216,7 @@ def test_preempted(command, start, whole, engine):
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
-        wait_until(lambda: "'loss'" in log.read_text(), process, log)
+        wait_until(lambda: " · loss " in log.read_text(), process, log)
         os.killpg(psutil.Process(process.pid).children()[-1].pid, signal.SIGTERM)
         assert process.wait(TIMEOUT) == 0, log.read_text()[-4000:]
     finally:
@@ -237,7 +237,7 @@ def test_interrupted(command, start):
     log = output_dir.parent / "log"
     process = start(argv, log)
     try:
-        wait_until(lambda: "'loss'" in log.read_text(), process, log)
+        wait_until(lambda: " · loss " in log.read_text(), process, log)
         os.killpg(psutil.Process(process.pid).children()[-1].pid, signal.SIGINT)
         assert process.wait(TIMEOUT) != 0
     finally:
