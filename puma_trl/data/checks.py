@@ -188,7 +188,7 @@ class RowChecker:
         self.renderer = None if self.counter is None else self.counter.renderer
         self.takes_images = self.counter is None or isinstance(self.counter.processor, ProcessorMixin)
         if self.renderer is not None:
-            self.renderer.answer("")  # if nothing ends an answer, that is an error before any row is read
+            self.renderer.check_template()  # before any row is read
 
     def __call__(self, chunks: dict[str, list[int]]) -> dict[str, list]:
         rows = []

@@ -7,7 +7,8 @@ from functools import cached_property
 import yaml
 
 from ..errors import DataError
-from .lookalikes import suspicion
+from .lookalikes import CHOICE, QUESTION, REPLY, find_series, suspicion
+from .marks import is_mark
 
 
 # The published format: the text-rich side, and with `_2` the vision-rich one
@@ -68,8 +69,9 @@ SIDE_FORMS = (
     ),
 )
 FIELDS = tuple(dict.fromkeys(name for form in SIDE_FORMS for name in (*form.content, *form.more)))
-# Who maps one of these has said where the question is.
+# Who maps one of these has said where the question is, or the answer.
 QUESTION_FIELDS = ("instruction", "messages", "prompt")
+ANSWER_FIELDS = ("output", "messages", "completion")
 # What comes before the question: the same for both sides, or the teacher reads another conversation than the student.
 SHARED_FIELDS = ("system", "history")
 
@@ -80,7 +82,7 @@ def fits_form(columns: Iterable[str]) -> bool:
     return any(all(columns & set(names) for names in form.content.values()) for form in SIDE_FORMS)
 
 
-def word_columns(entries: dict[str, str]) -> str:
+def word_columns(entries: dict[str, str | list[str]]) -> str:
     """Words a setting of `columns` for messages, with the quotes that YAML needs."""
     written = yaml.safe_dump(entries, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf"))
     return f"`columns: {written.strip()}`"
@@ -107,7 +109,8 @@ class Form:
 
     Args:
         fields (`dict[str, tuple[Path, ...]]`):
-            Field, with `_2` for the vision-rich side → where it stands; of several places a row may use one.
+            Field, with `_2` for the vision-rich side → where it stands. Of several places a row may use one, unless
+            they were given: pictures are taken from all of them, in their order.
         seen (`tuple[str, ...]`, *optional*):
             Columns that the source has. Rows of JSON may have more.
         suspects (`dict[str, str]`, *optional*):
@@ -118,6 +121,8 @@ class Form:
             Fields whose place was given.
         passed (`tuple[str, ...]`, *optional*):
             Columns of a table that are not looked at: neither read, nor able to hold what is.
+        marks (`tuple[str, ...]`, *optional*):
+            Columns that are seen, are not read, and mark rows as right or wrong.
     """
 
     fields: dict[str, tuple[Path, ...]]
@@ -126,6 +131,7 @@ class Form:
     ignored: tuple[str, ...] = ()
     mapped: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
     @cached_property
     def sides(self) -> dict[str, dict[str, tuple[Path, ...]]]:
@@ -161,8 +167,12 @@ class Form:
         if name in self.suspects or name in self.seen:
             return self.suspects.get(name)
         if name not in self._late:
-            self._late[name] = suspicion(name, _known(self.fields, self.mapped), _question_given(self.mapped))
+            self._late[name] = suspicion(name, _known(self.fields, self.mapped), _given(self.mapped))
         return self._late[name]
+
+    def is_mark(self, name: str) -> bool:
+        """Whether a column that is not read marks rows as right or wrong; also one that no row had so far."""
+        return name in self.marks or (name not in self.seen and is_mark(name))
 
     @cached_property
     def _late(self) -> dict[str, str | None]:
@@ -171,7 +181,7 @@ class Form:
 
 def find_form(
     seen: Collection[str],
-    mapping: dict[str, Path] | None = None,
+    mapping: dict[str, tuple[Path, ...]] | None = None,
     ignored: Collection[str] = (),
     source: str = "The data",
 ) -> Form:
@@ -181,8 +191,8 @@ def find_form(
     Args:
         seen (`Collection[str]`):
             The columns.
-        mapping (`dict[str, Path]`, *optional*):
-            Fields whose place is given.
+        mapping (`dict[str, tuple[Path, ...]]`, *optional*):
+            Fields whose place is given; several are for pictures alone.
         ignored (`Collection[str]`, *optional*):
             Columns to leave out.
         source (`str`, *optional*):
@@ -192,7 +202,7 @@ def find_form(
         DataError: if the columns fit no form, or several.
     """
     mapping = mapping or {}
-    taken = {path[0] for path in mapping.values()} | set(ignored)
+    taken = {path[0] for paths in mapping.values() for path in paths} | set(ignored)
     free = [name for name in seen if name not in taken]
     side_form, fields = _find_side("", free, taken, mapping, source) or (None, None)
     if side_form is None:
@@ -203,39 +213,44 @@ def find_form(
         second, lacking = _fill(side_form, "_2", free, taken, mapping, fields)
         possible = {f"{name}_2" for names in (side_form.content | side_form.more).values() for name in names}
         needed = f"needs {' and '.join(f'`{name}`' for name in lacking)} beside it"
-        suspects = dict.fromkeys([name for name in free if name in possible], needed)
+        half = [name for name in free if name in possible]
+        # beside `image_1`, `image_2` is no side's, but the second picture
+        suspects = dict.fromkeys([name for name in half if f"{name[:-1]}1" not in free], needed)
         given = [name for name in mapping if _suffix(name) == "_2"]
         if given:
             raise DataError(f"{source} has `{given[0]}` by `columns`, but that {needed}. Name that column as well.")
-        if suspects:
+        if half:
             second = {}
     fields = fields | second
     mapped = tuple(sorted(mapping))
-    known, question_given = _known(fields, mapped), _question_given(mapped)
+    known, given = _known(fields, mapped), _given(mapped)
     settled = {path[0] for paths in fields.values() for path in paths}
-    for name in free:
-        if name not in settled and name not in suspects and (reason := suspicion(name, known, question_given)):
+    unread = [name for name in free if name not in settled]
+    suspects |= {name: CHOICE for name in find_series(unread) if name not in suspects}
+    for name in unread:
+        if name not in suspects and (reason := suspicion(name, known, given)):
             suspects[name] = reason
-    if {"A", "B"} <= set(free):
-        suspects |= dict.fromkeys([name for name in free if name in "ABCDEFGH"], "may be a choice of the question")
     return Form(fields, tuple(seen), suspects, tuple(sorted(ignored)), mapped)
 
 
 def _known(fields: dict[str, tuple[Path, ...]], mapped: Collection[str]) -> list[str]:
     """Returns the names that a column may have been meant for: those of fields whose place was not given."""
     given = {name.removesuffix("_2") for name in mapped}
-    if _question_given(mapped):
+    if QUESTION in _given(mapped):
         given |= set(QUESTION_FIELDS)
     read = [path[0] for name, paths in fields.items() if name.removesuffix("_2") not in given for path in paths]
     return list(dict.fromkeys([*read, *(name for name in FIELDS if name not in given)]))
 
 
-def _question_given(mapped: Collection[str]) -> bool:
-    return any(name.removesuffix("_2") in QUESTION_FIELDS for name in mapped)
+def _given(mapped: Collection[str]) -> set[str]:
+    """Returns what a mapping has named the column of: the question, the answer."""
+    fields = {name.removesuffix("_2") for name in mapped}
+    meant = {QUESTION: QUESTION_FIELDS, REPLY: ANSWER_FIELDS}
+    return {what for what, names in meant.items() if fields & set(names)}
 
 
 def _find_side(
-    suffix: str, free: list[str], taken: set[str], mapping: dict[str, Path], source: str
+    suffix: str, free: list[str], taken: set[str], mapping: dict[str, tuple[Path, ...]], source: str
 ) -> tuple[SideForm, dict[str, tuple[Path, ...]]] | None:
     """Returns the form of a side and its fields, if all are there that it needs."""
     given = {name.removesuffix("_2") for name in mapping if _suffix(name) == suffix}
@@ -276,7 +291,7 @@ def _fill(
     suffix: str,
     free: list[str],
     taken: set[str],
-    mapping: dict[str, Path],
+    mapping: dict[str, tuple[Path, ...]],
     first: dict[str, tuple[Path, ...]] | None = None,
 ) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     """
@@ -288,10 +303,11 @@ def _fill(
     fields, lacking = {}, []
     for name, columns in side_form.content.items():
         if f"{name}{suffix}" in mapping:
-            fields[f"{name}{suffix}"] = (mapping[f"{name}{suffix}"],)
+            fields[f"{name}{suffix}"] = mapping[f"{name}{suffix}"]
             continue
-        shared = mapping.get(f"{name}{'' if suffix else '_2'}", ())  # both sides may have one question or answer
-        here = [f"{column}{suffix}" for column in columns if f"{column}{suffix}" in (*free, *shared[:1])]
+        # both sides may have one question or answer
+        shared = [path[0] for path in mapping.get(f"{name}{'' if suffix else '_2'}", ())]
+        here = [f"{column}{suffix}" for column in columns if f"{column}{suffix}" in (*free, *shared)]
         if not here:
             lacking.append(f"{columns[0]}{suffix}")
             if first is not None:
@@ -302,20 +318,16 @@ def _fill(
     for name, columns in side_form.more.items():
         shared = mapping.get(f"{name}{'' if suffix else '_2'}", ()) if name in SHARED_FIELDS else ()
         here = [f"{column}{suffix}" for column in columns]
-        places = [(column,) for column in here if column not in taken or column in shared[:1]]
-        if f"{name}{suffix}" in mapping:
-            places = [mapping[f"{name}{suffix}"]]
-        fields[f"{name}{suffix}"] = tuple(places)
+        places = tuple((column,) for column in here if column not in taken or (column,) in shared)
+        fields[f"{name}{suffix}"] = mapping.get(f"{name}{suffix}", places)
     return fields, lacking
 
 
 def _word_no_form(seen: list[str], free: list[str], source: str) -> str:
     shown = ", ".join(f"`{name}`" for name in seen[:MOST_SHOWN]) + (", …" if len(seen) > MOST_SHOWN else "")
     names = [column for form in SIDE_FORMS for columns in form.content.values() for column in columns]
-    near = {name: suspicion(name, names, question_given=True) or "" for name in free}
+    near = {name: suspicion(name, names, (QUESTION, REPLY)) or "" for name in free}
     meant = {field_of(reason.split("`")[1]): name for name, reason in near.items() if reason.startswith("looks like")}
-    if len(seen) == 1 and any(sign in seen[0] for sign in ";\t|"):
-        shown += " (of csv, commas divide the columns)"
     entries = meant or {"instruction": "…", "output": "…"}
     return (
         f"{source} fits no form of rows. Its columns are: {shown}. Needed are "

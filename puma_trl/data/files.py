@@ -1,18 +1,18 @@
-"""Data files: find those of a data set, and divide them into chunks."""
+"""Data files: find those of a dataset, and divide them into chunks."""
 
 import bisect
-import csv
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import Dataset, load_dataset
 
 from ..errors import DataError
 from .columns import PUBLISHED, Form
+from .csv_files import find_rows, read_header
 from .json_lists import ListScanner, holds_list
 from .splits import refuse_splits
 from .tables import open_parquet
@@ -29,7 +29,7 @@ CHUNK_BYTES = 1 << 20
 CHUNK_ROWS = 500
 CHUNK_TABLE_BYTES = 16 << 20  # of a table, which may have pictures
 
-# First bytes of files that are no text of JSON or csv
+# First bytes of files that are not text of JSON or csv
 STARTS = {
     b"\xff\xfe": "is UTF-16 text; save it as UTF-8",
     b"\xfe\xff": "is UTF-16 text; save it as UTF-8",
@@ -52,7 +52,7 @@ FOREIGN = (".tsv", ".ndjson", ".jsonlines", ".arrow", ".feather", ".xlsx")
 @dataclass(frozen=True)
 class Source:
     """
-    One file, or one data set of the Hub.
+    One file, or one dataset of the Hub.
 
     Args:
         kind (`str`):
@@ -78,6 +78,14 @@ class Source:
     path: str | None = None
     table: Dataset | None = None
     form: Form = PUBLISHED
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """The same for the same data under any name, links included."""
+        if self.path is None:
+            return (self.version,)
+        status = os.stat(self.path)
+        return (status.st_dev, status.st_ino)
 
     def row_id(self, number: int) -> str:
         """Returns the id of a row: `pairs.jsonl:17` for line 17 of jsonl or csv, else `pairs.json#17` for row 17."""
@@ -105,32 +113,30 @@ class Chunk(NamedTuple):
 
 def find_sources(names: list[str], image_root: str | None, config: str | None, split: str) -> list[Source]:
     """
-    Finds the files behind the names of data sets.
+    Finds the files behind the names of datasets.
 
     Args:
         names (`list[str]`):
-            Files, folders (all data files in them but `DROPPED` and hidden ones) or Hub data sets.
+            Files, folders (all data files in them but `DROPPED` and hidden ones) or Hub datasets.
         image_root (`str`, *optional*):
             Folder that relative image paths start from. Defaults to the folder of each file.
         config (`str`, *optional*):
-            Configuration of the Hub data sets.
+            Configuration of the Hub datasets.
         split (`str`):
-            Split of the Hub data sets.
+            Split of the Hub datasets.
 
     Raises:
-        DataError: if a name is neither a file, a folder with data files, nor a data set that the Hub can deliver; if a
+        DataError: if a name is neither a file, a folder with data files, nor a dataset that the Hub can deliver; if a
             file cannot be read, or is named twice.
     """
     if image_root is not None and not os.path.isdir(image_root):
-        raise DataError(
-            f"`image_root` is '{image_root}', but no such folder is there. Name one that holds the images."
-        )
+        raise _no_root(image_root)
     sources, seen = [], {}
     for name in names:
         path = Path(name)
         if "://" in name:
             raise DataError(
-                f"'{name}' is an address, and nothing is downloaded from there. Name a file, a folder, or a data set "
+                f"'{name}' is an address, and nothing is downloaded from there. Name a file, a folder, or a dataset "
                 "of the Hub as `owner/name`."
             )
         if path.is_dir():
@@ -138,17 +144,21 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
             refuse_splits(path, files)
         elif os.path.lexists(path):
             files = [path]
+        elif any(sign in name for sign in "*?["):
+            raise DataError(
+                f"No such file: '{name}'. Wildcards are not expanded. Name the folder, or the files as a list."
+            )
         elif path.suffix.lower() in SUFFIXES or name.count("/") > 1 or name.startswith((".", "/", "~")):
-            raise DataError(f"The data file '{name}' does not exist. Check `dataset_name` and the current folder.")
+            raise DataError(f"No such file: '{name}'. Check `dataset_name` and the current folder.")
         else:
             _refuse_second(name, name, seen)
             sources.append(_hub_source(name, image_root, config, split))
             continue
         for file in files:
             _require_regular(file)
-            stat = file.stat()  # the same for links of all kinds
-            _refuse_second(f"{stat.st_dev} {stat.st_ino}", str(file), seen)
-            sources.append(_file_source(file, image_root))
+            source = _file_source(file, image_root)
+            _refuse_second(source.identity, str(file), seen)
+            sources.append(source)
     short = [source.name for source in sources]
     return [
         replace(source, name=source.path or source.name) if short.count(source.name) > 1 else source
@@ -156,7 +166,7 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
     ]
 
 
-def _refuse_second(key: str, name: str, seen: dict[str, str]) -> None:
+def _refuse_second(key: Any, name: str, seen: dict[str, str]) -> None:
     if key in seen:
         raise DataError(f"'{name}' and '{seen[key]}' are the same data, which would be read twice. Name it once.")
     seen[key] = name
@@ -193,7 +203,7 @@ def _find_files(folder: Path) -> list[Path]:
 
 
 def _refuse_saved_to_disk(folder: Path) -> None:
-    """Its rows are in Arrow files, and the JSON files beside them are no data."""
+    """Its rows are in Arrow files; the JSON files beside them hold facts on them."""
     single = all((folder / name).is_file() for name in ("dataset_info.json", "state.json"))
     if single or (folder / "dataset_dict.json").is_file():
         raise DataError(
@@ -214,11 +224,12 @@ def _require_regular(path: Path) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
         kind = kinds.get(stat.S_IFMT(mode), "a folder")
-        raise DataError(f"'{path}' is {kind}, and no file. Write the data to a file and name that.")
+        raise DataError(f"'{path}' is {kind}, not a file. Write the data to a file and name that.")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        remedy = "Unpack it." if suffix in PACKED else f"Its name must end with one of {', '.join(SUFFIXES)}."
-        raise DataError(f"'{path}' is {'compressed' if suffix in PACKED else 'no data file'}. {remedy}")
+        if suffix in PACKED:
+            raise DataError(f"'{path}' is compressed. Unpack it.")
+        raise DataError(f"Unsupported file type '{suffix}' of '{path}'. Expected {', '.join(SUFFIXES)}.")
     if not os.access(path, os.R_OK):
         raise DataError(f"'{path}' cannot be read. Check its permissions.")
 
@@ -237,7 +248,7 @@ def _file_source(path: Path, image_root: str | None) -> Source:
             raise DataError(f"'{path}' cannot be read as parquet: it {reason}.")
         kind, table = "table", open_parquet(path, version)
     elif reason or b"\0" in start[:4]:
-        raise DataError(f"'{path}' cannot be read: it {reason or 'is no UTF-8 text; save it as UTF-8'}.")
+        raise DataError(f"'{path}' cannot be read: it {reason or 'is not UTF-8 text; save it as UTF-8'}.")
     elif path.suffix.lower() == ".csv":
         kind = "csv"
     else:
@@ -252,6 +263,10 @@ def _file_source(path: Path, image_root: str | None) -> Source:
     )
 
 
+def _no_root(root: str) -> DataError:
+    return DataError(f"No such folder: `image_root` is '{root}'. Name one that holds the images.")
+
+
 def empty_error(name: str) -> DataError:
     """Returns the error of data without a row."""
     return DataError(f"'{name}' is empty. Pass a file with at least one row.")
@@ -262,7 +277,7 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
         table = load_dataset(name, config, split=split)
     except Exception as error:  # network, missing repository, configuration, split, or broken files
         raise DataError(
-            f"'{name}' is no file or folder here, and the Hub gave no data set of that name (configuration {config}, "
+            f"No such file or folder: '{name}'; and the Hub gave no dataset of that name (configuration {config}, "
             f"split {split}): {error}. Check `dataset_name`, `dataset_config` and `dataset_train_split`."
         ) from error
     return Source(kind="table", name=name, root=image_root, version=table._fingerprint, table=table)
@@ -277,7 +292,7 @@ def table_source(table: Dataset, name: str, root: str | None) -> Source:
     if len(table) == 0:
         raise DataError(f"The {name} dataset is empty. Give one with at least one row.")
     if root is not None and not os.path.isdir(root):
-        raise DataError(f"`image_root` is '{root}', but no such folder is there. Name one that holds the images.")
+        raise _no_root(root)
     return Source(kind="table", name=name, root=root, version=table._fingerprint, table=table)
 
 
@@ -292,7 +307,12 @@ def find_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
     Raises:
         DataError: if the structure of a file is broken, or a file has the same column twice.
     """
-    finders = {"lines": _line_chunks, "list": _list_chunks, "csv": _csv_chunks, "table": _table_chunks}
+    finders = {
+        "lines": _line_chunks,
+        "list": _list_chunks,
+        "csv": lambda source: find_rows(source.path, CHUNK_BYTES),
+        "table": _table_chunks,
+    }
     for position, source in enumerate(sources):
         start = None
         if source.kind in ("csv", "table"):
@@ -310,19 +330,7 @@ def column_names(source: Source) -> list[str]:
     Raises:
         DataError: if the header of the csv file is broken.
     """
-    if source.kind == "table":
-        return source.table.column_names
-    with open(source.path, encoding="utf-8-sig", errors="replace", newline="") as file:
-        try:
-            return next(read_csv(file), [])
-        except csv.Error as error:
-            raise DataError(f"Broken csv in '{source.path}' on line 1: {error}. Repair the file.") from error
-
-
-def read_csv(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Returns a reader of csv with fields of any length."""
-    csv.field_size_limit(1 << 30)
-    return csv.reader(lines, strict=True)
+    return source.table.column_names if source.kind == "table" else read_header(source.path)
 
 
 def _refuse_twins(columns: list[str], source: Source) -> None:
@@ -352,32 +360,6 @@ def _list_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
             start = None
     if start is not None:
         yield start, end, first
-
-
-def _csv_chunks(source: Source) -> Iterator[tuple[int, int, int]]:
-    consumed = 0
-
-    def lines(file):
-        nonlocal consumed
-        for line in file:
-            consumed += len(line)
-            yield line.decode("utf-8" if consumed > len(line) else "utf-8-sig")
-
-    with open(source.path, "rb") as file:
-        reader = read_csv(lines(file))
-        try:
-            next(reader, None)
-            start, first = consumed, reader.line_num + 1
-            for _ in reader:
-                if consumed - start >= CHUNK_BYTES:
-                    yield start, consumed, first
-                    start, first = consumed, reader.line_num + 1
-        except (csv.Error, UnicodeDecodeError) as error:
-            # the latter comes before the line is counted
-            line = reader.line_num + isinstance(error, UnicodeDecodeError)
-            raise DataError(f"Broken csv in '{source.path}' on line {line}: {error}. Repair the file.") from error
-        if consumed > start:
-            yield start, consumed, first
 
 
 def _table_chunks(source: Source) -> Iterator[tuple[int, int, int]]:

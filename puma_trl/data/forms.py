@@ -1,11 +1,12 @@
 """
-The forms of the rows of data sets: found out from the columns of each source, once, before anything is loaded.
+The forms of the rows of datasets: found out from the columns of each source, once, before anything is loaded.
 
 What a source holds and its form does not read is listed, and refused where it would be missed.
 """
 
 import difflib
 import itertools
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import pyarrow as pa
 
 from ..errors import DataError
-from .columns import FIELDS, SUFFIXES, Form, Path, field_of, find_form, word_columns
+from .columns import FIELDS, SHARED_FIELDS, SUFFIXES, Form, Path, field_of, find_form, word_columns
 from .files import Source, column_names, empty_error, find_chunks
-from .lookalikes import find_picture
+from .lookalikes import CHOICE, PICTURES, REPLY, SYSTEM, find_picture
+from .marks import is_mark
 from .readers import BrokenRow, read_chunk
-from .rows import find_lone, loss_reason
+from .references import find_referred
+from .rows import find_lone, loss_reason, read_row
 from .texts import describe, shorten
 
 
@@ -46,7 +49,7 @@ class Sample:
     places: dict[str, Path]
 
 
-def find_forms(sources: Sequence[Source], columns: dict[str, str] | None = None) -> list[Source]:
+def find_forms(sources: Sequence[Source], columns: dict[str, str | list[str]] | None = None) -> list[Source]:
     """
     Finds out how the rows of each source are read.
 
@@ -57,11 +60,12 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str] | None = None)
     Args:
         sources (`Sequence[Source]`):
             What [`find_sources`] returned.
-        columns (`dict[str, str]`, *optional*):
+        columns (`dict[str, str | list[str]]`, *optional*):
             Our column → the data's, where that has another name: `{"image_url_2": "picture", "output":
-            "answer.text"}`. Dots lead into a column of objects, unless there is a column of just that name. What is
-            mapped is read, whatever a form would say. A source without such a column is read as if it were not
-            mapped, but some source must have it. `{"photo": "ignore"}` leaves the data's column `photo` out.
+            "answer.text"}`. Dots lead into a column of objects or lists (`answers.0`), unless there is a column of
+            just that name. Pictures may be in several columns: `{"image_url": ["image_1", "image_2"]}`. What is mapped
+            is read, whatever a form would say. A source without such a column is read as if it were not mapped, but
+            some source must have it. `{"photo": "ignore"}` leaves the data's column `photo` out.
 
     Returns:
         `list[Source]`: the sources, each with its `form`.
@@ -72,20 +76,24 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str] | None = None)
             should be, by their names or by pictures in them; or if a column of `columns` is nowhere.
     """
     columns = columns or {}
-    mapping = {field: name for field, name in columns.items() if name != IGNORE}
+    mapping = {
+        field: [names] if isinstance(names, str) else names for field, names in columns.items() if names != IGNORE
+    }
     ignored = [name for name in columns if name not in mapping]
     _check_fields(mapping)
-    samples = [_read_sample(source, [*mapping.values(), *ignored]) for source in sources]
-    for name in [*mapping.values(), *ignored]:
-        places = [sample.places[name] for sample in samples if name in sample.places]
-        if not places or (name in ignored and (name,) not in places):  # no part of a column can be left out
-            known = dict.fromkeys(column for sample in samples for column in sample.columns)
-            raise DataError(f"`columns` names `{name}`, but no row has that column.{_nearest(name, known)}")
+    mapped = list(dict.fromkeys(name for names in mapping.values() for name in names))
+    samples = [_read_sample(source, [*mapped, *ignored]) for source in sources]
+    _check_names(mapped, ignored, samples)
     found = []
     for source, sample in zip(sources, samples, strict=True):
-        here = {field: sample.places[name] for field, name in mapping.items() if name in sample.places}
+        here = {
+            field: places
+            for field, names in mapping.items()
+            if (places := tuple(sample.places[name] for name in names if name in sample.places))
+        }
         left_out = [name for name in ignored if sample.places.get(name) == (name,)]
         form = find_form(sample.columns, here, left_out, f"'{source.path or source.name}'")
+        form = replace(form, marks=tuple(_find_marks(form, sample)))
         form = replace(form, passed=_passed_columns(source, form))
         _refuse_losses(source, form, sample)
         _refuse_lone(source, form, sample)
@@ -93,15 +101,40 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str] | None = None)
     return found
 
 
-def _check_fields(mapping: dict[str, str]) -> None:
+def _check_names(mapped: list[str], ignored: list[str], samples: list[Sample]) -> None:
+    """Makes sure that the data has the columns that are named, and no other column could be meant."""
+    known = dict.fromkeys(column for sample in samples for column in sample.columns)
+    for name in [*mapped, *ignored]:
+        places = [sample.places[name] for sample in samples if name in sample.places]
+        if name in ignored and IGNORE in known and field_of(name):
+            raise DataError(
+                f"`columns` has `{name}: {IGNORE}`, which leaves `{name}` out, but the data has a column `{IGNORE}` "
+                "too. Rename that column."
+            )
+        if not places or (name in ignored and (name,) not in places):  # no part of a column can be left out
+            raise DataError(f"`columns` names `{name}`, but no row has that column.{_nearest(name, known)}")
+
+
+def _find_marks(form: Form, sample: Sample) -> list[str]:
+    names = [name for name in form.unread if name not in form.ignored and name not in form.suspects]
+    return [name for name in names if is_mark(name, [row.get(name) for row in sample.rows.values()])]
+
+
+def _check_fields(mapping: dict[str, list[str]]) -> None:
     fields = [f"{field}{suffix}" for suffix in SUFFIXES for field in FIELDS]
-    for field, name in mapping.items():
+    for field, names in mapping.items():
+        name = ", ".join(names)
+        if len(names) > 1 and not field.startswith("image_url"):
+            raise DataError(
+                f"`columns` names several columns for `{field}` ({name}), but only pictures may be in several. Name "
+                "one."
+            )
         if field not in fields:
             meant = field_of(field)
             hint = f" Did you mean `{meant}`?" if meant else _nearest(field, fields)
             raise DataError(
-                f"`columns` has `{field}: {name}`, but `{field}` is none of our columns.{hint} Ours stand before the "
-                f"colon, the data's behind it; `{field}: {IGNORE}` leaves the data's column `{field}` out."
+                f"`columns` has `{field}: {name}`, but `{field}` is not one of our columns.{hint} Ours stand before "
+                f"the colon, the data's behind it; `{field}: {IGNORE}` leaves the data's column `{field}` out."
             )
 
 
@@ -163,9 +196,12 @@ def _find_place(name: str, row: dict[str, Any]) -> Path | None:
     column, *inside = name.split(".")
     value = row.get(column)
     for key in inside:
-        if not isinstance(value, dict) or key not in value:
+        if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        elif isinstance(value, dict) and key in value:
+            value = value[key]
+        else:
             return None
-        value = value[key]
     return (column, *inside) if inside else None
 
 
@@ -178,9 +214,12 @@ def _find_column(name: str, columns: list[str], schema: pa.Schema | None) -> Pat
         return None
     kind = schema.field(column).type
     for key in inside:
-        if not pa.types.is_struct(kind) or kind.get_field_index(key) < 0:
+        if key.isdecimal() and (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            kind = kind.value_type
+        elif pa.types.is_struct(kind) and kind.get_field_index(key) >= 0:
+            kind = kind.field(key).type
+        else:
             return None
-        kind = kind.field(key).type
     return (column, *inside)
 
 
@@ -189,10 +228,11 @@ def _passed_columns(source: Source, form: Form) -> tuple[str, ...]:
     if source.kind != "table":
         return ()
     types = {field.name: field.type for field in source.table.data.schema}
+    looked_at = {*form.suspects, *form.marks}
     return tuple(
         name
         for name in form.unread
-        if name in form.ignored or (name not in form.suspects and not any(map(_is_text, _leaves(types[name]))))
+        if name in form.ignored or (name not in looked_at and not any(map(_is_text, _leaves(types[name]))))
     )
 
 
@@ -231,15 +271,35 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
                 and (reason := loss_reason(name, value, form))
             ):
                 losses[name] = reason if "holds" in reason else f"{reason} ({shorten(repr(value))})"
+    rows = [(row, texts) for row in sample.rows.values() if (texts := _texts_without_pictures(row, form))]
+    unread = [name for name in form.unread if name not in form.ignored and name not in losses]
+    losses |= find_referred(rows, unread)
     if losses:
         found = "; ".join(f"`{name}` {reason}" for name, reason in losses.items())
-        remedies = [remedy for name, reason in losses.items() if (remedy := _remedy(name, reason, form, sample))]
-        advice = f"Say what it is with {word_columns(remedies[0])}" if remedies else "Write it into the question"
+        remedy = _remedy(losses, form, sample)
+        advice = f"Say what it is with {word_columns(remedy)}" if remedy else "Write it into the question"
         raise DataError(
             f"'{source.path or source.name}' has columns that are not read, but look as if they should be: {found}. "
             f"Read are {', '.join(f'`{name}`' for name in form.read)}. {advice}, or leave it out with "
             f"{word_columns(dict.fromkeys(losses, IGNORE))}."
         )
+
+
+def _texts_without_pictures(raw: dict[str, Any], form: Form) -> list[str]:
+    """Returns all before the answer of those sides that have no picture."""
+    # bytes of pictures are not in the rows of a sample
+    pictured = {path[0] for suffix in SUFFIXES for path in form.fields.get(f"image_url{suffix}", ())} & {*form.seen}
+    if pictured - raw.keys():
+        return []
+    try:
+        row = read_row(raw, os.sep, form)
+    except DataError:  # of that row alone
+        return []
+    return [
+        "\n".join([*(turn["content"] for turn in row[f"history{suffix}"]), row[f"instruction{suffix}"]])
+        for suffix in SUFFIXES
+        if row[f"instruction{suffix}"] is not None and not row[f"image_url{suffix}"]
+    ]
 
 
 def _refuse_lone(source: Source, form: Form, sample: Sample) -> None:
@@ -258,17 +318,43 @@ def _refuse_lone(source: Source, form: Form, sample: Sample) -> None:
             )
 
 
-def _remedy(name: str, reason: str, form: Form, sample: Sample) -> dict[str, str] | None:
-    """Returns an entry for `columns` that would read a column, if that is plain."""
-    field = field_of(reason.split("`")[1]) if reason.startswith(("needs", "looks like")) else None
-    if "holds" in reason or "pictures" in reason or field == "image_url":
-        paired = name.endswith("_2") or any(column.endswith("_2") for column in (*form.read, *form.mapped))
-        return {f"image_url{'_2' if paired else ''}": _place_of_picture(name, sample)}
-    if reason.startswith("needs"):
-        return {field: form.fields[field.removesuffix("_2")][0][0]}
-    if field:
-        return {field: name}
-    return {"input": name} if "input" in form.fields and "('" in reason else None  # a text
+def _remedy(losses: dict[str, str], form: Form, sample: Sample) -> dict[str, str | list[str]] | None:
+    """Returns an entry for `columns` that would read the first column for which that is plain, and its like."""
+    paired = any(column.endswith("_2") for column in (*form.read, *form.mapped))
+    for name, reason in losses.items():
+        field = _field_like(reason)
+        if _is_of_pictures(reason):
+            series = [other for other in losses if _is_of_pictures(losses[other]) and _stem(other) == _stem(name)]
+            places = [_place_of_picture(other, sample) for other in series]
+            paired = paired or (len(series) == 1 and name.endswith("_2"))
+            return {f"image_url{'_2' if paired else ''}": places if len(places) > 1 else places[0]}
+        if reason.startswith("needs"):
+            return {field: form.fields[field.removesuffix("_2")][0][0]}
+        if reason.startswith(SYSTEM):
+            field = "system"
+        if field in SHARED_FIELDS and paired:
+            return {field: name, f"{field}_2": name}
+        if field:
+            return {field: name}
+        is_text = any(isinstance(row.get(name), str) for row in sample.rows.values())
+        if "input" in form.fields and is_text and not reason.startswith((CHOICE, REPLY)):
+            return {"input": name}
+    return None
+
+
+def _field_like(reason: str) -> str | None:
+    """Returns the field that a column was meant for, as the reason says."""
+    return field_of(reason.split("`")[1]) if reason.startswith(("needs", "looks like")) else None
+
+
+def _is_of_pictures(reason: str) -> bool:
+    return reason.startswith(("holds", PICTURES)) or (
+        reason.startswith("looks like") and _field_like(reason) in ("image_url", "image_url_2")
+    )
+
+
+def _stem(name: str) -> str:
+    return name.rstrip("0123456789")
 
 
 def _place_of_picture(name: str, sample: Sample) -> str:

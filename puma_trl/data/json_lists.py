@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import DataError
 from .columns import fits_form
+from .texts import guess_encoding
 
 
 BLOCK_BYTES = 1 << 20
@@ -174,7 +175,7 @@ class ListScanner:
         try:
             self.utf8.decode(block, final=not block)
         except UnicodeDecodeError as error:
-            self._fail(f"not UTF-8 text: {error}", before + error.start)
+            self._fail(describe_failure(error), before + error.start)
         return bool(block)
 
     def _peek(self) -> str:
@@ -219,4 +220,6 @@ def _list_keys(keys: list[str]) -> str:
 
 def describe_failure(error: ValueError | RecursionError) -> str:
     """Words why a text of JSON could not be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not UTF-8 text, but perhaps {guess_encoding(error.object)}; save the file as UTF-8"
     return "it is nested too deeply" if isinstance(error, RecursionError) else str(error).partition(";")[0]

@@ -99,7 +99,21 @@ def _find_splits(
     else:
         found = {split: [table_source(table, split, root)] for split, table in as_splits(data).items()}
     formed = iter(find_forms([source for sources in found.values() for source in sources], training_args.columns))
-    return {split: [next(formed) for _ in sources] for split, sources in found.items()}
+    splits = {split: [next(formed) for _ in sources] for split, sources in found.items()}
+    _refuse_shared(splits)
+    return splits
+
+
+def _refuse_shared(splits: dict[str, list[Source]]) -> None:
+    """Makes sure that nothing is evaluated on that is trained on."""
+    trained = {source.identity for source in splits.get("train", ())}
+    for split, sources in splits.items():
+        shared = next((source for source in sources if split != "train" and source.identity in trained), None)
+        if shared is not None:
+            raise DataError(
+                f"'{shared.path or shared.name}' is trained on and is the {split} data too, where it would show what "
+                "was learned by heart. Name other data, or hold a part out with `eval_split_size`."
+            )
 
 
 def as_splits(data: Dataset | Mapping[str, Dataset]) -> dict[str, Dataset]:

@@ -3,40 +3,84 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
+
+def _singular(word: str) -> str:
+    return word if len(word) <= 3 or word.endswith("ss") else word.removesuffix("s")
+
+
+def _singulars(words: str) -> set[str]:
+    return set(map(_singular, words.split()))
+
+
+# Why a column that is not read must not hold anything
+PICTURES = "has the name of pictures"
+BESIDE = "may belong to the question"
+CHOICE = "may be a choice of the question"
+SYSTEM = "may be the system prompt"
+QUESTION = "may be the question"
+REPLY = "may be the answer, or one to avoid"
 
 # Words that say of a column that it holds pictures or sounds, what may stand right behind them, and words beside them
 # that say it does not.
 PICTURE_WORDS = (
-    "image img picture pic photo figure fig diagram drawing screenshot jpg jpeg png webp video audio".split()
-)
+    "image img picture pic photo figure fig diagram drawing screenshot illustration thumbnail visual graphic sketch "
+    "chart graph plot scan attachment media jpg jpeg png webp gif svg tikz pdf pixel video audio imagen imagem "
+    "immagine bild abbildung foto"
+).split()
 PICTURE_ENDINGS = ("", "url", "path", "file", "filename", "name", "byte", "data", "src", "link", "list")
-PICTURE_SIGNS = "图圖"
 ABOUT_WORDS = set(
-    "id ids idx index width height size sizes shape hash phash sha md caption captions description count num number "
-    "type source license category quality format mode has is".split()
+    "id ids idx index width height size sizes shape hash phash sha md caption captions alt title description count "
+    "num number type topic domain style source license credit author category quality format mode model label labels "
+    "max min has is".split()
 )
-# Columns of known formats that hold what the model should read: beside the question, or instead of it
-CHOICES = {"choice", "option"}
-BESIDE_QUESTION = set(
-    "context passage paragraph document hint table premise condition fact background tool function chosen "
-    "rejected".split()
+# Words of columns that hold what the model should read beside the question, the choices first. A name is one of these
+# if it has no others than them, than fillers and single letters.
+CHOICES = _singulars(
+    "choice option candidate ending alternative distractor distracter choix opción opcion opciones opção "
+    "opzione optionen antwortmöglichkeit antwortmöglichkeiten вариант варианты"
 )
+BESIDE_QUESTION = _singulars(
+    "context ctx passage paragraph document article body story stem scenario given evidence support background "
+    "premise condition constraint assumption fact hint excerpt vignette transcript table tool function contexte "
+    "contexto contesto kontext контекст"
+)
+FILLERS = _singulars(
+    "question problem query answer multiple multi mc all list text string content full reading supporting "
+    "information info"
+)
+# Parts of words in scripts that put no spaces between them, or change their endings
+PICTURE_SIGNS = "图 圖 画像 写真 그림 이미지 사진 изображени картинк рисун".split()
+CHOICE_SIGNS = "选项 選項 选择 選択 候选 候選 选择肢 보기".split()
+BESIDE_SIGNS = "上下文 題幹 题干 文章 材料 背景 已知 条件 條件 提示 文脈 本文 지문".split()
+# Columns of whole questions, of what comes before them, and of answers, by all of their letters
+SYSTEMS = set("sys sysprompt sysmsg systemmsg systemmessage systemtext systeminstruction persona preamble".split())
 QUESTIONS = set("question problem query dialog dialogue chat turn".split())
+REPLIES = {"chosen", "rejected"}
 
 # Names that differ by one letter are taken for the same from this length on.
 SHORTEST = 5
 
-PICTURE_SUFFIX = re.compile(r"(?i)\.(?:png|jpe?g|jfif|webp|gif|bmp|tiff?|svg|heic|avif|ppm)(?:[?#]\S*)?$")
+# A name that goes on as others do: `opa`, `opb`; `op1`, `op2`; `A`, `B`
+NUMBERED = re.compile(r"(?P<stem>.*?)(?P<sign>[A-Ha-h]|\d)")
+CHOICE_STEMS = {"op", "opt", "ans", "sol"}
+
+PICTURE_FILE = r"\.(?:png|jpe?g|jfif|webp|gif|bmp|tiff?|svg|heic|avif|ppm)"
+PICTURE_SUFFIX = re.compile(rf"(?i){PICTURE_FILE}(?:[?#]\S*)?$")
 # What pictures in base64 begin with: PNG, JPEG, GIF, WebP
 BASE64_STARTS = ("iVBORw0KGgo", "/9j/", "R0lGOD", "UklGR")
+# A picture inside of an object or a list that is written as a text
+PICTURE_IN_TEXT = re.compile(
+    rf"""(?i)["']((?:data:image|{"|".join(map(re.escape, BASE64_STARTS))})[^"'\\]{{0,60}}"""
+    rf"""|[^"'\n]{{0,300}}{PICTURE_FILE}(?:[?#][^\s"'\\]*)?)(?:\\*["']|[^"'\\]{{60}})"""
+)
 LONGEST_PATH = 1000
 DEPTH, WIDTH = 4, 20  # how far values inside of values are looked at
 
 
-def suspicion(name: str, known: Iterable[str], question_given: bool) -> str | None:
+def suspicion(name: str, known: Iterable[str], given: Collection[str]) -> str | None:
     """
     Says why a column that is not read must not hold anything, if its name is such.
 
@@ -45,34 +89,57 @@ def suspicion(name: str, known: Iterable[str], question_given: bool) -> str | No
             The column.
         known (`Iterable[str]`):
             Names of columns that it may have been meant for.
-        question_given (`bool`):
-            Whether the user has named the column of the question, so that others are no matter.
+        given (`Collection[str]`):
+            What the user has named the column of: `QUESTION` or `REPLY`, so that others are no matter.
     """
-    words = _words(name)
-    joined = _singular("".join(words))
+    words = [_singular(word) for word in split_name(name)]
+    joined = "".join(words)
     if not joined:
         return None
     for other in known:
-        if _near(joined, _singular("".join(_words(other)))):
+        if _near(joined, "".join(map(_singular, split_name(other)))):
             return "is a column of another form" if name == other else f"looks like `{other}`"
-    if not ABOUT_WORDS & set(words):
+    if not ABOUT_WORDS & {*words, *split_name(name)}:
         if any(map(_names_pictures, words)):
-            return "has the name of pictures"
-        if joined in BESIDE_QUESTION or CHOICES & {_singular(word) for word in words}:
-            return "may belong to the question"
-    if joined in QUESTIONS and not question_given:
-        return "may be the question"
-    return None
+            return PICTURES
+        rest = {word for word in words if len(word) > 1 and word not in FILLERS}
+        if rest and rest <= CHOICES | BESIDE_QUESTION or _has_sign(joined, CHOICE_SIGNS + BESIDE_SIGNS):
+            return BESIDE
+    if joined in SYSTEMS:
+        return SYSTEM
+    if joined in QUESTIONS and QUESTION not in given:
+        return QUESTION
+    return REPLY if joined in REPLIES and REPLY not in given else None
 
 
-def _words(name: str) -> list[str]:
+def find_series(names: Iterable[str]) -> list[str]:
+    """Returns the names that go on by letters as others do, or short ones by numbers: of choices, each in a column."""
+    series: dict[tuple[str, bool], dict[str, str]] = {}
+    for name in names:
+        match = NUMBERED.fullmatch(name)
+        if match and not is_about(match["stem"]):
+            sign = match["sign"]
+            if not sign.isdigit() or "".join(split_name(match["stem"])) in CHOICE_STEMS:
+                series.setdefault((match["stem"], sign.isupper()), {})[sign.lower()] = name
+    starts = ({"a", "b"}, {"1", "2"}, {"0", "1"})
+    return [
+        name for found in series.values() if any(start <= found.keys() for start in starts) for name in found.values()
+    ]
+
+
+def is_about(name: str) -> bool:
+    """Whether a name says that the column describes something, such as a picture or a source."""
+    return bool(ABOUT_WORDS & set(split_name(name)))
+
+
+def split_name(name: str) -> list[str]:
     """Divides a name at capitals, digits and signs: `imageURL_2` has the words image and url."""
     name = re.sub(r"(?<=[^\W\d_A-Z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
     return re.findall(r"[^\W\d_]+", name.casefold())
 
 
-def _singular(word: str) -> str:
-    return word.removesuffix("s")
+def _has_sign(name: str, signs: Iterable[str]) -> bool:
+    return any(sign in name for sign in signs)
 
 
 def _near(left: str, right: str) -> bool:
@@ -88,8 +155,8 @@ def _near(left: str, right: str) -> bool:
 
 def _names_pictures(word: str) -> bool:
     starts = [start for start in PICTURE_WORDS if word.startswith(start)]
-    return any(sign in word for sign in PICTURE_SIGNS) or any(
-        _singular(word[len(start) :]) in PICTURE_ENDINGS for start in starts
+    return _has_sign(word, PICTURE_SIGNS) or any(
+        _singular(word[len(start) :]) in ("s", *PICTURE_ENDINGS) for start in starts
     )
 
 
@@ -99,11 +166,13 @@ def find_picture(value: Any, depth: int = DEPTH) -> str | None:
 
     Args:
         value (`Any`):
-            A path, an address, bytes, base64, or objects and lists of these.
+            A path, an address, bytes, base64, or objects and lists of these, also written as a text.
         depth (`int`, *optional*):
             How many objects and lists deep to look.
     """
     if isinstance(value, str):
+        if value.lstrip()[:1] in ("{", "[") and (inside := PICTURE_IN_TEXT.search(value)):
+            return inside[1]
         if len(value) <= LONGEST_PATH and "\n" not in value:
             found = PICTURE_SUFFIX.search(value)
         else:

@@ -1,4 +1,4 @@
-"""The places of pictures in texts: what other data sets write there."""
+"""The places of pictures in texts: what other datasets write there."""
 
 import re
 import unicodedata

@@ -30,6 +30,8 @@ REMEDIES = {
     "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
     "image places": "A question has as many places (`<image>`) as its side has pictures, or none; `columns: "
     "{image_url: picture}` names the column of the pictures.",
+    "marked wrong": "Leave such rows out, or have them read all the same by `columns: {is_correct: ignore}` with the "
+    "name of that column.",
     "unread key": "Take out what is not read of a turn, or write it into the text; pictures stand in parts of "
     'their own (`{"type": "image", "image": "a.png"}`).',
     "unread column": "`columns` says what a column is (`{image_url_2: picture}`) or leaves it out (`{picture: "

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DataError
-from .files import Chunk, Source, column_names, read_csv, table_columns
+from .csv_files import read_csv
+from .files import Chunk, Source, column_names, table_columns
 from .json_lists import BOM, describe_failure
 
 

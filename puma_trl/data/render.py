@@ -18,6 +18,9 @@ from .tokens import MARK, ControlTokens, get_tokenizer
 STAND_IN = "instruction\ue000stands\ue000here"
 ANSWER_STAND_IN = "\ue000\ue001\ue000"
 
+# What templates that escape, quote or rewrite texts would change
+PROBE = """1 < 2 & "3" > '4' \\frac{1}{2}\n  é ∠ Ab"""
+
 Prompt = tuple[str, int] | tuple[str, int, Sequence[dict[str, str]]]
 
 
@@ -93,7 +96,7 @@ def _place_images(processor: ProcessorMixin, messages: list[dict[str, str]], num
 
 
 def _breaks_after_image(processor: ProcessorMixin) -> bool:
-    """Whether the template itself writes the line break that many data sets have after an image's place."""
+    """Whether the template itself writes the line break that many datasets have after an image's place."""
     parts = [{"type": "image"}, {"type": "text", "text": STAND_IN}]
     rendered = _apply_template(processor, [{"role": "user", "content": parts}])
     return rendered.partition(STAND_IN)[0].endswith("\n")
@@ -210,6 +213,31 @@ class Renderer:
         self.reader = self.control.plain_reader if self.escapes else processor
         self.frames: dict[int, list[str]] = {}
         self.verbatim = True
+
+    def check_template(self) -> None:
+        """
+        Makes sure that the chat template writes a question and an answer once, as they are, and ends an answer.
+
+        Raises:
+            DataError: if it does not, or there is none.
+        """
+        if self.processor.chat_template is None:
+            raise DataError(
+                "There is no chat template, so how a question is put to the model is not known. Give one with "
+                "`chat_template_path`, or set `chat_template` of the processor."
+            )
+        question, answer = ({"role": role, "content": PROBE} for role in ("user", "assistant"))
+        asked = {"role": "user", "content": STAND_IN}
+        for what, turns in (("a question", [question]), ("an answer", [asked, answer])):
+            turns = _place_images(self.processor, turns, 0) if isinstance(self.processor, ProcessorMixin) else turns
+            count = _apply_template(self.processor, turns).count(PROBE)
+            if count != 1:
+                how = f"writes {what} {count} times" if count else f"changes {what} such as {PROBE!r}, or leaves it out"
+                raise DataError(
+                    f"The chat template {how}, so the model would read something else than the data. Give another with "
+                    "`chat_template_path`."
+                )
+        self.answer("")
 
     @cached_property
     def end(self) -> str:

@@ -7,6 +7,7 @@ from ..errors import DataError
 from .columns import PUBLISHED, SHARED_FIELDS, SUFFIXES, Form, Path
 from .images import read_address
 from .lookalikes import find_picture
+from .marks import marks_wrong
 from .places import check_places, mark_places, refuse_places
 from .texts import check_text, describe, shorten
 from .turns import (
@@ -59,7 +60,8 @@ def read_row(raw: Any, root: str | None, form: Form = PUBLISHED) -> dict[str, An
     for suffix, fields in form.sides.items():
         if suffix and not _has_second_side(raw, form):
             break
-        row.update({f"{name}{suffix}": value for name, value in _read_side(raw, fields, root).items()})
+        side = _read_side(raw, fields, root, all_pictures=f"image_url{suffix}" in form.mapped)
+        row.update({f"{name}{suffix}": value for name, value in side.items()})
     lone = find_lone(raw, form)
     if lone is not None:
         raise DataError(f"unread column: `{lone[0]}` is given for one side alone, and no `{lone[1]}` for the other")
@@ -91,6 +93,10 @@ def _find_unread(raw: dict[str, Any], form: Form) -> list[str] | None:
         return None
     late = []
     for name, value in raw.items():
+        if name in names and form.is_mark(name) and marks_wrong(name, value):
+            raise DataError(
+                f"marked wrong: `{name}` is {describe(value)}, which may say that the answer is not to be learned"
+            )
         if name in names and value:
             reason = loss_reason(name, value, form)
             if reason:
@@ -112,9 +118,12 @@ def _pick(raw: dict[str, Any], path: Path) -> Any:
     for name in path[1:]:
         if value is None:
             return None
-        if not isinstance(value, dict):
+        if isinstance(value, list) and name.isdecimal():
+            value = value[int(name)] if int(name) < len(value) else None
+        elif isinstance(value, dict):
+            value = value.get(name)
+        else:
             raise DataError(f"wrong type: `{path[0]}` is {describe(value)}, not an object with `{name}`")
-        value = value.get(name)
     return value
 
 
@@ -134,19 +143,25 @@ def _read_text(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[str, str]:
         raise DataError(f"missing value: `{name}` is missing or null; the row has: {shorten(', '.join(raw), 300)}")
     value = number_to_text(value)
     if not isinstance(value, str):
-        raise DataError(f"wrong type: `{name}` is {describe(value)}, not text")
+        hint = f"; `columns` reads the first of it as `{name}.0`" if isinstance(value, list) else ""
+        raise DataError(f"wrong type: `{name}` is {describe(value)}, not text{hint}")
     return check_text(value, name), name
 
 
-def _read_side(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], root: str | None) -> dict[str, Any]:
+def _read_side(
+    raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], root: str | None, all_pictures: bool
+) -> dict[str, Any]:
     turns, name = _read_side_turns(raw, fields)
     system, column = _choose(raw, fields.get("system", ()))
     if system not in (None, "", []):
         if turns[0].role == SYSTEM:
             raise DataError(f"roles: both `{column}` and {name} give a system prompt")
         turns.insert(0, make_turn(SYSTEM, system, f"`{column}`"))
-    value, column = _choose(raw, fields.get("image_url", ()))
-    images = _read_images(value, column, root)
+    paths = fields.get("image_url", ())
+    if all_pictures:
+        images = [image for path in paths for image in _read_images(_pick(raw, path), ".".join(path), root)]
+    else:
+        images = _read_images(*_choose(raw, paths), root)
     places = [place for turn in turns for place in turn.places]
     if places:
         check_places([place for place in places if place.picture is None], len(images), name)

@@ -32,7 +32,7 @@ def open_parquet(path: Path, version: str) -> Dataset:
             Changes with the content.
 
     Raises:
-        DataError: if the file is no parquet file, or one that is cut off or broken.
+        DataError: if the file is not parquet, cut off or broken.
     """
     with open(path, "rb") as file:
         begins = file.read(len(MAGIC)) == MAGIC
@@ -40,7 +40,7 @@ def open_parquet(path: Path, version: str) -> Dataset:
         file.seek(max(0, file.tell() - len(MAGIC)))
         ends = file.read() == MAGIC
     if not begins or not ends:
-        what = "is cut off: it does not end as a parquet file does" if begins else "is no parquet file"
+        what = "is cut off: it does not end as a parquet file does" if begins else "is not a parquet file"
         raise DataError(f"'{path}' cannot be read as parquet: it {what}. Write or copy the file again.")
     digest = hashlib.sha256(version.encode()).hexdigest()[:32]
     copy = Path(datasets.config.HF_DATASETS_CACHE) / "puma_trl" / f"{digest}.arrow"

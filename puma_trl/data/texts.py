@@ -1,6 +1,7 @@
 """Texts of rows: what makes one unusable, and values as messages show them."""
 
 import json
+import re
 import unicodedata
 from typing import Any
 
@@ -53,6 +54,21 @@ def is_blank(text: str) -> bool:
         character.isspace() or character in UNSEEN or unicodedata.category(character) in ("Cc", "Cf")
         for character in text
     )
+
+
+def guess_encoding(content: bytes) -> str:
+    """Returns the name of the encoding that a text which is not UTF-8 most likely has, for messages."""
+    for encoding, name, signs, share in (
+        ("shift_jis", "Shift JIS", r"[\u3040-\u309f]", 0.3),
+        ("gb18030", "GBK", r"[\u4e00-\u9fff\u3000-\u303f\uff00-\uffef]", 0.7),
+    ):
+        try:
+            others = [character for character in content.decode(encoding) if not character.isascii()]
+        except UnicodeDecodeError:
+            continue
+        if sum(bool(re.match(signs, character)) for character in others) >= share * len(others):
+            return name
+    return "Latin-1 (Windows-1252)"
 
 
 def find_flaw(text: str) -> str | None:

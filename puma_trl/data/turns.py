@@ -62,7 +62,7 @@ def read_turns(value: Any, name: str) -> list[Turn]:
             The column.
 
     Raises:
-        DataError: if it is no list of messages, or has something that is not read, such as calls of tools.
+        DataError: if it is not a list of messages, or has something that is not read, such as calls of tools.
     """
     if not isinstance(value, list) or not value:
         raise DataError(f"wrong type: `{name}` is {describe(value)}, not a list of turns")

@@ -41,5 +41,7 @@ def read_columns(text: str | None) -> dict[str, str]:
     if not isinstance(columns, dict) or not all(
         isinstance(name, str) and name for pair in columns.items() for name in pair
     ):
-        raise DataError(f"`--columns {text}` is no JSON object of our columns and the data's. Write it as {EXAMPLE}.")
+        raise DataError(
+            f"`--columns {text}` is not a JSON object of our columns and the data's. Write it as {EXAMPLE}."
+        )
     return columns

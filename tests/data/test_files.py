@@ -115,7 +115,7 @@ def test_blank_lines_are_passed_over_and_keep_the_numbering(tmp_path):
     [
         (b'{"output": "a"', "broken JSON: line 2: Expecting ',' delimiter"),
         (b'{"output": "a\0b"}', "broken JSON: line 2: NUL byte at position 13"),
-        (b'{"output": "a\xff"}', "broken JSON: line 2: 'utf-8' codec can't decode"),
+        (b'{"output": "a\xff"}', "broken JSON: line 2: it is not UTF-8 text, but perhaps Latin-1"),
         (b'{"output": "a"} {}', "broken JSON: line 2: Extra data"),
         (b"output: a", "broken JSON: line 2: Expecting value"),
         (b'{"output": "a", "output": "b"}', "duplicate column: `output`"),
@@ -202,7 +202,7 @@ def test_a_first_line_that_is_broken_leaves_the_others(tmp_path):
         (b"instruction,output,output\na,b,c\n", "column `output` more than once"),
         (b'instruction,output\na,"b"c\n', "on line 2: "),
         (b'instruction,output\na,b\n"a,b\n', "Broken csv .* on line 3: unexpected end of data"),
-        (b"instruction,output\na,\xff\n", "Broken csv .* on line 2: 'utf-8'"),
+        (b"instruction,output\na,\xff\n", "is not UTF-8 text on line 2, but perhaps Latin-1"),
     ],
 )
 def test_a_broken_csv_file_is_an_error(content, reason, tmp_path):
@@ -226,7 +226,7 @@ def test_a_csv_row_with_other_fields_is_broken(tmp_path):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: path.write_bytes(b"no parquet"), "cannot be read as parquet: it is no parquet file"),
+        (lambda path: path.write_bytes(b"no parquet"), "cannot be read as parquet: it is not a parquet file"),
         (lambda path: path.write_bytes(b"PAR1 no parquet PAR1"), "cannot be read as parquet: "),
         (lambda path: path.write_bytes(gzip.compress(b"a")), "cannot be read as parquet: it is compressed by gzip"),
         (lambda path: tear(path), "cannot be read as parquet: it is cut off"),
@@ -306,7 +306,7 @@ def test_pipes_devices_and_lost_links_are_refused_unopened(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.jsonl"))
         for name in ("pipe", "device", "socket"):
-            with pytest.raises(DataError, match=f"{name}.jsonl' is a {name}, and no file"):
+            with pytest.raises(DataError, match=f"{name}.jsonl' is a {name}, not a file"):
                 find_sources([str(tmp_path / f"{name}.jsonl")], None, None, "train")
     with pytest.raises(DataError, match="lost.jsonl' is a link to a file that does not exist"):
         find_sources([str(tmp_path / "lost.jsonl")], None, None, "train")
@@ -320,7 +320,7 @@ def test_pipes_devices_and_lost_links_are_refused_unopened(tmp_path):
     ("content", "reason"),
     [
         ("{}".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
-        ("{}".encode("utf-16-le"), "is no UTF-8 text"),
+        ("{}".encode("utf-16-le"), "is not UTF-8 text"),
         (gzip.compress(b"{}"), "is compressed by gzip"),
         (b"PK\x03\x04...", "is a zip archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
@@ -408,7 +408,7 @@ def test_fields_of_csv_may_be_long(tmp_path):
 @pytest.mark.parametrize("name", ["nothing.jsonl", "./nothing", "/nothing/here", "a/b/c"])
 def test_a_missing_file_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=f"The data file '{name}' does not exist"):
+    with pytest.raises(DataError, match=f"No such file: '{name}'"):
         find_sources([name], None, None, "train")
 
 
@@ -424,7 +424,7 @@ def test_folders_and_files_without_data_are_errors(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(DataError, match="has no .json, .jsonl, .csv, .parquet file"):
         find_sources([str(tmp_path)], None, None, "train")
-    with pytest.raises(DataError, match="notes.txt' is no data file"):
+    with pytest.raises(DataError, match="Unsupported file type '.txt' of '.*notes.txt'. Expected .json"):
         find_sources([str(tmp_path / "notes.txt")], None, None, "train")
 
 
@@ -450,7 +450,7 @@ def test_a_hub_data_set_that_cannot_be_had_is_an_error(monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(data_files, "load_dataset", load_dataset)
-    with pytest.raises(DataError, match="'owner/pairs' is no file or folder here, .* no network"):
+    with pytest.raises(DataError, match="No such file or folder: 'owner/pairs'; .* no network"):
         find_sources(["owner/pairs"], None, None, "train")
 
 

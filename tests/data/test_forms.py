@@ -159,9 +159,9 @@ def test_a_mapping_wins(row, columns, expected, suffix, find):
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"image_ur": "q"}, "`image_ur` is none of our columns. Did you mean `image_url`?"),
-        ({"images_2": "q"}, "`images_2` is none of our columns. Did you mean `image_url_2`?"),
-        ({"pixels": "q"}, "`pixels` is none of our columns. There are: instruction, output, image_url"),
+        ({"image_ur": "q"}, "`image_ur` is not one of our columns. Did you mean `image_url`?"),
+        ({"images_2": "q"}, "`images_2` is not one of our columns. Did you mean `image_url_2`?"),
+        ({"pixels": "q"}, "`pixels` is not one of our columns. There are: instruction, output, image_url"),
         ({"instruction": "qq"}, "names `qq`, but no row has that column. Did you mean `q`?"),
         ({"output": "r.txt"}, "names `r.txt`, but no row has that column"),
         ({"output": "q.text"}, "names `q.text`, but no row has that column"),
@@ -277,10 +277,10 @@ def test_what_is_no_picture(value):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_columns_that_turn_up_late_are_found_row_by_row(suffix, find):
-    late = [{"image": "here"}, {"sketch": "/a.png"}, {"note": "n"}]
+    late = [{"image": "here"}, {"blob": "/a.png"}, {"note": "n"}]
     rows = [PAIR] * 120 + [PAIR | more for more in late]
     if suffix == "parquet":
-        rows = [dict.fromkeys(("sketch", "note")) | row for row in rows if "image" not in row]
+        rows = [dict.fromkeys(("blob", "note")) | row for row in rows if "image" not in row]
     (source,) = find(rows, suffix=suffix)
     problems, unread = [], []
     for chunk in find_chunks([source]):
@@ -289,7 +289,7 @@ def test_columns_that_turn_up_late_are_found_row_by_row(suffix, find):
                 unread.append(read_row(raw, None, source.form)["unread"])
             except DataError as error:
                 problems.append(str(error))
-    assert problems[-1] == "unread column: `sketch` is not read, but holds a picture ('/a.png')"
+    assert problems[-1] == "unread column: `blob` is not read, but holds a picture ('/a.png')"
     if suffix == "jsonl":
         assert problems[0] == "unread column: `image` is not read, but has the name of pictures"
         assert unread == [None] * 120 + [["note"]]
@@ -363,10 +363,38 @@ def test_tables_and_lists_without_a_row(name, tmp_path):
         find_forms(find_sources([str(path)], None, None, "train"))
 
 
-def test_csv_with_other_separators_says_so(tmp_path):
-    (tmp_path / "x.csv").write_text("instruction;output\na;b\n")
-    with pytest.raises(DataError, match="`instruction;output` .of csv, commas divide the columns"):
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [("a;b", "semicolons .* .'a;b'."), ("a\tb", "tabs"), ("a|b", "bars"), ("'a';'b'", "semicolons")],
+)
+def test_csv_with_other_separators_says_so(header, said, tmp_path):
+    (tmp_path / "x.csv").write_text(f"{header}\n1, 2{header[1]}3, 4\n")
+    with pytest.raises(DataError, match=f"x.csv' has {said}.*Save it with commas"):
         find_forms(find_sources([str(tmp_path / "x.csv")], None, None, "train"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "text"),
+    [
+        ("gbk", "GBK", "这个角是多少度？"),
+        ("cp1252", "Latin-1", "Où est l'élève, à l'école ?"),
+        ("shift_jis", "Shift JIS", "この角度はいくつですか。"),
+    ],
+)
+def test_csv_in_another_encoding_says_which(encoding, name, text, tmp_path):
+    for line, content in ((1, f"{text},output\n"), (2, f"instruction,output\n{text},b\n")):
+        (tmp_path / "x.csv").write_bytes(content.encode(encoding))
+        with pytest.raises(DataError, match=f"x.csv' is not UTF-8 text on line {line}, but perhaps {name}.* as UTF-8"):
+            find_forms(find_sources([str(tmp_path / "x.csv")], None, None, "train"))
+
+
+def test_columns_of_csv_without_a_name_have_one(tmp_path):
+    (tmp_path / "x.csv").write_text(",instruction,output,\n0,a,b,/p.png\n")
+    sources = find_sources([str(tmp_path / "x.csv")], None, None, "train")
+    with pytest.raises(DataError, match="`Unnamed: 3` holds a picture .*{image_url: 'Unnamed: 3'}"):
+        find_forms(sources)
+    (source,) = find_forms(sources, {"image_url": "Unnamed: 3"})
+    assert texts(source) == [["a", "b", None, None, "/p.png"]] and source.form.unread == ["Unnamed: 0"]
 
 
 def test_rows_that_are_broken_do_not_hide_the_form(tmp_path):
@@ -376,7 +404,7 @@ def test_rows_that_are_broken_do_not_hide_the_form(tmp_path):
 
 
 def test_tables_are_read_without_columns_that_do_not_matter(find):
-    (source,) = find([ONE | {"score": 1.5, "words": ["a"], "note": "n"}], suffix="parquet")
+    (source,) = find([ONE | {"size": 1.5, "words": ["a"], "note": "n"}], suffix="parquet")
     ((_, row),) = [row for chunk in find_chunks([source]) for row in read_chunk(source, chunk)]
     assert list(row) == ["instruction", "output", "words", "note"]  # texts might turn out to name pictures
 

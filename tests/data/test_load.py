@@ -180,6 +180,39 @@ def test_names_with_commas(folder, load):
     assert PumaScriptArguments(dataset_name="a, b").dataset_name == ["a", "b"]
 
 
+@pytest.mark.parametrize("kind", ["same", "link", "hard link", "in a folder"])
+def test_data_that_is_trained_on_cannot_be_evaluated_on(kind, folder, load):
+    path = write(folder / "pairs.jsonl", [pair(0), pair(1)])
+    other = folder / "other" / "x.jsonl"
+    other.parent.mkdir()
+    if kind == "link":
+        other.symlink_to(path)
+    elif kind == "hard link":
+        os.link(path, other)
+    name = {"same": path, "in a folder": folder}.get(kind, other)
+    with pytest.raises(DataError, match="is trained on and is the eval data too.*`eval_split_size`"):
+        load(path, eval_dataset_name=str(name))
+    load(path, eval_dataset_name=write(folder / "other" / "y.jsonl", [pair(2)]), image_root=str(folder))
+
+
+def test_a_dataset_in_memory_cannot_be_evaluated_on_if_it_is_trained_on(folder, processor):
+    table = Dataset.from_list([pair(0), pair(1)])
+    args = PumaKLConfig(str(folder / "out"), use_cpu=True, bf16=False, max_length=None, image_root=str(folder))
+    with pytest.raises(DataError, match="'b' is trained on and is the b data too"):
+        load_data({"train": table, "b": table}, args, processor, QWEN_VL)
+    load_data({"train": table.select([0]), "b": table.select([1])}, args, processor, QWEN_VL)
+
+
+def test_rows_that_are_marked_as_wrong_are_left_out_or_stop(folder, load):
+    path = write(folder / "pairs.jsonl", [pair(0, is_correct=True), pair(1, is_correct=False)])
+    with pytest.raises(DataError, match="marked wrong: `is_correct` is bool False, .*`columns: {is_correct: ignore}`"):
+        load(path)
+    dataset, reports = load(path, bad_rows="drop")
+    assert dataset["train"]["row_id"] == ["pairs.jsonl:1"] and reports["train"].dropped == {"marked wrong": 1}
+    assert reports["train"].unread == ["is_correct"]
+    assert len(load(path, columns={"is_correct": "ignore"})[0]["train"]) == 2
+
+
 def test_a_mapping_may_be_for_one_split(folder, load):
     rows = [{name: value for name, value in pair(0).items() if name != "image_url_2"} | {"picture": "0.png"}]
     train, evaluation = write(folder / "train.jsonl", rows), write(folder / "eval.jsonl", [pair(1)])

@@ -236,3 +236,36 @@ def test_what_cannot_be_escaped_is_refused(processor, monkeypatch):
     assert problem.startswith("invalid text: `output` has the character U+FDD0")
     joined = ROW | {"instruction": "<|im_<image>end|>", "image_url": [1]}
     assert renderer.find_problem(joined, "").startswith("special token in text: `instruction`")
+
+
+def template(content):
+    """A template in which a turn's content is written as an expression says."""
+    turn = "<|im_start|>{{ m.role }}\n{{ " + content + " }}<|im_end|>\n"
+    start = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    return "{% for m in messages %}" + turn + "{% endfor %}" + start
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "There is no chat template"),
+        ("m.content | e", "changes a question such as '1 < 2 .* or leaves it out"),
+        ("m.content | tojson", "changes a question"),
+        ("m.content.replace('\n', ' ')", "changes a question"),
+        ("m.content ~ m.content", "writes a question 2 times"),
+        ("m.content ~ (m.content if m.role == 'assistant' else '')", "writes an answer 2 times"),
+        ("m.content if m.role == 'user' else m.content | upper", "changes an answer"),
+    ],
+)
+def test_templates_that_change_what_they_are_given(content, reason):
+    tokenizer = build_processor("qwen2_vl").tokenizer
+    tokenizer.chat_template = content and template(content)
+    with pytest.raises(DataError, match=reason):
+        Renderer(tokenizer).check_template()
+
+
+def test_templates_that_write_what_they_are_given(processor):
+    tokenizer = build_processor("qwen2_vl").tokenizer
+    tokenizer.chat_template = template("m.content | trim")
+    for each in (processor, tokenizer):
+        Renderer(each).check_template()

@@ -13,7 +13,11 @@ from puma_trl.errors import DataError
 
 def read(row, root="/data", **mapping):
     mapping = {field: tuple(place.split(".")) for field, place in mapping.items()}
-    return read_row(row, root, find_form([*row, *(path[0] for path in mapping.values())], mapping))
+    return read_row(
+        row,
+        root,
+        find_form([*row, *(path[0] for path in mapping.values())], {name: (path,) for name, path in mapping.items()}),
+    )
 
 
 def side(row, suffix=""):

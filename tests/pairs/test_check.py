@@ -430,7 +430,7 @@ def test_unread_columns_that_come_late(rows, tmp_path):
 def test_columns_that_are_no_mapping(value, rows, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, write(tmp_path / "pairs.jsonl", rows[:2]), "--columns", value) == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert f"`--columns {value}` is no JSON object" in error and '{"image_url_2": "picture"}' in error
+    assert f"`--columns {value}` is not a JSON object" in error and '{"image_url_2": "picture"}' in error
 
 
 # Command line

@@ -382,5 +382,5 @@ def test_columns_have_other_names(pair_file, monkeypatch, capsys):
     assert len(shown) == 14 and not any("problem" in row for row in shown)
     assert all(row["sides"][1]["images"] for row in shown)
     monkeypatch.setattr("sys.argv", [*arguments, "--columns", "picture"])
-    with pytest.raises(DataError, match="^`--columns picture` is no JSON object"):
+    with pytest.raises(DataError, match="^`--columns picture` is not a JSON object"):
         main()

@@ -1,0 +1,97 @@
+"""Questions that refer to choices or to a text which they do not have, and the columns that may have them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from .lookalikes import split_name
+
+
+TO_CHOICES = re.compile(
+    r"(?i)\b(?:which|what|who|one|any|all|none|each)(?: \w+)? of (?:these|those|the (?:following|options|choices))\b"
+    r"|\b(?:the|these) following (?:\w+ )?(?:is|are|can|does|do|would|best|options?|choices|statements?|answers?)\b"
+    r"|\b(?:choose|select|pick|mark) (?:the|one|all|an?)\b.{0,60}\b(?:options?|choices?|answers?|alternatives?)\b"
+    r"|下列|以下(?:哪|选项|選項|说法|各)|下面哪|次のうち|der folgenden|lequel|laquelle|cu[áa]l de"
+    r"|какое из|какой из|какие из"
+)
+TO_TEXT = re.compile(
+    r"(?i)\b(?:according to|based on|in|from|of|by|using|read|refer to|summari[sz]e) (?:the|this) "
+    r"(?:(?:above|following|given|provided|preceding|first|second|last) )*(?:passage|text|article|paragraph|story|"
+    r"document|context|excerpt|table|report|dialogue|transcript|scenario|abstract|poem|letter|email)\b"
+    r"|\bthe (?:author|passage|excerpt|narrator|writer)\b"
+    r"|根据(?:文章|材料|上文|原文|下表|表格)|短文|文中|本文|dem text|le texte|el texto|согласно тексту"
+)
+# Choices in the question itself: lettered ones, or a list
+HAS_CHOICES = re.compile(
+    r"(?s)(?:^|[\s(（])[Aa]\s*[.:)．：、）].*?[\s(（][Bb]\s*[.:)．：、）]|(?:^|\n)\s*(?:[-*•]|\(?1\s*[.)]).*\n\s*(?:[-*•]|\(?2\s*[.)])"
+)
+# A question of more characters may have its text in it, and a shorter column is no such text.
+LONGEST_QUESTION, SHORTEST_TEXT = 400, 100
+# Words of columns of answers, of their reasons, and of facts on the row
+ELSEWHERE = set(
+    "answer answers solution solutions rationale explanation explanations reasoning analysis cot thought thoughts "
+    "thinking response responses output label labels target step steps tag tags keyword keywords metadata meta url id "
+    "caption captions".split()
+)
+
+
+def find_referred(rows: list[tuple[dict[str, Any], list[str]]], unread: list[str]) -> dict[str, str]:
+    """
+    Finds columns that may have what questions refer to.
+
+    Args:
+        rows (`list[tuple[dict, list[str]]]`):
+            Rows as they stand in the file, each with the texts of those sides that have no picture: all before the
+            answer.
+        unread (`list[str]`):
+            Columns that are not read.
+
+    Returns:
+        `dict[str, str]`: column → why it must not hold anything. For a text, most of the rows that refer to one have
+        it there.
+    """
+    names = [name for name in unread if not ELSEWHERE & set(split_name(name))]
+    found: dict[str, str] = {}
+    referring, holding = 0, Counter()
+    for raw, texts in rows:
+        for text in texts:
+            if TO_CHOICES.search(text) and not HAS_CHOICES.search(text):
+                for name in names:
+                    if _are_choices(raw.get(name), text):
+                        found.setdefault(name, f"may have the choices that the question refers to: {_end(text)!r}")
+            if len(text) <= LONGEST_QUESTION and TO_TEXT.search(text):
+                referring += 1
+                holding.update(name for name in names if _is_text(raw.get(name), text))
+    for name, count in holding.items():
+        if count * 2 >= referring:
+            found.setdefault(name, "may have the text that the question refers to")
+    return found
+
+
+def _end(text: str) -> str:
+    return text if len(text) <= 60 else f"…{text[-60:]}"
+
+
+def _are_choices(value: Any, text: str) -> bool:
+    """Whether a value is a list or an object of several short texts or numbers, or a text of lettered choices."""
+    if isinstance(value, str):
+        return bool(HAS_CHOICES.search(value)) and value.strip() not in text
+    if isinstance(value, dict) and not all(len(key) == 1 or isinstance(part, list) for key, part in value.items()):
+        return False
+    leaves = list(_leaves(value)) if isinstance(value, list | dict) else []
+    short = [leaf for leaf in leaves if isinstance(leaf, int | float) or len(leaf) <= LONGEST_QUESTION]
+    return len(leaves) > 1 and len(short) == len(leaves) and not all(str(leaf) in text for leaf in leaves)
+
+
+def _is_text(value: Any, text: str) -> bool:
+    whole = value if isinstance(value, str) else "\n".join(map(str, _leaves(value)))
+    return len(whole) >= max(SHORTEST_TEXT, len(text)) and whole.strip() not in text
+
+
+def _leaves(value: Any) -> Iterator[str | int | float]:
+    if isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(part)
+    elif isinstance(value, str | int | float):
+        yield value

@@ -1,0 +1,204 @@
+"""Columns that are refused although no form reads them, by names and contents, and those that are only listed."""
+
+import json
+
+import pytest
+
+from puma_trl.data.marks import is_mark, marks_wrong
+from puma_trl.errors import DataError
+
+from .test_forms import ONE, PAIR, cache, find, texts  # noqa: F401
+
+
+QUESTION = {"question": "Which holds?", "answer": "B"}
+BESIDE = (
+    "support article body story stem scenario given evidence candidates endings ctx passage_text reading_passage "
+    "question_context background_information answer_choices multiple_choice_options distractors distractor1 "
+    "mc_options 选项 候选答案选项 题干 上下文 контекст contexte Kontext contexto choix opciones варианты 材料 背景 "
+    "보기 文脈"
+).split()
+PICTURES = (
+    "chart graph plot scan thumbnail visual attachment svg tikz_code pdf_path pixel_values image_1 diagramUrl "
+    "画像 изображение изображения bild imagen imagem immagine 이미지 题目图片 illustration media"
+).split()
+SYSTEMS = ("sys", "sys_prompt", "system_message", "persona", "systemInstruction", "SYS")
+
+
+@pytest.mark.parametrize("name", [*BESIDE, *PICTURES])
+def test_names_of_what_belongs_to_the_question(name, find):  # noqa: F811
+    with pytest.raises(DataError, match=f"`{name}` (may belong|has the name of pictures|looks like `image)"):
+        find([QUESTION | {name: "something"}])
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_names_of_system_prompts(name, find):  # noqa: F811
+    with pytest.raises(DataError, match=f"`{name}` may be the system prompt .*{{system: {name}}}`"):
+        find([QUESTION | {name: "Be brief."}])
+    with pytest.raises(DataError, match=f"{{system: {name}, system_2: {name}}}`"):
+        find([PAIR | {name: "Be brief."}])
+    (source,) = find([PAIR | {name: "Be brief."}], columns={"system": name, "system_2": name})
+    assert texts(source) == [["a", "b", "c", "b"]]
+
+
+@pytest.mark.parametrize(
+    "names", ["opa opb opc opd", "op1 op2 op3", "A B C D", "a b c", "choice_a choice_b", "ans0 ans1"]
+)
+def test_choices_in_columns_of_their_own(names, find):  # noqa: F811
+    with pytest.raises(DataError) as error:
+        find([QUESTION | dict.fromkeys(names.split(), "1")])
+    for name in names.split():
+        assert f"`{name}` may be" in str(error.value)
+    assert "Write it into the question, or leave it out" in str(error.value)
+
+
+LISTED = (
+    "id source split difficulty url question_type chart_type graph_id image_topic support_level evidence_count "
+    "level_1 level_2 tag1 tag2 model_a model_b correct_option answer_index given_name body_part document_url "
+    "class classes status bias tense systems_id op case text description explanation lecture knowledge_point grade"
+).split()
+
+
+def test_what_is_listed_alone(find):  # noqa: F811
+    (source,) = find([QUESTION | dict.fromkeys(LISTED, "something")])
+    assert source.form.unread == LISTED
+
+
+@pytest.mark.parametrize("reply", ["chosen", "rejected"])
+def test_answers_beside_the_one_that_is_read(reply, find):  # noqa: F811
+    with pytest.raises(DataError, match=f"`{reply}` may be the answer, or one to avoid"):
+        find([QUESTION | {reply: "C"}])
+    (source,) = find([{"question": "a", "chosen": "b", "rejected": "c"}], columns={"output": "chosen"})
+    assert texts(source) == [["a", "b", None, None]]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        json.dumps({"path": "train/a.png"}),
+        json.dumps([{"bytes": "iVBORw0KGgo" + "A" * 500}]),
+        json.dumps({"x": {"url": "https://host/a.jpg?w=7"}}, indent=1),
+        json.dumps({"row": json.dumps({"image": "a.webp"})}),
+        json.dumps({"a": "data:image/png;base64,AAAA"}),
+        "['a.png', 'b.png']",
+    ],
+)
+def test_pictures_in_texts_of_json(value, find):  # noqa: F811
+    with pytest.raises(DataError, match="`extra` holds a picture"):
+        find([QUESTION | {"extra": value}])
+
+
+@pytest.mark.parametrize(
+    "value", ['{"note": "see a.png for more"}', '["png", "jpeg"]', "[x] a.png\nb", "{}", '{"n": 7}']
+)
+def test_texts_of_json_without_pictures(value, find):  # noqa: F811
+    (source,) = find([QUESTION | {"extra": value}])
+    assert source.form.unread == ["extra"]
+
+
+PASSAGE = "The river rises in the hills and reaches the sea after a long way through the plains. " * 3
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "value"),
+    [
+        ("Which of the following is prime?", "alts", ["4", "7", "9"]),
+        ("Which one of these is right?", "cands", {"A": "4", "B": "7"}),
+        ("Choose the correct option.", "list_of_things", {"text": ["4", "7"], "label": ["A", "B"]}),
+        ("下列哪个是质数？", "xx", ["4", "7"]),
+        ("Which of these is prime?", "lines", "A. 4\nB. 7"),
+        ("According to the passage, where does the river end?", "source_text", PASSAGE),
+        ("What does the author say of rivers?", "long_field", [PASSAGE]),
+        ("根据材料，河流流向哪里？", "cailiao", PASSAGE),
+    ],
+)
+def test_what_a_question_refers_to_is_missed_under_any_name(question, name, value, find):  # noqa: F811
+    row = {"question": question, "answer": "B"}
+    with pytest.raises(DataError, match=f"`{name}` may have the (choices|text) that the question refers to"):
+        find([row | {name: value}])
+    (source,) = find([row | {name: value}], columns={name: "ignore"})
+    assert source.form.unread == [name]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Which of these is prime?\nA. 4\nB. 7", "alts": ["4", "7"]},
+        {"question": "Which of these is prime?\n- 4\n- 7", "xs": ["4", "7"]},
+        {"question": "Which of the following is prime, 4 or 7?", "alts": ["4", "7"]},
+        {
+            "question": "Which of these is prime?",
+            "tags": ["number theory", "primes"],
+            "metadata": {"a": "b", "c": "d"},
+        },
+        {"question": f"{PASSAGE}\nAccording to the passage, where does it end?", "xs": PASSAGE},
+        {"question": "According to the passage, where does it end?", "rationale": PASSAGE, "url": PASSAGE},
+        {"question": "Where does the river end?", "xs": PASSAGE, "ys": ["a", "b"]},
+        {"question": "According to the table, which is it?", "image": "/a.png", "ocr": PASSAGE},
+    ],
+)
+def test_questions_that_have_what_they_refer_to(row, find):  # noqa: F811
+    (source,) = find([row | {"answer": "B"}])
+    assert len(source.form.unread) == len(row) - 1 - ("image" in row)
+
+
+def test_pictures_of_tables_may_have_what_a_question_refers_to(find):  # noqa: F811
+    image = {"bytes": b"\x89PNG", "path": None}
+    row = {"question": "According to the table, which is it?", "answer": "B", "image": image, "ocr": PASSAGE}
+    (source,) = find([row], suffix="parquet")
+    assert source.form.unread == ["ocr"]
+
+
+MARKS = [
+    *(("label", False), ("is_correct", False), ("correct", 0), ("weight", 0), ("score", 0.0), ("isCorrect", "False")),
+    *(("answer_is_correct", False), ("is_correct_answer", "0"), ("correctness", "incorrect"), ("accepted", "no")),
+    *(("reward", -1), ("is_wrong", True), ("rejected_flag", 1), ("valid", False), ("keep", 0)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), MARKS)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find):  # noqa: F811
+    good = (
+        type(value)(0)
+        if name.startswith(("is_wrong", "rejected"))
+        else {"incorrect": "correct", "no": "yes"}.get(
+            value, type(value)("True") if isinstance(value, str) else type(value)(1)
+        )
+    )
+    (source,) = find([ONE | {name: good}] * 3, suffix=suffix)
+    assert len(texts(source)) == 3 and source.form.unread == [name]
+    (source,) = find([ONE | {name: good}, ONE | {name: value}], suffix=suffix)
+    with pytest.raises(DataError, match=f"marked wrong: `{name}` is .*, which may say that the answer is not to be"):
+        texts(source)
+    (source,) = find([ONE | {name: value}], columns={name: "ignore"}, suffix=suffix)
+    assert texts(source) == [["a", "b", None, None]]
+    (source,) = find([ONE] * 120 + [ONE | {name: value}])  # turns up late
+    with pytest.raises(DataError, match="marked wrong"):
+        texts(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("label", [0, 1, 2]),
+        ("label", ["yes", "no"]),
+        ("label", ["A", "B"]),
+        ("correct", [0, 3, 1]),
+        ("correct_answer", [0, 1]),
+        ("correct_option", [0, 1]),
+        ("score", ["high", "low"]),
+        ("grade", [0, 1]),
+        ("answer_type", [0]),
+        ("is_multiple", [False, True]),
+        ("solution_count", [0]),
+        ("correct", [[False], [True]]),
+    ],
+)
+def test_columns_that_mark_nothing(name, values, find):  # noqa: F811
+    assert not is_mark(name, values)
+    (source,) = find([ONE | {name: value} for value in values])
+    assert len(texts(source)) == len(values)
+
+
+def test_a_value_that_is_missing_marks_nothing():
+    assert is_mark("score", [None, 0.5, 3]) and not marks_wrong("score", None) and not marks_wrong("score", 0.5)
