@@ -25,6 +25,8 @@ OTHER_NAMES = {
     "epochs": "num_train_epochs",
     "evaluation_strategy": "eval_strategy",
     "group_by_length": "train_sampling_strategy",
+# Where Linux tells the version of NVIDIA's driver
+DRIVER = Path("/proc/driver/nvidia/version")
     "lora_rank": "lora_r",
     "lr": "learning_rate",
     "max_seq_length": "max_length",
@@ -189,14 +191,40 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
     if not values.get("use_cpu") and not torch.cuda.is_available():
         wanted = [name for name in ("bf16", "fp16", "tf32") if values.get(name, name == "bf16")]
         problems.append(
-            "No GPU is seen: check the driver with `nvidia-smi` and `torch.version.cuda`. To run on a CPU, set "
-            "`use_cpu: true`" + "".join(f", `{name}: false`" for name in wanted) + "."
+            f"No GPU is seen: {_explain_no_gpu(*_find_driver())}. To run on a CPU, set `use_cpu: true`"
+            + "".join(f", `{name}: false`" for name in wanted)
+            + "."
         )
     elif values.get("use_cpu"):
         wanted = [name for name in ("fp16", "tf32") if values.get(name)]
         if wanted:
             problems.append(
                 f"`use_cpu: true` does not go with {' and '.join(f'`{name}: true`' for name in wanted)}: a CPU has no "
+def _find_driver() -> tuple[str | None, int, str | None]:
+    """Returns the version of the NVIDIA driver, the CUDA version that it goes up to, and that of this PyTorch."""
+    text = DRIVER.read_text(encoding="utf-8", errors="replace") if DRIVER.is_file() else ""
+    driver = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    newest = ctypes.c_int(0)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(newest))
+    return driver and driver[0], newest.value, torch.version.cuda
+
+
+def _explain_no_gpu(driver: str | None, newest: int, build: str | None) -> str:
+    """Returns why PyTorch sees no GPU, and what to do; `newest` is as CUDA counts: 12040 for 12.4."""
+    if build is None:
+        return "this PyTorch is built without CUDA: install one that is (pytorch.org)"
+    if newest and newest // 1000 < int(build.split(".")[0]):
+        return (
+            f"the NVIDIA driver {driver or 'here'} goes up to CUDA {newest // 1000}.{newest % 1000 // 10}, and "
+            f"PyTorch {torch.__version__} is built for CUDA {build}. Install a newer driver, or a PyTorch that is "
+            f"built for CUDA {newest // 1000} (pytorch.org)"
+        )
+    if driver is None and not newest:
+        return "there is no NVIDIA driver; `nvidia-smi` tells once there is one"
+    return f"the NVIDIA driver {driver or 'here'} shows none; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+
+
                 "such mode. Set it to false."
             )
     return problems
