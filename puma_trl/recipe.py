@@ -1,10 +1,14 @@
 """The one reader of recipes and command lines: `RECIPE.yaml [--key value …]` → typed, checked settings."""
 
 import argparse
+import contextlib
+import ctypes
 import dataclasses
 import difflib
 import json
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +29,6 @@ OTHER_NAMES = {
     "epochs": "num_train_epochs",
     "evaluation_strategy": "eval_strategy",
     "group_by_length": "train_sampling_strategy",
-# Where Linux tells the version of NVIDIA's driver
-DRIVER = Path("/proc/driver/nvidia/version")
     "lora_rank": "lora_r",
     "lr": "learning_rate",
     "max_seq_length": "max_length",
@@ -39,6 +41,8 @@ NOT_HERE = {
     "`resume_from_checkpoint: true`."
 }
 TYPES = (PumaScriptArguments, PumaKLConfig, ModelConfig)
+# Where Linux tells the version of NVIDIA's driver
+DRIVER = Path("/proc/driver/nvidia/version")
 
 
 class _Help(argparse.Action):
@@ -200,6 +204,11 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
         if wanted:
             problems.append(
                 f"`use_cpu: true` does not go with {' and '.join(f'`{name}: true`' for name in wanted)}: a CPU has no "
+                "such mode. Set it to false."
+            )
+    return problems
+
+
 def _find_driver() -> tuple[str | None, int, str | None]:
     """Returns the version of the NVIDIA driver, the CUDA version that it goes up to, and that of this PyTorch."""
     text = DRIVER.read_text(encoding="utf-8", errors="replace") if DRIVER.is_file() else ""
@@ -223,11 +232,6 @@ def _explain_no_gpu(driver: str | None, newest: int, build: str | None) -> str:
     if driver is None and not newest:
         return "there is no NVIDIA driver; `nvidia-smi` tells once there is one"
     return f"the NVIDIA driver {driver or 'here'} shows none; see `nvidia-smi` and CUDA_VISIBLE_DEVICES"
-
-
-                "such mode. Set it to false."
-            )
-    return problems
 
 
 def split_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
