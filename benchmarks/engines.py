@@ -24,7 +24,7 @@ from common import launch, table_head, table_row
 from puma_trl.mini import build_model, build_processor, write_data
 
 
-ENGINES = ("ddp", "zero2", "zero3_8xa100", "zero3_offload", "fsdp2")
+ENGINES = ("ddp", "zero2_8xa100", "zero3_8xa100", "zero3_offload", "fsdp2")
 SIZES = {"hidden_size": 768, "num_hidden_layers": 8, "vision_embed_dim": 128, "num_heads": 8}
 BATCH_SIZE = 8
 IMPORTS = "import resource, puma_trl.run; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

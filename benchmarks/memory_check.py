@@ -2,7 +2,7 @@
 The formula of `memory_plan.py` against the memory of two-process runs of the run script.
 
 ```bash
-python benchmarks/memory_check.py                     # six runs, some minutes each
+python benchmarks/memory_check.py                     # seven runs, some minutes each
 python benchmarks/memory_check.py --runs "LoRA, DDP"  # one of them
 ```
 
@@ -44,6 +44,7 @@ RUNS = {
     "full, DDP, checkpointing": ("ddp", {"gradient_checkpointing": True}),
     "full, ZeRO-3, checkpointing": ("zero3_8xa100", {"gradient_checkpointing": True}),
     "stage 2, DDP": ("ddp", TOWERS | {"gradient_checkpointing": False}),
+    "stage 2, ZeRO-2": ("zero2_8xa100", TOWERS | {"gradient_checkpointing": False}),
     "stage 2, ZeRO-3": ("zero3_8xa100", TOWERS | {"gradient_checkpointing": False}),
     "LoRA, DDP": ("ddp", LORA | {"gradient_checkpointing": False}),
     "QLoRA, DDP": (
@@ -83,7 +84,7 @@ def predict(folder: Path, engine: str, options: dict, shape: dict[str, int]):
     setting = Setting(
         width=4,
         processes=2,
-        zero3=engine.startswith("zero3"),
+        zero=int(engine[4]) if engine.startswith("zero") else 0,
         pairs=True,
         rows=BATCH_SIZE,
         length=shape["tokens"] / BATCH_SIZE,

@@ -1,12 +1,16 @@
 """Every recipe and every accelerate configuration that is shipped, through the parsers that will read them."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DeepSpeedPlugin, DistributedType
+from accelerate.utils import DistributedType
+from deepspeed.runtime.config import DeepSpeedConfig, DtypeEnum
+from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from transformers import SchedulerType
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
@@ -110,24 +114,39 @@ def test_accelerate_configuration(path):
     } - {("distributed_type", values["distributed_type"])}
     assert config.distributed_type == DistributedType(values["distributed_type"])
     assert config.num_processes == values["num_processes"] and config.num_processes % config.num_machines == 0
-    assert config.mixed_precision == "no"  # the recipe decides; `bf16: false` under a file that says bf16 is an error
+    # the recipe decides; `bf16: false` under a file that says bf16 is an error, as is the key beside a DeepSpeed file
+    assert config.mixed_precision == (None if "zero" in path.name else "no")
     assert path.read_text().startswith("# ")
 
 
 @pytest.mark.parametrize("path", [path for path in ENGINES if "zero" in path.name], ids=name)
-def test_deepspeed_stage(path, monkeypatch):
-    """The stage in the file's name is the one that DeepSpeed is given."""
+def test_deepspeed_file(path):
+    """DeepSpeed takes it and knows every key; the stage is that of the name, and gradients are added in fp32."""
     settings = load_config_from_file(str(path)).deepspeed_config
+    values = json.loads((ROOT / settings["deepspeed_config_file"]).read_text())
     stage = int(re.search(r"zero(\d)", path.name)[1])
-    assert settings["zero_stage"] == stage
-    plugin = DeepSpeedPlugin(
-        zero_stage=settings["zero_stage"],
-        offload_optimizer_device=settings["offload_optimizer_device"],
-        offload_param_device=settings["offload_param_device"],
-    )
-    zero = plugin.deepspeed_config["zero_optimization"]
-    assert zero["stage"] == stage
-    device = "cpu" if "offload" in path.name else "none"
-    assert zero["offload_optimizer"]["device"] == device
-    # sharded weights are gathered for saving
-    assert settings.get("zero3_save_16bit_model", False) == (stage == 3)
+    given = values | {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1}
+    config = DeepSpeedConfig(given | {"gradient_clipping": 1.0, "bf16": {"enabled": True}})
+    zero = config.zero_config
+    assert zero.stage == stage and settings["zero3_init_flag"] == (stage == 3)
+    assert DtypeEnum(config.grad_accum_dtype).value == config.communication_data_type == torch.float32
+    is_offloaded = zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
+    assert is_offloaded == ("offload" in path.name)
+    # sharded weights are gathered for saving, and several nodes have a whole copy each
+    assert zero.gather_16bit_weights_on_model_save == (stage == 3)
+    assert zero.zero_hpz_partition_size == (8 if "multinode" in path.name else 1)
+    fields = DeepSpeedZeroConfig.model_fields
+    assert {*values["zero_optimization"]} <= {*fields, *(field.alias for field in fields.values())}
+
+
+def test_every_deepspeed_file_is_used():
+    used = {load_config_from_file(str(path)).deepspeed_config.get("deepspeed_config_file") for path in ENGINES}
+    assert {name(path) for path in ROOT.glob("accelerate_configs/deepspeed/*")} == used - {None}
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if "8xa100" in path.read_text()], ids=name)
+def test_engine_of_a_full_recipe(path):
+    """A stage that trains a small part has the model whole on each GPU, and all wait for a slow disk."""
+    engine = "zero2_8xa100" if path.name == "stage2.yaml" else "zero3_8xa100"
+    assert f"accelerate_configs/{engine}.yaml" in read_header(path)
+    assert yaml.safe_load(path.read_text())["ddp_timeout"] > 1800
