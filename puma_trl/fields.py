@@ -65,6 +65,104 @@ RANGES = {
 }
 # Columns of a list of fields, and those of them for names and defaults
 HELP_WIDTH, HELP_INDENT = 100, 34
+# Field → its names in other trainers (LLaMA-Factory, Axolotl, ms-swift, Unsloth, LLaVA) and other versions of
+# transformers and TRL
+_ELSEWHERE = {
+    "attn_implementation": "attn_impl flash_attention flash_attn use_flash_attention_2",
+    "chat_template_path": "chat_template template",
+    "completion_only_loss": "train_on_inputs train_on_prompt",
+    "dataset_name": "data data_files data_path dataset dataset_dir dataset_path datasets train_dataset train_file",
+    "dataset_num_proc": "dataset_processes preprocessing_num_workers",
+    "dtype": "torch_dtype",
+    "eval_dataset_name": "eval_data eval_dataset eval_file test_datasets val_dataset validation_file",
+    "eval_split_size": "split_dataset_ratio val_set_size val_size",
+    "eval_steps": "evals_per_epoch",
+    "eval_strategy": "evaluation_strategy",
+    "gradient_accumulation_steps": "grad_accum gradient_accumulation",
+    "gradient_checkpointing": "use_gradient_checkpointing",
+    "hub_model_id": "push_to_hub_model_id",
+    "image_root": "image_dir image_folder media_dir",
+    "learning_rate": "lr",
+    "load_in_4bit": "bits quant_bits quantization_bit",
+    "lora_modules_to_save": "additional_target modules_to_save",
+    "lora_r": "lora_rank r rank",
+    "lora_target_modules": "lora_target target_modules",
+    "lr_scheduler_type": "lr_scheduler scheduler",
+    "max_grad_norm": "clip_grad gradient_clipping",
+    "max_length": "cutoff_len max_seq_len max_seq_length model_max_length seq_length sequence_len",
+    "max_pixels": "image_max_pixels",
+    "min_pixels": "image_min_pixels",
+    "model_name_or_path": "base_model model model_id model_id_or_path model_name",
+    "num_train_epochs": "epochs num_epochs",
+    "optim": "adafactor optimizer",
+    "output_dir": "output output_path save_dir",
+    "packing": "sample_packing",
+    "part_learning_rates": "aligner_lr mm_projector_lr vision_tower_lr vit_lr",
+    "per_device_eval_batch_size": "eval_batch_size per_gpu_eval_batch_size",
+    "per_device_train_batch_size": "batch_size micro_batch_size per_gpu_train_batch_size train_batch_size",
+    "project": "wandb_project",
+    "report_to": "use_swanlab use_wandb",
+    "resume_from_checkpoint": "auto_resume_from_checkpoints resume",
+    "run_name": "experiment_name wandb_name wandb_run_id",
+    "save_steps": "saves_per_epoch",
+    "train_sampling_strategy": "group_by_length",
+    "trainable_parts": "finetune_language_layers finetune_vision_layers freeze_aligner freeze_backbone "
+    "freeze_language_model freeze_llm freeze_mm_mlp_adapter freeze_multi_modal_projector freeze_parameters "
+    "freeze_vision_tower freeze_vit trainable_parameters tune_mm_mlp_adapter unfrozen_parameters",
+    "use_cpu": "no_cuda",
+    "use_peft": "adapter finetuning_type lora_enable train_type tuner_type use_lora",
+    "warmup_steps": "warmup warmup_ratio",
+}
+OTHER_NAMES = {other: name for name, others in _ELSEWHERE.items() for other in others.split()}
+_STAGE = "The stage is what `use_kl`, `trainable_parts` and the data say: `use_kl: true` is stage 2."
+# What they have and we do not, with what to do
+NOT_HERE = {
+    "adapter_name_or_path": "Merge the adapters into their base model first: `puma-trl merge`.",
+    "beta": "The weight of the KL term is `lambda_kl`.",
+    "deepspeed_config": "The engine is in the file of `accelerate launch --config_file`.",
+    "kl_weight": "The weight of the KL term is `lambda_kl`.",
+    "logging_dir": "Set TENSORBOARD_LOGGING_DIR in `env`.",
+    "overwrite_cache": "Data that has changed is checked again without it.",
+    "overwrite_output_dir": "A run never overwrites another: choose a new `output_dir`, or set "
+    "`resume_from_checkpoint: true`.",
+    "plot_loss": "`curves.png` is drawn at each save without it.",
+    "rlhf_type": _STAGE,
+    "save_safetensors": "Weights are always saved as safetensors.",
+    "stage": _STAGE,
+    "system": "Write system prompts into the data, as docs/data.md says.",
+    "task": _STAGE,
+    "teacher_model": "The model is its own teacher: `teacher` says with which weights.",
+    "teacher_model_name_or_path": "The model is its own teacher: `teacher` says with which weights.",
+    "temperature": "The temperature of the KL term is `temp_kl`.",
+    "use_vllm": "Training generates nothing; evaluation has `--backend openai`.",
+    "wandb_entity": "Set WANDB_ENTITY in `env`.",
+}
+# Fields that have no effect in a recipe: value that says nothing (`...`: none), what to do
+_GIVEN_UP = "It is for scripts of your own. A stage always trains, and evaluates where there is evaluation data"
+_FULL_EVAL = "It would leave the model in half precision. `bf16: true` evaluates in it too"
+NOT_IN_RECIPES = {
+    "assistant_only_loss": (False, "Only answers bear labels anyway"),
+    "batch_eval_metrics": (False, "It is for `compute_metrics`, in Python"),
+    "bf16_full_eval": (False, _FULL_EVAL),
+    "dataset_kwargs": (None, "Rows are prepared by `load_data`"),
+    "dataset_text_field": ("text", "`columns` says where texts are"),
+    "do_eval": (..., _GIVEN_UP),
+    "do_predict": (..., _GIVEN_UP),
+    "do_train": (..., _GIVEN_UP),
+    "enable_jit_checkpoint": (False, "SIGTERM and Ctrl-C save a checkpoint anyway"),
+    "eval_do_concat_batches": (True, "It is for `predict`, in Python"),
+    "fp16_full_eval": (False, _FULL_EVAL),
+    "include_for_metrics": ([], "It is for `compute_metrics`, in Python"),
+    "length_column_name": ("length", "The check before training counts tokens into `length`"),
+    "local_rank": (-1, "The launcher tells each process its own"),
+    "lora_task_type": ("CAUSAL_LM", "Adapters train a model that writes answers"),
+    "model_init_kwargs": (
+        None,
+        "The keys of a recipe for it are `dtype`, `attn_implementation`, `model_revision`, `trust_remote_code` and "
+        "`load_in_4bit`",
+    ),
+    "truncation_mode": ("keep_start", "Rows longer than `max_length` are found before training, and none is cut"),
+}
 # Fields whose type is text, for paths, that take true and false besides
 TEXT_OR_SWITCH = ("resume_from_checkpoint",)
 

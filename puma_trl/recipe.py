@@ -15,31 +15,15 @@ import torch
 import yaml
 from transformers import HfArgumentParser
 from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig
 
 from .config import PumaKLConfig, PumaScriptArguments, as_list
 from .errors import ConfigError
-from .fields import check_values, list_fields, make_schema
+from .fields import NOT_HERE, NOT_IN_RECIPES, OTHER_NAMES, check_values, list_fields, make_schema
 from .redact import HIDDEN, REMEDY, is_secret_name, refuse_hidden, refuse_secrets, remember_secrets
 
 
-# What other trainers, and other versions of transformers and TRL, call a field
-OTHER_NAMES = {
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "evaluation_strategy": "eval_strategy",
-    "group_by_length": "train_sampling_strategy",
-    "lora_rank": "lora_r",
-    "lr": "learning_rate",
-    "max_seq_length": "max_length",
-    "torch_dtype": "dtype",
-    "warmup_ratio": "warmup_steps",
-}
-# What they have and we do not, with the reason
-NOT_HERE = {
-    "overwrite_output_dir": "A run never overwrites another: choose a new `output_dir`, or set "
-    "`resume_from_checkpoint: true`."
-}
 TYPES = (PumaScriptArguments, PumaKLConfig, ModelConfig)
 # Where Linux tells the version of NVIDIA's driver
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -179,6 +163,11 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
         )
         if not values.get(name)
     ]
+    problems += [
+        f"`{name}: {values[name]}` has no effect in a recipe. {reason}: leave it out."
+        for name, (plain, reason) in NOT_IN_RECIPES.items()
+        if name in values and values[name] != plain
+    ]
     has_data = any(values.get(name) is not None for name in ("eval_dataset_name", "eval_split_size"))
     if values.get("eval_strategy", "no") != "no" and not has_data:
         problems.append(
@@ -192,6 +181,8 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
             f"`report_to: {', '.join(missing)}`: no such tracker is installed. Run `pip install {' '.join(missing)}`, "
             "or set `report_to: none`."
         )
+    if values.get("use_liger_kernel") and not is_liger_kernel_available():
+        problems.append("`use_liger_kernel: true` needs its package. Run `pip install liger-kernel`, or leave it out.")
     if not values.get("use_cpu") and not torch.cuda.is_available():
         wanted = [name for name in ("bf16", "fp16", "tf32") if values.get(name, name == "bf16")]
         problems.append(
@@ -273,14 +264,19 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 
 def _check_keys(keys: Any, known: set[str], where: str) -> None:
-    for key in keys:
-        if key not in known:
-            key = str(key)
-            if key in NOT_HERE:
-                raise ConfigError(f"Unknown key `{key}` {where}. {NOT_HERE[key]}")
-            nearest = [OTHER_NAMES[key]] if key in OTHER_NAMES else difflib.get_close_matches(key, known, n=1)
-            hint = f" Did you mean `{nearest[0]}`?" if nearest else " `puma-trl train --help all` lists all."
-            raise ConfigError(f"Unknown key `{key}` {where}.{hint}")
+    unknown = [str(key) for key in keys if key not in known]
+    if len(unknown) == 1:
+        raise ConfigError(f"Unknown key `{unknown[0]}` {where}. {_advise(unknown[0], known)}")
+    if unknown:
+        advice = " ".join(f"`{key}`: {_advise(key, known)}" for key in unknown)
+        raise ConfigError(f"{len(unknown)} unknown keys {where}. {advice}")
+
+
+def _advise(key: str, known: set[str]) -> str:
+    if key in NOT_HERE:
+        return NOT_HERE[key]
+    nearest = [OTHER_NAMES[key]] if key in OTHER_NAMES else difflib.get_close_matches(key, known, n=1)
+    return f"Did you mean `{nearest[0]}`?" if nearest else "`puma-trl train --help all` lists all."
 
 
 def _refuse_token(values: dict[str, Any], recipe: str) -> None:

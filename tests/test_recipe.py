@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import get_type_hints
 
@@ -10,8 +11,8 @@ import yaml
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.errors import ConfigError
-from puma_trl.fields import list_kinds, make_schema
-from puma_trl.recipe import OTHER_NAMES, TYPES, parse_recipe
+from puma_trl.fields import NOT_HERE, NOT_IN_RECIPES, OTHER_NAMES, RANGES, list_kinds, make_schema
+from puma_trl.recipe import TYPES, parse_recipe
 
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +83,9 @@ def test_unknown_flag(recipe, flag, nearest):
 
 
 def test_unknown_key_like_no_other(recipe):
-    with pytest.raises(ValueError, match=r"Unknown key `zzz` on the command line. `puma-trl train --help all` lists all"):
+    with pytest.raises(
+        ValueError, match=r"Unknown key `zzz` on the command line. `puma-trl train --help all` lists all"
+    ):
         parse_recipe([str(recipe), "--zzz", "1"])
 
 
@@ -230,6 +233,9 @@ def test_all_problems_at_once(recipe):
         (["--tf32", "true"], "`use_cpu: true` does not go with `tf32: true`"),
         (["--min_pixels", "9", "--max_pixels", "4"], "`min_pixels: 9` is more than `max_pixels: 4`"),
         (["--columns", "[1]"], "`columns` is "),
+        (["--lr_scheduler_type=constant", "--warmup_steps=9"], "Set `lr_scheduler_type: constant_with_warmup`"),
+        (["--activation_offloading=true"], "`activation_offloading: true` needs a GPU"),
+        (["--use_liger_kernel=true"], "`use_liger_kernel: true` needs its package"),
     ],
 )
 def test_contradictions(recipe, flags, message, monkeypatch):
@@ -279,11 +285,36 @@ def test_why_no_gpu_is_seen(recipe, tmp_path, monkeypatch, version, newest, buil
         parse_recipe([str(recipe), "--use_cpu", "false", "--bf16", "false"])
 
 
-@pytest.mark.parametrize(("other", "ours"), sorted(OTHER_NAMES.items()))
-def test_names_of_other_trainers(recipe, other, ours):
-    assert ours in FIELDS
-    with pytest.raises(ConfigError, match=f"Unknown key `{other}` on the command line. Did you mean `{ours}`"):
-        parse_recipe([str(recipe), f"--{other}", "1"])
+def test_names_of_other_trainers(recipe):
+    """All unknown keys of a recipe are told at once, each with what it is called here, or why it is not."""
+    assert {*OTHER_NAMES.values(), *RANGES, *NOT_IN_RECIPES} <= FIELDS.keys()
+    assert not (OTHER_NAMES.keys() | NOT_HERE.keys()) & FIELDS.keys() and not OTHER_NAMES.keys() & NOT_HERE.keys()
+    recipe.write_text(recipe.read_text() + "".join(f"{name}: 1\n" for name in (*OTHER_NAMES, *NOT_HERE)))
+    with pytest.raises(ConfigError, match=f"^{len(OTHER_NAMES) + len(NOT_HERE)} unknown keys in the recipe") as error:
+        parse_recipe([str(recipe)])
+    for other, ours in OTHER_NAMES.items():
+        assert f"`{other}`: Did you mean `{ours}`?" in str(error.value)
+    for other, advice in NOT_HERE.items():
+        assert f"`{other}`: {advice}" in str(error.value)
+    for flag in ("--cutoff_len", "--lr=1"):
+        with pytest.raises(ConfigError, match="Unknown key `.*` on the command line. Did you mean `(max_|learning_)"):
+            parse_recipe([str(recipe), flag])
+
+
+OTHER_VALUES = {"dataset_kwargs": "{}", "dataset_text_field": "story", "eval_do_concat_batches": "false"}
+OTHER_VALUES |= {"include_for_metrics": "[loss]", "length_column_name": "size", "local_rank": "0"}
+OTHER_VALUES |= {"lora_task_type": "SEQ_CLS", "model_init_kwargs": "{dtype: auto}", "truncation_mode": "keep_end"}
+
+
+def test_fields_without_effect_in_a_recipe(recipe):
+    lines = "".join(f"{name}: {OTHER_VALUES.get(name, 'true')}\n" for name in NOT_IN_RECIPES)
+    recipe.write_text(recipe.read_text() + lines)
+    with pytest.raises(ConfigError, match=f"^{len(NOT_IN_RECIPES)} problems. ") as error:
+        parse_recipe([str(recipe)])
+    for name, (_, reason) in NOT_IN_RECIPES.items():
+        assert re.search(
+            f"`{name}: [^`]*` has no effect in a recipe. {re.escape(reason)}: leave it out.", str(error.value)
+        )
 
 
 def test_python_takes_what_recipes_take(tmp_path):

@@ -197,23 +197,23 @@ def test_token_in_a_recipe(recipe):
 
 
 def test_saved_recipe_hides_secrets_and_is_refused_until_they_are_given(recipe, monkeypatch, tmp_path):
-    given = f"model_init_kwargs: {{token: {TOKEN}, revision: main}}\nimage_root: http://me:pass@host/pictures\n"
+    given = f"gradient_checkpointing_kwargs: {{token: {TOKEN}, revision: main}}\nimage_root: http://me:pass@host/pictures\n"
     for name in ("MY_CREDENTIALS", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     recipe.write_text(RECIPE + given + "env: {MY_CREDENTIALS: abc, WANDB_MODE: offline}\n")
     saved = saved_recipe(parse_recipe([str(recipe), "--resume_from_checkpoint", "true"])[3])
-    assert saved["model_init_kwargs"] == {"token": HIDDEN, "revision": "main"}
+    assert saved["gradient_checkpointing_kwargs"] == {"token": HIDDEN, "revision": "main"}
     assert saved["image_root"] == "http://<hidden>@host/pictures"
     assert saved["env"] == {"MY_CREDENTIALS": HIDDEN, "WANDB_MODE": "offline"}
     assert "resume_from_checkpoint" not in saved
 
-    again = "model_init_kwargs: {token: <hidden>}\nimage_root: http://<hidden>@host/pictures\n"
+    again = "gradient_checkpointing_kwargs: {token: <hidden>}\nimage_root: http://<hidden>@host/pictures\n"
     recipe.write_text(RECIPE + again)
     with pytest.raises(
-        ConfigError, match="`model_init_kwargs`, `image_root`: <hidden> stands where .* Give the value"
+        ConfigError, match="`gradient_checkpointing_kwargs`, `image_root`: <hidden> stands where .* Give the value"
     ):
         parse_recipe([str(recipe)])
-    parse_recipe([str(recipe), "--model_init_kwargs", "{}", "--image_root", str(tmp_path)])  # given again
+    parse_recipe([str(recipe), "--gradient_checkpointing_kwargs", "{}", "--image_root", str(tmp_path)])  # given again
 
     recipe.write_text(RECIPE + "env: {MY_CREDENTIALS: <hidden>}\n")
     parse_recipe([str(recipe)])  # it stands in the environment still
@@ -224,11 +224,11 @@ def test_saved_recipe_hides_secrets_and_is_refused_until_they_are_given(recipe, 
 
 def test_settings_that_are_written_hold_no_secrets(tmp_path):
     kwargs = {"token": TOKEN, "revision": "main"}
-    args = PumaKLConfig(str(tmp_path), hub_token=TOKEN, model_init_kwargs=kwargs, use_cpu=True, bf16=False)
+    args = PumaKLConfig(str(tmp_path), hub_token=TOKEN, gradient_checkpointing_kwargs=kwargs, use_cpu=True, bf16=False)
     torch.save(args, tmp_path / "training_args.bin")
     assert TOKEN.encode() not in (tmp_path / "training_args.bin").read_bytes()
     loaded = pickle.loads(pickle.dumps(args))
-    assert loaded.hub_token is None and loaded.model_init_kwargs == {"token": HIDDEN, "revision": "main"}
+    assert loaded.hub_token is None and loaded.gradient_checkpointing_kwargs == {"token": HIDDEN, "revision": "main"}
     assert loaded.learning_rate == args.learning_rate
     assert TOKEN not in args.to_json_string() and TOKEN not in str(args.to_dict())  # for trackers
-    assert args.hub_token == TOKEN and args.model_init_kwargs == kwargs  # the run itself needs them
+    assert args.hub_token == TOKEN and args.gradient_checkpointing_kwargs == kwargs  # the run itself needs them

@@ -107,8 +107,11 @@ def test_a_run_with_secrets_everywhere(train, server, folder, capfd, monkeypatch
             hub_private_repo=True,
             run_name=f"with {OTHER}",
             env=environment,
-            model_init_kwargs={"token": "kwargs-secret", "proxies": {"https": "http://me:proxy-secret@proxy"}},
-            dataset_kwargs={"storage_options": {"password": "plain-secret", "url": "s3://me:url-secret@host/x"}},
+            gradient_checkpointing_kwargs={
+                "token": "kwargs-secret",
+                "proxies": {"https": "http://me:proxy-secret@proxy"},
+            },
+            liger_kernel_config={"storage_options": {"password": "plain-secret", "url": "s3://me:url-secret@host/x"}},
         )
         == 0
     )
@@ -120,7 +123,7 @@ def test_a_run_with_secrets_everywhere(train, server, folder, capfd, monkeypatch
     assert private and {"training_args.bin", "recipe.yaml", "provenance.json", "README.md"} <= repository.keys()
     assert leaks(folder, captured.out + captured.err, server.repositories) == []
     recipe = yaml.safe_load((out / "recipe.yaml").read_text())
-    assert recipe["run_name"] == "with <hidden>" and recipe["model_init_kwargs"]["token"] == "<hidden>"
+    assert recipe["run_name"] == "with <hidden>" and recipe["gradient_checkpointing_kwargs"]["token"] == "<hidden>"
     assert recipe["env"] == dict.fromkeys(environment, "<hidden>") | {"WANDB_MODE": "offline"}
     repository["private"] = True
     push(out)  # later, by the recipe
