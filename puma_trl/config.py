@@ -202,10 +202,10 @@ class PumaKLConfig(SFTConfig):
             self.trainable_parts = as_list(self.trainable_parts)
         if self.trainable_parts == []:
             raise ConfigError("`trainable_parts` is empty, so nothing would train. Name the parts, or `all`.")
-        if self.use_kl and (self.packing or self.padding_free):
+        if self.use_kl and self.packing:
             raise ConfigError(
-                "`packing` and `padding_free` are not available with `use_kl: true`: the two sides of a pair have "
-                "different lengths. Set both to false; `train_sampling_strategy: group_by_length` keeps padding low."
+                "`packing` is not available with `use_kl: true`: the two sides of a pair have different lengths. Set "
+                "it to false; `padding_free: true` leaves no padding either."
             )
         if self.activation_checkpointing is None:  # TRL 1.16 sets the old name, and transformers 5.23 warns of it
             self.activation_checkpointing = self.gradient_checkpointing

@@ -9,13 +9,14 @@ import torch
 from datasets import DatasetDict
 from PIL import Image
 from torch.nn.functional import pad
-from transformers import ProcessorMixin
+from transformers import PreTrainedConfig, ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..errors import DataError
 from ..models.families import Family, family_of_processor
 from .images import open_image
+from .padding_free import PER_TOKEN, find_answers, line_up
 from .render import Renderer, prompt_of
 
 
@@ -92,6 +93,11 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             [`find_placeholder_sides`] for those that need none.
         special_tokens (`str`, *optional*, defaults to `"error"`):
             Whether the model's control tokens in texts are refused (`"error"`) or read as plain text (`"escape"`).
+        padding_free (`bool`, *optional*, defaults to `False`):
+            Whether the rows of a side stand one behind the other (see [`line_up`]), in place of beneath each other
+            with padding. A blank image is then a row of its own.
+        config ([`~transformers.PreTrainedConfig`], *optional*):
+            Configuration of the model, which `padding_free` needs.
         on_bad_image (`str`, *optional*, defaults to `"error"`):
             Whether a picture that cannot be read is an error, or its row is replaced (`"replace"`): by another one of
             the batch, or of an earlier batch where it is alone, without labels, so that nothing is learned twice.
@@ -100,7 +106,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
 
     The output has `input_ids`, `attention_mask`, `labels` (B, L) and the processor's image tensors, the same with the
     prefix `teacher_` (B, L'), `same_images`, whether both sides show the same pictures, `row_id`, the list of the
-    rows' names, and, where rows were replaced, `dropped_rows`, a list of their `row_id` and `reason`.
+    rows' names, and, where rows were replaced, `dropped_rows`, a list of their `row_id` and `reason`. Without padding
+    a side is what [`line_up`] returns, and pairs have `answer_positions` (N,) besides (see [`find_answers`]).
 
     Raises:
         DataError: if `use_kl` is set and a row has no second side, the answers of a row tokenise differently, a text
@@ -113,6 +120,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     placeholder_sides: tuple[str, ...] = SIDES
     special_tokens: str = "error"
     on_bad_image: str = "error"
+    padding_free: bool = False
+    config: PreTrainedConfig | None = None
     return_tensors: str = "pt"
     _renderer: Renderer = field(init=False, repr=False)
     _side_collator: DataCollatorForVisionLanguageModeling = field(init=False, repr=False)
@@ -142,15 +151,25 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         if self.use_kl:
             teacher = self._collate_side(rows, "", suffix, "teacher")
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
+            teacher = self._finish_side(teacher, list(reasons))
+            batch = self._finish_side(batch, list(reasons))
             batch.update({f"{TEACHER}{key}": value for key, value in teacher.items()})
             images = [(row["image_url"], row["image_url_2"]) for row in rows]
             batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
+        else:
+            batch = self._finish_side(batch, list(reasons))
         batch["row_id"] = row_ids
         if reasons:
-            for name in {"labels", f"{TEACHER}labels"} & batch.keys():
-                batch[name][list(reasons)] = -100
             batch["dropped_rows"] = list(reasons.values())
         return batch
+
+    def _finish_side(self, batch: dict[str, torch.Tensor], dropped: list[int]) -> dict[str, Any]:
+        """Takes rows out of the loss; without padding, lines rows up, and notes where the pair step finds answers."""
+        batch["labels"][dropped] = -100
+        if not self.padding_free:
+            return batch
+        batch = line_up(batch, self.config)
+        return batch | ({"answer_positions": find_answers(batch["labels"])} if self.use_kl else {})
 
     def _read_row(self, row: dict[str, Any], index: int, sides: Iterable[str]) -> dict[str, Any]:
         """Brings a row into the form of `load_data`, which may not have read it, and makes sure of its texts."""
@@ -219,33 +238,32 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
                 )
 
     def _add_placeholder(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Appends a blank image to the first row, behind the last column, outside attention to and from the answer."""
+        """
+        Appends a blank image, outside attention to and from the answers: behind the last column, in the first row, or,
+        without padding, as a row of its own.
+        """
         if not self._placeholder:
             blank = Image.new("RGB", (28, 28), "white")
             text = self.family.image_text or self.processor.image_token
             self._placeholder = dict(
                 self.processor(images=[[blank]], text=[text], add_special_tokens=False, return_tensors="pt")
             )
-        batch_size = batch["input_ids"].shape[0]
-        fill = {
-            "input_ids": self._side_collator.processor.tokenizer.pad_token_id,
-            "labels": -100,
-            "attention_mask": 0,
-            "token_type_ids": 0,
-            "mm_token_type_ids": 0,
+            self._placeholder["labels"] = torch.full_like(self._placeholder["input_ids"], -100)
+        fill = {"input_ids": self._side_collator.processor.tokenizer.pad_token_id, "labels": -100}
+        (height, width), (_, blank_width) = batch["input_ids"].shape, self._placeholder["input_ids"].shape
+        if self.padding_free:
+            around, place = (0, max(blank_width - width, 0), 0, 1), (height, 0)
+        else:
+            around, place = (0, blank_width), (0, width)
+        result = {
+            name: pad(value, around, value=fill.get(name, 0)) if name in PER_TOKEN else value
+            for name, value in batch.items()
         }
-        columns = self._placeholder | {"labels": torch.full_like(self._placeholder["input_ids"], -100)}
-        result = {}
-        for name, value in columns.items():
-            if name in fill:
-                below = value.new_full((batch_size - 1, value.shape[1]), fill[name])
-                left = batch.get(name)
-                if left is None:  # the processor omits it for text alone
-                    left = torch.zeros_like(batch["input_ids"])
-                result[name] = torch.cat((left, torch.cat((value, below))), dim=1)
-            else:
+        for name, value in self._placeholder.items():
+            if name not in PER_TOKEN:  # the image itself
                 result[name] = value
-        for name, value in batch.items():  # per-token tensors that come with text alone
-            if name not in result:
-                result[name] = pad(value, (0, columns["input_ids"].shape[1]))
+                continue
+            if name not in result:  # the processor omits it for text alone
+                result[name] = torch.zeros_like(result["input_ids"])
+            result[name][place[0], place[1] : place[1] + blank_width] = value[0]
         return result

@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ..errors import ModelError
+from .families import FAMILIES, get_family
 
 
 VARLEN = "varlen"
@@ -72,11 +73,11 @@ def varlen_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **arguments, **kwargs)
     if unknown := [name for name in UNKNOWN if kwargs.get(name) is not None]:
         raise ModelError(
-            f"{type(module).__name__} computes attention with `{unknown[0]}`, which `attn_implementation: varlen` does "
-            "not know. Set `padding_free: false` and `attn_implementation: eager` for this model."
+            f"{type(module).__name__} computes attention with `{unknown[0]}`, which `attn_implementation: varlen` "
+            "does not know. Set `padding_free: false` and `attn_implementation: eager` for this model."
         )
     is_causal = module.is_causal if is_causal is None else is_causal
-    left = sliding_window - 1 if sliding_window else -1
+    window = (sliding_window - 1 if sliding_window else -1, 0) if is_causal else (-1, -1)
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = (each.to(dtype) for each in (query, key, value))
@@ -88,27 +89,31 @@ def varlen_attention(
             max_length_q,
             max_length_q,
             scale=scaling,
-            window_size=(left, 0) if is_causal else (-1, -1),
+            window_size=window,
             enable_gqa=key.shape[1] != query.shape[1],
         )
         return output[None], None
     lengths = cu_seq_lens_q.diff().tolist()
-    outputs = []
-    for rows in zip(*(each.split(lengths, dim=2) for each in (query, key, value)), strict=True):
-        length, mask = rows[0].shape[2], None
-        if is_causal and sliding_window and length > sliding_window:
-            mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(-left)
-        outputs.append(
-            scaled_dot_product_attention(
-                *rows,
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=is_causal and mask is None,
-                scale=scaling,
-                enable_gqa=key.shape[1] != query.shape[1],
-            )
-        )
+    rows = zip(*(each.split(lengths, dim=2) for each in (query, key, value)), strict=True)
+    outputs = [_attend(*row, is_causal, sliding_window, dropout_p=dropout, scale=scaling) for row in rows]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_causal: bool,
+    sliding_window: int | None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Attention of one row."""
+    length, mask = query.shape[2], None
+    if is_causal and sliding_window and length > sliding_window:
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril().triu(1 - sliding_window)
+        is_causal = False
+    kwargs |= {"attn_mask": mask, "is_causal": is_causal, "enable_gqa": key.shape[1] != query.shape[1]}
+    return scaled_dot_product_attention(query, key, value, **kwargs)
 
 
 def no_mask(device: torch.device) -> torch.Tensor:
@@ -124,6 +129,39 @@ def no_mask(device: torch.device) -> torch.Tensor:
 def attention_of(config: PreTrainedConfig) -> str | None:
     """Returns the attention of the language model."""
     return config.get_text_config()._attn_implementation
+
+
+def check_padding_free(config: PreTrainedConfig, implementation: str | dict[str, str] | None) -> None:
+    """
+    Makes sure, before the data is read, that the rows of a model may stand one behind the other.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+        implementation (`str` or `dict[str, str]`, *optional*):
+            The attention that it is loaded with.
+
+    Raises:
+        ModelError: if models of this family cannot read such rows, or the attention would build a mask of all tokens
+            by all tokens.
+    """
+    text = config.get_text_config()
+    kinds = {*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
+    if not get_family(config).padding_free or kinds:
+        known = sorted(model_type for family in FAMILIES if family.padding_free for model_type in family.model_types)
+        reason = f"'{text.model_type}' has layers of {', '.join(sorted(kinds))}" if kinds else "others may mix rows up"
+        raise ModelError(
+            f"`padding_free: true` cannot be used with a model of type '{config.model_type}': rows that stand one "
+            f"behind the other must be read apart, as in {', '.join(known)}; {reason}. Leave it out."
+        )
+    if isinstance(implementation, dict):
+        implementation = implementation.get("text_config", implementation.get(""))
+    if implementation != VARLEN and "flash" not in str(implementation):
+        raise ModelError(
+            f"`padding_free: true` with `attn_implementation: {implementation or 'sdpa'}` would build a mask of all "
+            "tokens by all tokens, and be slower than padding. Set `attn_implementation: varlen`, which needs nothing "
+            "installed, or `flash_attention_2`."
+        )
 
 
 def prepare_towers(model: PreTrainedModel) -> None:

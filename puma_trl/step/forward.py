@@ -6,9 +6,10 @@ Both passes run inside the model's own `forward`, so that autocast and the hooks
 """
 
 import functools
+import os
 import types
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from transformers.utils import ModelOutput
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from ..config import PumaKLConfig
+from ..data.padding_free import OnHost, find_answers
+from ..models.attention import VARLEN, attention_of, no_mask, prepare_towers
 from .loss_chunk import METRICS
 from .losses import fused_puma_loss
 from .tower_memo import TowerMemo
@@ -47,7 +50,16 @@ class PairOutput(ModelOutput):
     sums: torch.Tensor | None = None
 
 
-def answer_hidden_states(model: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+def to_model_inputs(model: PreTrainedModel, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the inputs of a model, of which those of padding-free batches are told apart by `cu_seq_lens_q`."""
+    inputs = {name: value.value if isinstance(value, OnHost) else value for name, value in inputs.items()}
+    if "cu_seq_lens_q" in inputs:
+        is_varlen = attention_of(model.config) == VARLEN
+        inputs["attention_mask"] = no_mask(inputs["input_ids"].device) if is_varlen else None
+    return inputs
+
+
+def answer_hidden_states(model: PreTrainedModel, inputs: dict[str, Any], positions: torch.Tensor) -> torch.Tensor:
     """
     Runs the backbone and keeps the hidden states that predict an answer token.
 
@@ -55,15 +67,41 @@ def answer_hidden_states(model: PreTrainedModel, inputs: dict[str, Any], labels:
         model ([`~transformers.PreTrainedModel`]):
             Model whose `base_model` is the backbone below the language-model head.
         inputs (`dict[str, Any]`):
-            Inputs of the backbone; `input_ids` has shape (B, L).
-        labels (`torch.Tensor` of shape `(B, L)`):
-            Answer tokens, `-100` elsewhere.
+            Inputs of the backbone, as the collator makes them; `input_ids` has shape (B, L).
+        positions (`torch.Tensor` of shape `(N,)`):
+            Positions of these hidden states in B · L (see [`find_answers`]), N the number of answer tokens.
 
     Returns:
-        `torch.Tensor` of shape (N, H), N the number of answer tokens, row by row.
+        `torch.Tensor` of shape (N, H), row by row.
     """
-    hidden_states = model.base_model(**inputs, use_cache=False).last_hidden_state
-    return hidden_states[:, :-1][labels[:, 1:] != -100]
+    hidden_states = model.base_model(**to_model_inputs(model, inputs), use_cache=False).last_hidden_state
+    return hidden_states.flatten(0, 1).index_select(0, positions)
+
+
+class CheckedOnce:
+    """
+    Lets transformers compare the numbers of image tokens and of image features in the first pass only.
+
+    On a GPU it waits for the device to do so, in every pass. Both come from the same processor, so if model and
+    processor agree once, they do.
+    """
+
+    def __init__(self):
+        self.passes = 0
+
+    @contextmanager
+    def __call__(self, inputs: dict[str, Any]) -> Iterator[None]:
+        name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+        before = os.environ.get(name)
+        if self.passes and inputs["input_ids"].is_cuda:
+            os.environ[name] = "1"
+        try:
+            yield
+        finally:
+            self.passes += 1
+            os.environ.pop(name, None)
+            if before is not None:
+                os.environ[name] = before
 
 
 def read_head(model: PreTrainedModel) -> Head:
@@ -107,14 +145,14 @@ class SelfTeacher:
         self.average = average
 
     def __call__(
-        self, student: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor
+        self, student: PreTrainedModel, inputs: dict[str, Any], positions: torch.Tensor
     ) -> tuple[torch.Tensor, Head]:
         """Returns the hidden states (N, H) that predict the answer on the text-rich side, and the teacher's head."""
         training = student.training
         student.eval()
         try:
             with torch.no_grad(), self.weights():
-                return answer_hidden_states(student, inputs, labels), read_head(student)
+                return answer_hidden_states(student, inputs, positions), read_head(student)
         finally:
             student.train(training)
 
@@ -130,21 +168,30 @@ class SeparateTeacher:
 
     def __init__(self, model: PreTrainedModel):
         self.model = model.eval().requires_grad_(False)
+        prepare_towers(model)
 
-        def hidden_forward(self, inputs, labels):
-            return answer_hidden_states(self, inputs, labels)
+        def hidden_forward(self, inputs, positions):
+            return answer_hidden_states(self, inputs, positions)
 
         model.forward = types.MethodType(hidden_forward, model)
         # What the engine's wrapper makes of the model; the trainer sets it.
         self.wrapped: torch.nn.Module = model
 
     def __call__(
-        self, student: PreTrainedModel, inputs: dict[str, Any], labels: torch.Tensor
+        self, student: PreTrainedModel, inputs: dict[str, Any], positions: torch.Tensor
     ) -> tuple[torch.Tensor, Head]:
         """Returns the hidden states (N, H) that predict the answer on the text-rich side, and the teacher's head."""
         with torch.no_grad():
             # the head is read here because what leaves a DeepSpeed forward is a copy that cannot be gathered
-            return self.wrapped(inputs=inputs, labels=labels), read_head(self.model)
+            return self.wrapped(inputs=inputs, positions=positions), read_head(self.model)
+
+
+def _pop_answers(inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Takes the answer tokens (N,) out of a batch, and the positions (N,) that predict them."""
+    labels, positions = inputs.pop("labels"), inputs.pop("answer_positions", None)
+    if positions is None:
+        positions = find_answers(labels)
+    return labels.flatten().index_select(0, positions + 1), positions
 
 
 def add_pair_forward(
@@ -173,6 +220,8 @@ def add_pair_forward(
             Called with each output of TRL's fused head, which TRL's step does not hand on.
     """
     sft_forward = model.forward
+    prepare_towers(model)
+    checked_once = CheckedOnce()
     text_config = model.config.get_text_config()
     # the two logit transforms that the backbones of the supported families have; both default to none
     softcap = getattr(text_config, "final_logit_softcapping", None)
@@ -185,19 +234,22 @@ def add_pair_forward(
             if isinstance(self.get_output_embeddings(), FSDPModule):
                 # Workaround (TRL 1.16, huggingface/trl#6077): its fused head gathers by hand, see `read_head`
                 self.get_output_embeddings().unshard()
-            output = sft_forward(*args, **kwargs)
+            with checked_once(kwargs) if "cu_seq_lens_q" in kwargs else nullcontext():
+                output = sft_forward(*args, **to_model_inputs(self, kwargs))
             if isinstance(output, FusedCausalLMOutput):
                 watch(output)
             return output
 
-        labels, num_items = kwargs.pop("labels"), kwargs.pop("num_items_in_batch")
+        num_items = kwargs.pop("num_items_in_batch")
+        labels, positions = _pop_answers(kwargs)
         teacher_inputs = dict(teacher_inputs)
-        teacher_labels = teacher_inputs.pop("labels")
+        _, teacher_positions = _pop_answers(teacher_inputs)
         use_memo = memo is not None and same_images
-        with memo.record() if use_memo else nullcontext():
-            teacher_hidden, teacher_head = teacher(self, teacher_inputs, teacher_labels)
-        with memo.replay() if use_memo else nullcontext():
-            student_hidden = answer_hidden_states(self, kwargs, labels)
+        with checked_once(kwargs):
+            with memo.record() if use_memo else nullcontext():
+                teacher_hidden, teacher_head = teacher(self, teacher_inputs, teacher_positions)
+            with memo.replay() if use_memo else nullcontext():
+                student_hidden = answer_hidden_states(self, kwargs, positions)
         weight, bias = read_head(self)
         if teacher_head[0] is weight:
             teacher_head = (None, None)  # one head, gathered and projected from once
@@ -206,7 +258,7 @@ def add_pair_forward(
                 student_hidden,
                 teacher_hidden,
                 weight,
-                labels[:, 1:][labels[:, 1:] != -100],
+                labels,
                 alpha_kl=config.alpha_kl,
                 lambda_kl=config.lambda_kl,
                 temp_kl=config.temp_kl,

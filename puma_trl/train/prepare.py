@@ -17,6 +17,7 @@ from ..data.load import load_data
 from ..data.render import end_token_id
 from ..data.tokens import get_tokenizer
 from ..errors import ConfigError, DataError
+from ..models.attention import attention_of, check_padding_free
 from ..models.families import get_family
 from ..models.load import check_vocabulary, load_processor
 from ..models.parts import check_parts, count_parameters, resolve_part, set_trainable_parts
@@ -90,6 +91,9 @@ def prepare(
     takes_images = isinstance(processor, ProcessorMixin)
     refuse_unused(args, takes_images, functions)
     name_idle(args)
+    if takes_images and args.padding_free:
+        attention = init.get("attn_implementation") if isinstance(model, str) else attention_of(config)
+        check_padding_free(config, attention)
     prepare_processor(processor, config, args)
     has_own_rows = collator is None or isinstance(collator, DataCollatorForPumaPairs)
     if has_own_rows:
@@ -227,7 +231,7 @@ def prepare_rows(
         The datasets, by the same names.
 
     Raises:
-        ConfigError: if rows with pictures come from a stream.
+        ConfigError: if rows with pictures come from a stream, or a setting has no effect on who reads the rows.
         DataError: if rows cannot be used (see [`load_data`]).
     """
     takes_images = isinstance(processor, ProcessorMixin)
@@ -290,4 +294,6 @@ def make_collator(
         placeholder_sides=find_placeholder_sides(splits, args.trainable_parts),
         special_tokens=args.special_tokens,
         on_bad_image="replace" if args.bad_rows == "drop" else "error",
+        padding_free=args.padding_free,
+        config=config,
     )

@@ -48,18 +48,18 @@ def mask_repeated_rows(
     Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
 
     Ranks must run the same number of batches, so the last ones are filled with rows from the start of the data.
-    Counted twice, they would make the result depend on the number of processes. In padding-free batches (packing) rows
-    are not told apart, and count.
+    Counted twice, they would make the result depend on the number of processes. In TRL's padding-free batches
+    (packing) rows are not told apart, and count.
 
     Args:
         batch (`dict[str, Any]`):
-            A collated batch, whose `labels` (B, L) are changed.
+            A collated batch, whose `labels` and `answer_positions` are changed.
         accelerator ([`~accelerate.Accelerator`]):
             Knows the data loader and the ranks.
         args ([`PumaKLConfig`]):
             `dataloader_drop_last` is used.
         padding_free (`bool`):
-            Whether the rows of a batch stand one behind the other.
+            Whether batches are TRL's padding-free ones.
     """
     state, num_processes = accelerator.gradient_state, accelerator.num_processes
     if num_processes == 1 or args.dataloader_drop_last or not state.end_of_dataloader or padding_free:
@@ -68,11 +68,19 @@ def mask_repeated_rows(
     if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
         return
     # Workaround (accelerate 1.15, huggingface/accelerate#4235): its `remainder` is unknown in an epoch that is resumed
-    batch_size = batch["labels"].shape[0]
+    batch_size = len(batch["row_id"]) if "row_id" in batch else batch["labels"].shape[0]
     remainder = len(dataset) % (batch_size * num_processes)
     if remainder == 0:
         return
-    num_real = remainder - accelerator.process_index * batch_size
-    for name in ("labels", f"{TEACHER}labels"):
-        if name in batch:
-            batch[name][max(num_real, 0) :] = -100
+    num_real = max(remainder - accelerator.process_index * batch_size, 0)
+    for side in ("", TEACHER):
+        if f"{side}labels" not in batch or num_real >= batch_size:
+            continue
+        if f"{side}cu_seq_lens_q" not in batch:
+            batch[f"{side}labels"][num_real:] = -100
+            continue
+        start = int(batch[f"{side}cu_seq_lens_q"][num_real])
+        batch[f"{side}labels"][:, start:] = -100
+        if f"{side}answer_positions" in batch:
+            positions = batch[f"{side}answer_positions"]
+            batch[f"{side}answer_positions"] = positions[positions + 1 < start]

@@ -1,6 +1,7 @@
 """`PumaKLTrainer`: TRL's `SFTTrainer` with the pair step of Math-PUMA."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -43,6 +44,15 @@ from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
 
 # `length` is for length-grouped sampling, which reads the data set after the other columns are gone
 COLUMNS = ["row_id", *ROW_COLUMNS, "length"]
+
+
+@contextmanager
+def _hide_padding_free(args: PumaKLConfig, is_pair_data: bool) -> Iterator[None]:
+    """Hides a setting from TRL, whose padding-free batches are of texts, and go with no other collator."""
+    padding_free = args.padding_free
+    args.padding_free = padding_free and not is_pair_data
+    yield
+    args.padding_free = padding_free
 
 
 class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
@@ -124,19 +134,20 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         given = prepare(model, args, processing_class, train_dataset, eval_dataset, data_collator, functions)
         self._is_pair_data = isinstance(given.processor, ProcessorMixin)
         self.stop_requested = False
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=given.collator,
-            train_dataset=given.train_dataset,
-            eval_dataset=given.eval_dataset,
-            processing_class=given.processor,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            peft_config=peft_config,
-            **functions,
-        )
+        with _hide_padding_free(args, self._is_pair_data):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=given.collator,
+                train_dataset=given.train_dataset,
+                eval_dataset=given.eval_dataset,
+                processing_class=given.processor,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                peft_config=peft_config,
+                **functions,
+            )
         self._prepare_rows = partial(
             prepare_rows,
             args=args,
@@ -212,6 +223,9 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         if self.args.use_kl:
             result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
         else:
+            if self._is_pair_data and "cu_seq_lens_q" in inputs:
+                # TRL counts tokens by it, and else by positions, of which it knows one axis
+                inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             loss = result[0] if return_outputs else result
             output, self._sft_output = self._sft_output, None
@@ -228,8 +242,11 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     ) -> torch.Tensor:
         student, teacher = split_sides(inputs)
         output = model(**student, teacher_inputs=teacher, num_items_in_batch=num_items_in_batch)
-        num_inputs = student["attention_mask"].sum()
-        self._step_metrics.add_sums(mode, torch.cat((output.sums, num_inputs.to(output.sums.dtype)[None])))
+        if "attention_mask" in student:
+            num_inputs = student["attention_mask"].sum().to(output.sums.dtype)
+        else:
+            num_inputs = output.sums.new_full((), student["input_ids"].numel())
+        self._step_metrics.add_sums(mode, torch.cat((output.sums, num_inputs[None])))
         loss = output.loss
         # `num_items_in_batch` counts the answer tokens of every rank, and the engines average gradients over ranks
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:

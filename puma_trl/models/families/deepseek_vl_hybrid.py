@@ -82,4 +82,5 @@ DEEPSEEK_VL_HYBRID = Family(
         # the SAM encoder, its second neck, the convolutions behind both and the weight of the second
         "vision_tower_high": ("model.high_res_vision_",),
     },
+    padding_free=True,
 )

@@ -17,8 +17,12 @@ class Family:
             family with one vision tower has it under both tower names.
         image_text (`str`, *optional*):
             The text that stands for one image inside a rendered prompt. `None` is the processor's `image_token`.
+        padding_free (`bool`, *optional*, defaults to `False`):
+            Whether rows may stand one behind the other: all layers of the language model are told where rows end, and
+            no token sees a later one.
     """
 
     model_types: tuple[str, ...]
     parts: dict[str, tuple[str, ...]]
     image_text: str | None = None
+    padding_free: bool = False

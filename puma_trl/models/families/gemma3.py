@@ -1,4 +1,4 @@
-"""Gemma 3, whose layout is LLaVA's."""
+"""Gemma 3, whose layout is LLaVA's. The tokens of a picture see each other both ways, so its batches are padded."""
 
 from .family import Family
 

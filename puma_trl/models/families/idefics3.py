@@ -11,4 +11,5 @@ IDEFICS3 = Family(
         "vision_tower_low": ("model.vision_model.",),
         "vision_tower_high": ("model.vision_model.",),
     },
+    padding_free=True,
 )

@@ -12,4 +12,5 @@ LLAVA = Family(
         "vision_tower_low": ("model.vision_tower.",),
         "vision_tower_high": ("model.vision_tower.",),
     },
+    padding_free=True,
 )

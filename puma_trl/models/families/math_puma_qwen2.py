@@ -153,6 +153,7 @@ MATH_PUMA_QWEN2 = Family(
         "vision_tower_low": ("model.vision_tower.",),
         "vision_tower_high": ("model.vision_tower.",),
     },
+    padding_free=True,
 )
 
 AutoConfig.register("math_puma_qwen2", MathPumaQwen2Config)

@@ -13,4 +13,5 @@ QWEN_VL = Family(
         "vision_tower_high": ("model.visual.",),
     },
     image_text="<|vision_start|><|image_pad|><|vision_end|>",
+    padding_free=True,
 )
