@@ -289,6 +289,9 @@ def test_names_of_other_trainers(recipe):
     """All unknown keys of a recipe are told at once, each with what it is called here, or why it is not."""
     assert {*OTHER_NAMES.values(), *RANGES, *NOT_IN_RECIPES} <= FIELDS.keys()
     assert not (OTHER_NAMES.keys() | NOT_HERE.keys()) & FIELDS.keys() and not OTHER_NAMES.keys() & NOT_HERE.keys()
+    for flag in ("--cutoff_len", "--lr=1"):
+        with pytest.raises(ConfigError, match="Unknown key `.*` on the command line. Did you mean `(max_|learning_)"):
+            parse_recipe([str(recipe), flag])
     recipe.write_text(recipe.read_text() + "".join(f"{name}: 1\n" for name in (*OTHER_NAMES, *NOT_HERE)))
     with pytest.raises(ConfigError, match=f"^{len(OTHER_NAMES) + len(NOT_HERE)} unknown keys in the recipe") as error:
         parse_recipe([str(recipe)])
@@ -296,9 +299,6 @@ def test_names_of_other_trainers(recipe):
         assert f"`{other}`: Did you mean `{ours}`?" in str(error.value)
     for other, advice in NOT_HERE.items():
         assert f"`{other}`: {advice}" in str(error.value)
-    for flag in ("--cutoff_len", "--lr=1"):
-        with pytest.raises(ConfigError, match="Unknown key `.*` on the command line. Did you mean `(max_|learning_)"):
-            parse_recipe([str(recipe), flag])
 
 
 OTHER_VALUES = {"dataset_kwargs": "{}", "dataset_text_field": "story", "eval_do_concat_batches": "false"}
