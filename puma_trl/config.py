@@ -78,9 +78,9 @@ class PumaKLConfig(SFTConfig):
         answer_mismatch (`str`, *optional*, defaults to `"error"`):
             What happens to pairs whose two answers differ: `"error"`, `"drop"`, or `"student"`, which gives the
             teacher the student's answer.
-        columns (`dict[str, str]`, *optional*):
+        columns (`dict[str, str | list[str]]`, *optional*):
             Where the data calls its columns otherwise: our column → theirs, such as `{image_url_2: picture}`, with
-            dots into nested ones (`{output: answer.text}`).
+            dots into nested ones (`{output: answer.text}`); pictures may be in several (`{image_url: [a, b]}`).
         special_tokens (`str`, *optional*, defaults to `"error"`):
             What happens to special tokens of the model in a text of the data: `"error"`, the row cannot be used (see
             `bad_rows`), or `"escape"`, they are encoded as plain text.
@@ -243,14 +243,20 @@ class PumaKLConfig(SFTConfig):
                 f"`min_pixels: {self.min_pixels}` is more than `max_pixels: {self.max_pixels}`. Set it to less."
             )
         columns = self.columns
-        if columns is not None and not (
-            isinstance(columns, dict)
-            and all(isinstance(each, str) and each for pair in columns.items() for each in pair)
-        ):
+        if columns is not None and not are_columns(columns):
             raise ConfigError(
                 f"`columns` is {columns!r}, but it must map our columns to those of the data: "
                 """`{image_url_2: picture}` in a recipe, '{"image_url_2": "picture"}' on the command line."""
             )
+
+
+def are_columns(value: Any) -> bool:
+    """Whether a value maps our columns to those of the data: each to a name, or to a list of names for pictures."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and name
+        for ours, theirs in value.items()
+        for name in (ours, *(theirs if isinstance(theirs, list) and theirs else [theirs]))
+    )
 
 
 def _check_fields(settings: Any) -> None:

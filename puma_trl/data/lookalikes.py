@@ -18,7 +18,7 @@ def _singulars(words: str) -> set[str]:
 # Why a column that is not read must not hold anything
 PICTURES = "has the name of pictures"
 BESIDE = "may belong to the question"
-CHOICE = "may be a choice of the question"
+CHOICE = f"{BESIDE} as a choice"
 SYSTEM = "may be the system prompt"
 QUESTION = "may be the question"
 REPLY = "may be the answer, or one to avoid"

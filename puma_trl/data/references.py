@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from .lookalikes import split_name
+from .lookalikes import BESIDE, split_name
 
 
 TO_CHOICES = re.compile(
@@ -59,13 +59,13 @@ def find_referred(rows: list[tuple[dict[str, Any], list[str]]], unread: list[str
             if TO_CHOICES.search(text) and not HAS_CHOICES.search(text):
                 for name in names:
                     if _are_choices(raw.get(name), text):
-                        found.setdefault(name, f"may have the choices that the question refers to: {_end(text)!r}")
+                        found.setdefault(name, f"{BESIDE}, which refers to choices: {_end(text)!r}")
             if len(text) <= LONGEST_QUESTION and TO_TEXT.search(text):
                 referring += 1
                 holding.update(name for name in names if _is_text(raw.get(name), text))
     for name, count in holding.items():
         if count * 2 >= referring:
-            found.setdefault(name, "may have the text that the question refers to")
+            found.setdefault(name, f"{BESIDE}, which refers to a text")
     return found
 
 

@@ -5,6 +5,7 @@ import sys
 from importlib import import_module
 
 from ..entry import run_command
+from ..errors import DataError
 
 
 TOOLS = {
@@ -28,7 +29,12 @@ def main(argv: list[str] | None = None) -> None:
             command.description = tool.__doc__
             tool.add_arguments(command)
     args = parser.parse_args(argv)  # which ends here unless one of the tools is named
-    tool.main(args)
+    try:
+        tool.main(args)
+    except DataError as error:
+        from .mapping import as_option  # which takes long to import
+
+        raise DataError(as_option(str(error))) from error
 
 
 if __name__ == "__main__":

@@ -2,10 +2,17 @@
 
 import argparse
 import json
+import re
+import shlex
 
+import yaml
+
+from ..config import are_columns
 from ..errors import DataError
 
 
+# A setting of a recipe in a message, as `word_columns` writes it
+SETTING = re.compile(r"`columns: (\{[^`]*\})`")
 EXAMPLE = """'{"image_url_2": "picture"}'"""
 
 
@@ -18,7 +25,16 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_columns(text: str | None) -> dict[str, str]:
+def as_option(message: str) -> str:
+    """Words the settings `columns` in a message on data as the option `--columns`."""
+
+    def word(match: re.Match) -> str:
+        return f"`--columns {shlex.quote(json.dumps(yaml.safe_load(match[1]), ensure_ascii=False))}`"
+
+    return SETTING.sub(word, message)
+
+
+def read_columns(text: str | None) -> dict[str, str | list[str]]:
     """
     Reads the value of `--columns`.
 
@@ -27,7 +43,7 @@ def read_columns(text: str | None) -> dict[str, str]:
             An object of JSON, as a recipe has under `columns`.
 
     Returns:
-        `dict[str, str]`: our column → the data's, empty without a value.
+        `dict[str, str | list[str]]`: our column → the data's, empty without a value.
 
     Raises:
         DataError: if it is something else.
@@ -38,9 +54,7 @@ def read_columns(text: str | None) -> dict[str, str]:
         columns = json.loads(text)
     except (ValueError, RecursionError):
         columns = None
-    if not isinstance(columns, dict) or not all(
-        isinstance(name, str) and name for pair in columns.items() for name in pair
-    ):
+    if not are_columns(columns):
         raise DataError(
             f"`--columns {text}` is not a JSON object of our columns and the data's. Write it as {EXAMPLE}."
         )

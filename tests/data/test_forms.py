@@ -156,6 +156,60 @@ def test_a_mapping_wins(row, columns, expected, suffix, find):
     assert texts(source) == [expected]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (["b", "c"], "r.0"),
+        ({"text": ["b"], "start": [7]}, "r.text.0"),
+        ([{"text": "b"}], "r.0.text"),
+        ([["x"], ["b"]], "r.1.0"),
+    ],
+)
+def test_a_mapping_leads_into_lists(value, name, suffix, find):
+    (source,) = find([{"q": "a", "r": value}], columns={"instruction": "q", "output": name}, suffix=suffix)
+    assert texts(source) == [["a", "b", None, None]]
+    (source,) = find([{"q": "a", "r": value}, {"q": "a", "r": None}], columns={"instruction": "q", "output": name})
+    with pytest.raises(DataError, match=f"missing value: `{name}` is missing or null"):
+        texts(source)
+
+
+def test_a_list_in_place_of_a_text_names_its_first(find):
+    (source,) = find([{"question": "a", "answer": ["b"]}])
+    with pytest.raises(DataError, match="`answer` is list .* not text; `columns` reads the first of it as `answer.0`"):
+        texts(source)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_pictures_in_several_columns(paired, suffix, find):
+    row = PAIR if paired else {"question": "Is <image 1> like <image 2>?", "answer": "b"}
+    rows = [row | {"image_1": f"/{name}.png", "image_2": f"/{name}{name}.png"} for name in "ab"]
+    if paired:
+        rows.append(row | {"image_1": "/c.png", "image_2": None})
+    with pytest.raises(DataError, match="`image_1` (looks|has the name).*`image_2` (looks|has the name)") as error:
+        find(rows, suffix=suffix)
+    columns = yaml.safe_load(str(error.value).split("`columns: ")[1].partition("}`")[0] + "}")
+    assert columns == {f"image_url{'_2' if paired else ''}": ["image_1", "image_2"]}
+    (source,) = find(rows, columns=columns, suffix=suffix)
+    pictures = [["/a.png", "/aa.png"], ["/b.png", "/bb.png"], ["/c.png"]]
+    assert [found[4:] for found in texts(source)] == pictures[: len(rows)]
+    assert source.form.unread == []
+
+
+def test_several_columns_are_for_pictures_alone(find):
+    with pytest.raises(DataError, match="`columns` names several columns for `instruction` .q, r., but only pictures"):
+        find([{"q": "a", "r": "b"}], columns={"instruction": ["q", "r"], "output": "r"})
+
+
+def test_a_column_called_ignore(find):
+    row = {"question": "a", "ignore": "b", "photo": "/a.png"}
+    with pytest.raises(DataError, match="`columns` has `output: ignore`, .* but the data has a column `ignore` too"):
+        find([row], columns={"output": "ignore"})
+    (source,) = find([row | {"answer": "b"}], columns={"photo": "ignore"})
+    assert source.form.unread == ["ignore", "photo"]
+
+
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
@@ -334,7 +388,7 @@ def test_a_mapping_of_half_a_side_is_an_error(find):
 
 
 def test_choices_in_columns_of_letters(find):
-    with pytest.raises(DataError, match="`A` may be a choice of the question"):
+    with pytest.raises(DataError, match="`A` may belong to the question as a choice"):
         find([{"question": "a", "answer": "A", "A": "1", "B": "2"}])
 
 

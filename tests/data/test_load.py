@@ -180,6 +180,16 @@ def test_names_with_commas(folder, load):
     assert PumaScriptArguments(dataset_name="a, b").dataset_name == ["a", "b"]
 
 
+def test_pictures_of_several_columns(folder, load):
+    rows = [{name: value for name, value in pair(0).items() if name != "image_url_2"} | {"a": "0.png", "b": "1.png"}]
+    path = write(folder / "pairs.jsonl", rows)
+    _, reports = load(path, columns={"image_url_2": ["a", "b"]})
+    assert reports["train"].images == {"text-rich": 0, "vision-rich": 2}
+    for value in ([], [2], [""], {"a": "b"}):
+        with pytest.raises(ValueError, match="`columns` is .* must map our columns to those of the data"):
+            load(path, columns={"image_url_2": value})
+
+
 @pytest.mark.parametrize("kind", ["same", "link", "hard link", "in a folder"])
 def test_data_that_is_trained_on_cannot_be_evaluated_on(kind, folder, load):
     path = write(folder / "pairs.jsonl", [pair(0), pair(1)])

@@ -47,7 +47,7 @@ def test_choices_in_columns_of_their_own(names, find):  # noqa: F811
     with pytest.raises(DataError) as error:
         find([QUESTION | dict.fromkeys(names.split(), "1")])
     for name in names.split():
-        assert f"`{name}` may be" in str(error.value)
+        assert f"`{name}` may belong to the question" in str(error.value)
     assert "Write it into the question, or leave it out" in str(error.value)
 
 
@@ -113,7 +113,7 @@ PASSAGE = "The river rises in the hills and reaches the sea after a long way thr
 )
 def test_what_a_question_refers_to_is_missed_under_any_name(question, name, value, find):  # noqa: F811
     row = {"question": question, "answer": "B"}
-    with pytest.raises(DataError, match=f"`{name}` may have the (choices|text) that the question refers to"):
+    with pytest.raises(DataError, match=f"`{name}` may belong to the question, which refers to (choices|a text)"):
         find([row | {name: value}])
     (source,) = find([row | {name: value}], columns={name: "ignore"})
     assert source.form.unread == [name]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 
 import numpy as np
 import pytest
@@ -431,6 +432,16 @@ def test_columns_that_are_no_mapping(value, rows, tmp_path, monkeypatch, capsys)
     assert run(monkeypatch, write(tmp_path / "pairs.jsonl", rows[:2]), "--columns", value) == 2
     (error,) = capsys.readouterr().err.splitlines()
     assert f"`--columns {value}` is not a JSON object" in error and '{"image_url_2": "picture"}' in error
+
+
+def test_remedies_are_worded_as_the_option(rows, tmp_path, monkeypatch, capsys):
+    odd = [{name: value for name, value in row.items() if name != "image_url_2"} for row in rows[:2]]
+    path = write(tmp_path / "pairs.jsonl", [row | {"it's": "a.png"} for row in odd])
+    assert run(monkeypatch, path) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    options = [shlex.split(part.partition("`")[0]) for part in error.split("`--columns ")[1:]]
+    assert [json.loads(option) for (option,) in options] == [{"image_url_2": "it's"}, {"it's": "ignore"}]
+    assert "`columns" not in error
 
 
 # Command line
