@@ -29,8 +29,9 @@ from puma_trl.data.policy import DataReport
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.attention import check_padding_free
 from puma_trl.models.families import get_family
-from puma_trl.models.load import check_attention, load_config, load_model, load_processor
+from puma_trl.models.load import load_config, load_model, load_processor
 from puma_trl.models.parts import count_parameters
+from puma_trl.models.probe import check_attention
 from puma_trl.recipe import parse_recipe
 from puma_trl.record.hub import CURVES, check_login, push_saved
 from puma_trl.record.provenance import (
@@ -84,7 +85,7 @@ def main(argv: list[str]) -> int | None:
 
     # 2. Data
     config = load_config(model_args, training_args)
-    check_attention(model_args)
+    attention = check_attention(model_args, training_args, config)
     processor = load_processor(model_args, training_args)
     family = get_family(config)
     refuse_unused(training_args, isinstance(processor, ProcessorMixin))
@@ -110,7 +111,7 @@ def main(argv: list[str]) -> int | None:
     if checkpoint:
         trainer.compare_checkpoint(checkpoint)
     if trainer.is_world_process_zero():
-        record_start(trainer, (script_args, model_args, values), dataset, reports)
+        record_start(trainer, (script_args, model_args, values, attention), dataset, reports)
     if script_args.dry_run:
         return end_process_group()
 
@@ -136,7 +137,7 @@ def main(argv: list[str]) -> int | None:
 
 def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, reports: dict[str, DataReport]) -> None:
     """Writes down what the run is made of, and prints the table that opens it and its first row."""
-    script_args, model_args, values = given
+    script_args, model_args, values, attention = given
     args, is_peft = trainer.args, is_peft_model(trainer.model)
     model = trainer.model.get_base_model() if is_peft else trainer.model
     facts = describe_run(args, model, trainer.model.peft_config["default"] if is_peft else None)
@@ -147,6 +148,7 @@ def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, rep
     name = f"{type(model).__name__} from {model_args.model_name_or_path}"
     parts = count_parameters(trainer.model, get_family(model.config))
     more = {
+        "Attention": attention,
         "Disk": describe_space(trainer),
         "Cut off": describe_cropping(dataset["train"], trainer.processing_class),
     }

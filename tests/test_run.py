@@ -98,7 +98,7 @@ PAIR = {"instruction": "a", "output": "b", "image_url_2": "0.png", "instruction_
         ({"output_dir": "{folder}/model"}, "is not empty"),
         ({"resume_from_checkpoint": "{folder}/checkpoint-9"}, "is not a folder"),
         ({"max_length": 3}, "max_length"),
-        ({"attn_implementation": "flash_attention_2"}, "attn_implementation: sdpa"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation: varlen"),
         ({"dtype": "bfloat16", "teacher": "ema"}, "rounded away"),
     ],
     ids=lambda value: str(value)[:40],

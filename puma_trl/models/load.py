@@ -16,7 +16,6 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.utils import is_flash_attn_2_available, is_kernels_available
 from trl import ModelConfig, get_quantization_config
 
 from ..config import PumaKLConfig
@@ -65,21 +64,6 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
-
-
-def check_attention(model_args: ModelConfig) -> None:
-    """
-    Makes sure, before the data is read, that the attention of the recipe can run here.
-
-    Raises:
-        ModelError: if it is FlashAttention 2, which is not installed, or there is no GPU for it.
-    """
-    wanted = model_args.attn_implementation
-    if wanted == "flash_attention_2" and not (is_flash_attn_2_available() or is_kernels_available()):
-        raise ModelError(
-            "`attn_implementation: flash_attention_2` needs a GPU and the package `flash-attn`. Install it with `pip "
-            "install flash-attn --no-build-isolation`, or set `attn_implementation: sdpa`."
-        )
 
 
 def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> ProcessorMixin | PreTrainedTokenizerBase:

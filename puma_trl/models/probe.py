@@ -1,0 +1,113 @@
+"""Whether the attention that a recipe asks for runs on this machine: it is tried before the data is read."""
+
+from types import SimpleNamespace
+
+import torch
+from transformers import PreTrainedConfig
+from transformers.modeling_flash_attention_utils import lazy_import_flash_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+from trl import ModelConfig
+
+from ..config import PumaKLConfig
+from ..errors import ModelError
+from .attention import VARLEN
+
+
+# Tokens of the trial
+LENGTH = 64
+PACKAGES = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+
+
+def check_attention(model_args: ModelConfig, training_args: PumaKLConfig, config: PreTrainedConfig) -> str:
+    """
+    Runs the attention of the recipe once, forward and backward, with the head sizes of the model, on the device and in
+    the dtype of the run.
+
+    Args:
+        model_args ([`~trl.ModelConfig`]):
+            `attn_implementation` and `dtype` are used.
+        training_args ([`PumaKLConfig`]):
+            `bf16`, `fp16` and the device are used.
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+
+    Returns:
+        `str`: what runs, in words.
+
+    Raises:
+        ModelError: if it does not run: a package is missing, a kernel of the Hub cannot be had, or the card, the dtype
+            or the size of the heads is none that it takes.
+    """
+    wanted = model_args.attn_implementation or "sdpa"
+    names = sorted(set(wanted.values())) if isinstance(wanted, dict) else [wanted]
+    device, dtype = training_args.device, _dtype(model_args, training_args)
+    for name in names:
+        if name == "eager":  # is the model's own
+            continue
+        try:
+            for heads, groups, size, is_causal in _heads(config):
+                _try(name, (heads, groups, size), is_causal, device, dtype)
+        except Exception as error:  # of packages, of the Hub and of kernels, of all kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            where = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
+            instead = f"`attn_implementation: {VARLEN}`, which comes with PyTorch, or `sdpa`"
+            if name == VARLEN:
+                instead = "`attn_implementation: sdpa` and `padding_free: false`"
+            raise ModelError(
+                f"`attn_implementation: {name}` does not run on {where} in {str(dtype).removeprefix('torch.')}: "
+                f"{reason}. Set {instead}."
+            ) from error
+    return ", ".join(_describe(name, device) for name in names)
+
+
+def _dtype(model_args: ModelConfig, training_args: PumaKLConfig) -> torch.dtype:
+    if training_args.bf16 or training_args.fp16:
+        return torch.bfloat16 if training_args.bf16 else torch.float16
+    return getattr(torch, model_args.dtype or "", None) or torch.float32
+
+
+def _heads(config: PreTrainedConfig) -> list[tuple[int, int, int, bool]]:
+    """Returns heads, groups of them, size of a head and whether attention is causal, of text and of vision tower."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    groups = getattr(text, "num_key_value_heads", None) or heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    found = [(heads, groups, size, True)]
+    tower = getattr(config, "vision_config", None)
+    heads = getattr(tower, "num_attention_heads", None) or getattr(tower, "num_heads", None)
+    width = getattr(tower, "embed_dim", None) or getattr(tower, "hidden_size", None)
+    if heads and width:
+        found.append((heads, heads, width // heads, False))
+    return found
+
+
+def _try(name: str, sizes: tuple[int, int, int], is_causal: bool, device: torch.device, dtype: torch.dtype) -> None:
+    heads, groups, size = sizes
+    if "flash" in name or "/" in name:
+        if device.type == "cpu":
+            raise ModelError("it needs a GPU")
+        lazy_import_flash_attention(name)
+    function = ALL_ATTENTION_FUNCTIONS[name]
+    layer = torch.nn.Module()
+    layer.is_causal, layer.num_key_value_groups, layer.layer_idx = is_causal, heads // groups, 0
+    layer.config = SimpleNamespace(_attn_implementation=name, dtype=dtype)
+    query, key, value = (
+        torch.zeros(1, number, LENGTH, size, device=device, dtype=dtype, requires_grad=True)
+        for number in (heads, groups, groups)
+    )
+    ends = torch.tensor([0, LENGTH // 2, LENGTH], device=device, dtype=torch.int32)
+    rows = {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": LENGTH // 2, "max_length_k": LENGTH // 2}
+    function(layer, query, key, value, None, scaling=size**-0.5, **({} if name == "sdpa" else rows))[
+        0
+    ].sum().backward()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # what a kernel cannot do shows when it has run
+
+
+def _describe(name: str, device: torch.device) -> str:
+    if name == VARLEN:
+        return f"{name} ({'kernels of PyTorch' if device.type == 'cuda' else 'sdpa, row by row'})"
+    if name in PACKAGES:
+        return f"{name} ({'installed package' if PACKAGES[name]() else 'kernel of the Hub'})"
+    return name
