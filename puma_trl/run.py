@@ -32,7 +32,9 @@ from puma_trl.models.families import get_family
 from puma_trl.models.load import load_config, load_model, load_processor
 from puma_trl.models.parts import count_parameters
 from puma_trl.models.probe import check_attention
-from puma_trl.recipe import parse_recipe
+from puma_trl.recipe import parse_recipe, split_recipe
+from puma_trl.record.curves import CurvesCallback, draw_curves
+from puma_trl.record.ending import next_commands, print_end
 from puma_trl.record.hub import CURVES, check_login, push_saved
 from puma_trl.record.provenance import (
     ProvenanceCallback,
@@ -42,7 +44,7 @@ from puma_trl.record.provenance import (
     save_provenance,
     saved_recipe,
 )
-from puma_trl.record.report import CurvesCallback, describe_cropping, draw_curves, print_startup
+from puma_trl.record.report import describe_cropping, print_startup
 from puma_trl.train.prepare import prepare_processor
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
@@ -128,10 +130,8 @@ def main(argv: list[str]) -> int | None:
 
     # 6. Saving
     if trainer.eval_dataset is not None and training_args.eval_strategy == IntervalStrategy.NO:
-        metrics = trainer.evaluate()
-        if trainer.is_world_process_zero():
-            Console().print("Evaluation:", ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-    save(trainer)
+        trainer.evaluate()
+    save(trainer, split_recipe(argv)[0])
     return None
 
 
@@ -156,8 +156,8 @@ def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, rep
     Console().print(trainer.describe_sample())
 
 
-def save(trainer: PumaKLTrainer) -> None:
-    """Saves what the run has made, then pushes it if the recipe says so; ends the process group in between."""
+def save(trainer: PumaKLTrainer, recipe: str | None) -> None:
+    """Saves what the run has made and pushes it if the recipe says so; ends the process group in between."""
     trainer.save_model(_internal_call=True)  # without pushing, which comes when all is saved
     trainer.save_state()
     end_process_group()
@@ -166,6 +166,9 @@ def save(trainer: PumaKLTrainer) -> None:
         trainer.create_model_card()
         if trainer.args.push_to_hub:
             push_saved(trainer.args.output_dir)  # where its recipe says
+        is_peft, args = is_peft_model(trainer.model), trainer.args
+        commands = next_commands(args, recipe, is_peft, isinstance(trainer.processing_class, ProcessorMixin))
+        print_end(args, trainer.state, commands, trainer.resumed[-1]["step"] if trainer.resumed else 0)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from ..errors import HubError
 from ..models.families.math_puma_qwen2 import MathPumaQwen2ForConditionalGeneration
 from ..redact import hide_secrets
 from .hub_calls import LOGIN_SECONDS, describe_failure, push_within, within
-from .provenance import RECIPE, describe_software, read_provenance
+from .provenance import RECIPE, describe_software, name_stage, read_provenance
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -225,7 +225,7 @@ def write_card(
     data = facts.get("data", {})
     evaluation, notes = _read_metrics(folder)
     repo_id = repo_id or str(folder)
-    number = 2 if method["use_kl"] else 1 if method["trainable_parts"] == ["language_model"] else 3
+    number, stage = name_stage(method["use_kl"], method["trainable_parts"])
     sources = [source for split in data.values() for source in split["sources"]]
     card = ModelCard.from_template(
         card_data=ModelCardData(
@@ -260,7 +260,7 @@ def write_card(
         packages=(facts if "packages" in facts else describe_software())["packages"].items(),
         recipe=(folder / RECIPE).exists(),
         repo_id=repo_id,
-        stage=f"{number}: {('text', 'alignment on pairs (PUMA)', 'instruction tuning')[number - 1]}",
+        stage=f"{number}: {stage}",
         trained=", ".join(method["trainable_parts"] or ["what required a gradient"])
         + (" by adapters" if adapters else " by adapters, merged" if merged else ""),
     )

@@ -78,7 +78,14 @@ TRAINING = (
     "gradient_accumulation_steps",
     "world_size",
 )
+STAGES = ("text", "alignment on pairs (PUMA)", "instruction tuning")
 ADAPTERS = ("peft_type", "r", "lora_alpha", "lora_dropout", "modules_to_save", "use_dora", "use_rslora")
+
+
+def name_stage(use_kl: bool, trainable_parts: list[str] | None) -> tuple[int, str]:
+    """Returns which of the three stages a run is, by its step and what it trains, and the name of that."""
+    number = 2 if use_kl else 1 if trainable_parts == ["language_model"] else 3
+    return number, STAGES[number - 1]
 
 
 def saved_recipe(values: dict[str, Any]) -> dict[str, Any]:
@@ -248,8 +255,7 @@ def save_provenance(folder: str | Path, recipe: dict[str, Any], provenance: dict
     """Writes both files, without secrets."""
     with whole_file(Path(folder) / RECIPE) as file:
         yaml.safe_dump(hide_secrets(recipe), file, sort_keys=True, allow_unicode=True)
-    with whole_file(Path(folder) / PROVENANCE) as file:
-        file.write(json.dumps(hide_secrets(provenance), indent=2, ensure_ascii=False) + "\n")
+    _write_provenance(folder, provenance)
 
 
 def read_provenance(folder: str | Path) -> dict[str, Any] | None:
@@ -269,6 +275,19 @@ def read_provenance(folder: str | Path) -> dict[str, Any] | None:
     if not isinstance(facts, dict):
         raise CheckpointError(f"{path} is no JSON object. Restore it, or delete it.")
     return facts
+
+
+def update_provenance(folder: str | Path, facts: dict[str, dict[str, Any]]) -> None:
+    """Changes facts in a folder's `provenance.json`, section → name → value, if the run script has written one."""
+    if (written := read_provenance(folder)) is not None:
+        for section, values in facts.items():
+            written[section] = written.get(section, {}) | values
+        _write_provenance(folder, written)
+
+
+def _write_provenance(folder: str | Path, facts: dict[str, Any]) -> None:
+    with whole_file(Path(folder) / PROVENANCE) as file:
+        file.write(json.dumps(hide_secrets(facts), indent=2, ensure_ascii=False) + "\n")
 
 
 class ProvenanceCallback(TrainerCallback):

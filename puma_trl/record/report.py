@@ -1,34 +1,23 @@
-"""What a person sees: the table at the start of a run and the curves at its end."""
+"""What a person sees at the start of a run: the table of what it is made of."""
 
 import math
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 from datasets import Dataset
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from transformers import PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..config import PumaKLConfig, rows_per_step
 from ..data.images import image_size
-from ..data.policy import ONE_SIDED, DataReport
+from ..data.policy import DataReport
 from ..errors import printable
 from ..models.pixels import cropped_share
-from .charts import chart
-from .hub import CURVES
+from .provenance import name_stage
 
 
 # A processor that cuts away more of the pixels is told of; so many rows are looked at
 MAX_CROPPED, CROP_SAMPLE = 0.01, 1000
-PANELS = (
-    ("Loss", ("loss",)),
-    ("KL per answer token", ("kl", "forward_kl", "reverse_kl")),
-    ("Cross-entropy per answer token", ("ce", "teacher_ce")),
-    ("Token accuracy", ("mean_token_accuracy", "teacher_mean_token_accuracy")),
-    ("Modality gap (teacher - student accuracy)", ("modality_gap",)),
-)
 
 
 def describe_stage(args: PumaKLConfig) -> str:
@@ -75,7 +64,8 @@ def print_startup(
         more (`dict[str, str]`):
             Further lines; those without a text are left out.
     """
-    table = Table(title="Math-PUMA", show_header=False)
+    number, stage = name_stage(args.use_kl, args.trainable_parts)
+    table = Table(title=f"Math-PUMA, stage {number} of 3: {stage}", show_header=False)
     table.add_row("Model", model_name)
     if args.trust_remote_code:
         table.add_row("Remote code", "[bold]runs code from the model's repository[/bold]")
@@ -87,7 +77,7 @@ def print_startup(
     trainable, total = (sum(counts) for counts in zip(*parts.values(), strict=True))
     table.add_row("Trains in all", f"{trainable:,} of {total:,} parameters ({trainable / total:.1%})")
     for split, report in reports.items():
-        for name, value in describe_report(report):
+        for name, value in describe_report(report, args.use_kl):
             table.add_row(f"{name}: {split}", escape(printable(value)))
     rows = rows_per_step(args)
     table.add_row(
@@ -103,13 +93,13 @@ def print_startup(
     Console().print(table)
 
 
-def describe_report(report: DataReport) -> list[tuple[str, str]]:
-    """Returns the lines of the table about a split: what, how many."""
+def describe_report(report: DataReport, use_kl: bool) -> list[tuple[str, str]]:
+    """Returns the lines of the table about a split: what, how many; both sides only where both are read."""
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items()) or "none dropped"
-    pictures = ", ".join(f"{side} {count:,}" for side, count in report.images.items() if side != ONE_SIDED)
+    pictures = ", ".join(f"{side} {count:,}" for side, count in report.images.items())
     lines = [
         ("Rows", f"{report.rows_kept:,} of {report.rows_read:,} ({dropped})"),
-        ("Pictures", pictures or f"{report.images.get(ONE_SIDED, 0):,}"),
+        ("Pictures", pictures if use_kl else f"{report.trained_images:,}"),
         ("Answer tokens", f"{report.answer_tokens:,}"),
     ]
     return lines + ([("Columns not read", ", ".join(report.unread))] if report.unread else [])
@@ -134,70 +124,3 @@ def describe_cropping(rows: Dataset, processor: ProcessorMixin | PreTrainedToken
         f"the processor cuts away {share:.1%} of the pictures' pixels (first {len(sample):,} rows): it crops to the "
         "centre. Set `do_center_crop` to false in preprocessor_config.json"
     )
-
-
-def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
-    """
-    Draws loss, KL, cross-entropy, both accuracies and the modality gap over the steps of a run: the batches of
-    training as lines, evaluations as dashed lines of the same colours. Nothing is written for a run without any of
-    them.
-
-    Args:
-        log_history (`list[dict[str, Any]]`):
-            `trainer.state.log_history`.
-        path (`str` or `Path`):
-            The PNG to write.
-    """
-    panels = [(title, curves) for title, names in PANELS if (curves := collect_curves(log_history, names))]
-    if not panels:
-        return
-    with chart(path, len(panels), figsize=(4.5 * len(panels), 3.5)) as axes:
-        for axis, (title, curves) in zip(axes, panels, strict=True):
-            _draw_panel(axis, title, curves)
-
-
-def _draw_panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]]) -> None:
-    colors: dict[str, str] = {}
-    for name, points in curves.items():
-        style = "--" if name.startswith("eval_") else "-"
-        (line,) = axis.plot(
-            *zip(*points, strict=True),
-            style,
-            color=colors.get(name.removeprefix("eval_")),
-            label=name,
-            marker="o" if len(points) < 20 else None,
-        )
-        colors[name.removeprefix("eval_")] = line.get_color()
-    axis.set_title(title, fontsize=10)
-    axis.set_xlabel("step")
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
-
-
-def collect_curves(log_history: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list[tuple[int, float]]]:
-    """
-    Returns name → (step, value) of the metrics that were logged, in training and, with `eval_`, in evaluation.
-
-    A value that is not finite is left out. A step that was logged twice, by a run and the one that resumed it, counts
-    once.
-
-    Args:
-        log_history (`list[dict[str, Any]]`):
-            `trainer.state.log_history`.
-        names (`Iterable[str]`):
-            Metrics, without `eval_`.
-    """
-    curves = {
-        name: {logs["step"]: logs[name] for logs in log_history if name in logs and math.isfinite(logs[name])}
-        for metric in names
-        for name in (metric, f"eval_{metric}")
-    }
-    return {name: sorted(points.items()) for name, points in curves.items() if points}
-
-
-class CurvesCallback(TrainerCallback):
-    """Draws the curves of the run so far at every save, into the output folder."""
-
-    def on_save(self, args, state, control, **kwargs):
-        if state.is_world_process_zero:
-            draw_curves(state.log_history, Path(args.output_dir) / CURVES)

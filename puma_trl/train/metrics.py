@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback, TrainerState
 
+from ..record.console import use_lines
 from ..step.forward import SUMS
-from .console import use_lines
 from .throughput import COUNTS, Clock, Costs, Work, count_rows, describe_speed, num_read, peak_flops, peak_memory
 
 

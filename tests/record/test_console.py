@@ -8,8 +8,8 @@ from transformers.trainer_callback import ProgressCallback
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.mini import build_processor
-from puma_trl.train import console
-from puma_trl.train.console import BarsAndLines, Lines, describe_log, word_count, word_memory, word_time
+from puma_trl.record import console
+from puma_trl.record.console import BarsAndLines, Lines, describe_log, word_count, word_memory, word_time
 from puma_trl.train.trainer import PumaKLTrainer
 
 

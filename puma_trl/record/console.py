@@ -82,7 +82,7 @@ def describe_log(logs: dict[str, Any], step: int, max_steps: int, left: float = 
         speed, memory = logs.get("perf/tokens_per_second"), logs.get("perf/peak_memory_gib")
         return _join(
             f"step {step}/{max_steps}",
-            *_measures(logs),
+            *word_measures(logs),
             speed and f"{word_count(speed)} tok/s",
             memory and word_memory(memory),
             left and f"{word_time(left)} left",
@@ -92,7 +92,7 @@ def describe_log(logs: dict[str, Any], step: int, max_steps: int, left: float = 
         numbers = [f"{name} {_number(value)}" for name, value in logs.items() if name not in QUIET]
         return _join(f"step {step}/{max_steps}", *numbers)
     values = {name.removeprefix(f"{split}_"): value for name, value in logs.items() if name.startswith(split)}
-    return _join(f"step {step}/{max_steps}", split.replace("_", " "), *_measures(values), *_more(values))
+    return _join(f"step {step}/{max_steps}", split.replace("_", " "), *word_measures(values), *_more(values))
 
 
 def _join(*pieces: Any) -> str:
@@ -108,7 +108,7 @@ def _mean_loss(logs: dict[str, Any]) -> str:
     return f"mean loss {_number(logs['train_loss'])}" if "train_loss" in logs else ""
 
 
-def _measures(logs: dict[str, Any]) -> list[str]:
+def word_measures(logs: dict[str, Any]) -> list[str]:
     """Returns what was measured: on pairs the gap, else the token accuracy."""
     found = [f"{name} {_number(logs[name])}" for name in ("loss", "kl", "ce") if name in logs]
     if "modality_gap" in logs:
