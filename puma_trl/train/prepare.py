@@ -14,6 +14,7 @@ from ..config import PumaKLConfig
 from ..data.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from ..data.encode import tokenize_rows
 from ..data.load import load_data
+from ..data.policy import describe_rows
 from ..data.render import end_token_id
 from ..data.tokens import get_tokenizer
 from ..errors import ConfigError, DataError
@@ -135,8 +136,7 @@ def prepare_model(model: PreTrainedModel | PeftModel, args: PumaKLConfig, given:
     if args.trainable_parts is not None and is_peft_model(model):
         _require_parts(trained, args.trainable_parts, family)
     if given.has_own_rows and not args.use_kl and not args.allow_text_only and trained - {"language_model"}:
-        names = given.train_dataset.column_names
-        if not any(map(len, given.train_dataset["image_url_2" if "image_url_2" in names else "image_url"])):
+        if not describe_rows(given.train_dataset).trained_images:
             raise DataError(
                 f"No row of the train dataset has a picture, but {', '.join(sorted(trained))} train. Name the column "
                 "of the pictures: `columns={'image_url': …}`; or set `trainable_parts=['language_model']`, or "
