@@ -201,7 +201,9 @@ def run_chunk_step(
             torch._dynamo.mark_dynamic(tensor, 0)
         try:
             return _compiled_chunk_step(student_logits, teacher_logits, labels, *args)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except torch.OutOfMemoryError:  # is told as such, and a smaller batch mends it
+            raise
+        except Exception as error:  # of TorchDynamo, and of Triton at a first launch, such as for want of a C compiler
             _compiler_works = False
             warnings.warn(
                 f"`torch.compile` does not work here ({type(error).__name__}), so the loss is computed eagerly: the "

@@ -473,6 +473,31 @@ class TestFusedPumaLoss:
             check_fused(make_inputs(), 1e-6, **SETTINGS)
         assert ["loss is computed eagerly" in str(warning.message) for warning in caught].count(True) == 1
 
+    def test_a_kernel_that_cannot_be_launched_warns_once_and_falls_back(self, monkeypatch):
+        """As Triton's first launch without a C compiler, which is an error of no class of its own."""
+
+        def launch(*_):
+            raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+        monkeypatch.setattr(loss_chunk, "COMPILE_MIN_VOCAB", 2)
+        monkeypatch.setattr(loss_chunk, "_compiler_works", True)
+        monkeypatch.setattr(loss_chunk, "_compiled_chunk_step", launch)
+        with pytest.warns(UserWarning, match="eagerly.*Failed to find C compiler") as caught:
+            check_fused(make_inputs(), 1e-6, **SETTINGS)
+            check_fused(make_inputs(), 1e-6, **SETTINGS)
+        assert len(caught) == 1
+
+    def test_want_of_memory_is_not_taken_for_a_broken_compiler(self, monkeypatch):
+        def launch(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(loss_chunk, "COMPILE_MIN_VOCAB", 2)
+        monkeypatch.setattr(loss_chunk, "_compiler_works", True)
+        monkeypatch.setattr(loss_chunk, "_compiled_chunk_step", launch)
+        with pytest.raises(torch.OutOfMemoryError):
+            check_fused(make_inputs(), 1e-6, **SETTINGS)
+        assert loss_chunk._compiler_works
+
     @pytest.mark.slow
     def test_compiled(self):
         torch._dynamo.reset()
