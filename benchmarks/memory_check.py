@@ -1,5 +1,5 @@
 """
-The formula of `memory_plan.py` against the memory of two-process runs of the run script.
+The formula of `puma_trl/start/memory.py` against the memory of two-process runs of the run script.
 
 ```bash
 python benchmarks/memory_check.py                     # seven runs, some minutes each
@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 from common import launch, table_head, table_row
-from memory_plan import REDUCE_BUCKET, Setting, count, plan
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from puma_trl.mini import build_model, build_processor, write_data
 from puma_trl.recipe import parse_recipe
+from puma_trl.start.memory import REDUCE_BUCKET, Setting, count, plan
 
 
 SIZES = {

@@ -39,7 +39,7 @@ def test_recipes_are_found():
     """The paper's recipes, and for each family a folder for each way to train, all of three stages."""
     kinds = [f"qwen2_vl/{kind}" for kind in ("full", "lora", "qlora")]
     kinds += [f"{family}/full" for family in ("qwen2_5_vl", "math_puma_qwen2", "deepseek_vl_hybrid")]
-    for folder in (".", "mini", *kinds):
+    for folder in (".", "mini", "smolvlm_256m", "qwen2_5_vl_3b_24gb", *kinds):
         names = [path.name for path in sorted((ROOT / "recipes" / folder).glob("stage*.yaml"))]
         assert names == ["stage1.yaml", "stage2.yaml", "stage3.yaml"], folder
 

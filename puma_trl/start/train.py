@@ -120,7 +120,7 @@ def launch(engine: Path, options: list[str], script_argv: list[str]) -> int | No
         return error.returncode
     except SignalException as error:
         return 128 + error.sigval
-    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:  # of its reader
         raise ConfigError(f"accelerate cannot use the configuration {engine}: {error}") from error
     return None
 

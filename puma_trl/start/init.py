@@ -1,0 +1,323 @@
+"""
+`puma-trl init`: writes a recipe for a model, data and GPUs; what does not fit is told, and what fits is chosen.
+
+On a terminal it asks for what is not given. It reads the model's configuration and the data, and plans the memory;
+nothing is trained, and no weights are loaded.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+from trl import ModelConfig
+
+from ..config import PumaKLConfig
+from ..data.files import find_chunks, find_sources
+from ..data.forms import find_forms
+from ..data.readers import read_chunk
+from ..errors import ConfigError
+from ..files import whole_file
+from ..models.families import get_family, is_multimodal
+from ..models.families.qwen import QWEN_VL
+from ..models.load import load_config, load_processor
+from .memory import FULL, count, empty_model, make_setting, patches_per_token, plan_setting
+from .train import choose_engine
+from .write import PARTS, TITLES, write_recipe
+
+
+ADAPTERS = ("none", "lora", "qlora")
+MAX_LENGTH = 2048
+# Rows of a micro-batch and whether layers keep their input only, in the order of preference
+BATCHES = ((4, False), (4, True), (2, True), (1, True))
+# Rows of an optimizer step at most (the paper's) and at least; steps of an epoch that are aimed at in between
+LARGEST_STEP, SMALLEST_STEP, STEPS = 128, 8, 64
+FEW_ROWS = 20_000  # below which there are three epochs and not one
+QUESTIONS = {
+    "model": "Model, a folder or an id of the Hub",
+    "data": "Data, files or folders or datasets of the Hub",
+    "stage": "Stage: 1 text, 2 pairs (PUMA), 3 instruction tuning",
+    "gpus": "GPUs",
+    "memory": "Memory of each in GB",
+    "adapters": "Adapters: none, lora or qlora (Enter: what fits)",
+}
+
+
+@dataclass
+class Choice:
+    """
+    How a model trains.
+
+    Args:
+        adapters (`str`):
+            One of `ADAPTERS`.
+        engine (`str`):
+            Name of the accelerate configuration.
+        dtype (`str`):
+            Type that the weights are loaded in.
+        rows (`int`):
+            Rows of a micro-batch.
+        checkpointing (`bool`):
+            Whether layers keep their input only.
+        size (`float`):
+            GB of each GPU that the plan says it takes.
+    """
+
+    adapters: str
+    engine: str
+    dtype: str
+    rows: int
+    checkpointing: bool
+    size: float
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Returns the parser of the command."""
+    parser = argparse.ArgumentParser(prog="puma-trl init", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--model", help="folder or Hub id of the model to start from")
+    parser.add_argument("--data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
+    parser.add_argument("--stage", type=int, choices=tuple(TITLES), help="default: 2 for pairs, else 3; 1 for text")
+    parser.add_argument("--gpus", type=int, help="number of GPUs (default: those that are seen; 0 is a CPU)")
+    parser.add_argument("--memory", type=float, help="GB of each GPU (default: of the first; of a CPU 3/4 of all)")
+    parser.add_argument("--adapters", choices=ADAPTERS, help="default: what fits, none before lora before qlora")
+    parser.add_argument(
+        "--output", type=Path, default=Path("recipe.yaml"), help="file to write (default: recipe.yaml)"
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Writes the recipe that the command line, or the person at the terminal, describes."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.output.exists():
+        raise ConfigError(f"{args.output} exists already. Name another file with `--output`.")
+    if None in (args.model, args.data) and sys.stdin.isatty():
+        args = parser.parse_args([*(argv or sys.argv[1:]), *ask(args)])
+    missing = [f"`--{name}`" for name in ("model", "data") if getattr(args, name) is None]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} must be given. `puma-trl init --help` lists all options.")
+    text, size = make_recipe(args)
+    with whole_file(args.output) as file:
+        file.write(text)
+    print(f"{args.output} is written: {size}.\nNext: puma-trl train {args.output} --dry_run true")
+
+
+def ask(args: argparse.Namespace) -> list[str]:
+    """Asks for what is not given, and returns it as options; nothing is returned for what is left empty."""
+    options = []
+    for name, question in QUESTIONS.items():
+        if getattr(args, name) is None and (answer := input(f"{question}: ").strip()):
+            options += [f"--{name}", *(answer.replace(",", " ").split() if name == "data" else [answer])]
+    return options
+
+
+def make_recipe(args: argparse.Namespace) -> tuple[str, str]:
+    """
+    Makes a recipe.
+
+    Returns:
+        `tuple[str, str]`: the recipe, and a sentence about what was chosen.
+
+    Raises:
+        ConfigError: if the stage does not go with the model or the data, or nothing fits the memory.
+    """
+    gpus = torch.cuda.device_count() if args.gpus is None else args.gpus
+    memory = _memory(gpus) if args.memory is None else args.memory
+    if gpus < 0 or memory <= 0:
+        raise ConfigError(
+            f"`--gpus {gpus} --memory {memory:g}` is not a machine. Give numbers from 0, and GB above 0."
+        )
+    model_args = ModelConfig(model_name_or_path=args.model)
+    config, processor = load_config(model_args, _make_run()), load_processor(model_args, _make_run())
+    rows, has_pairs = read_data(args.data)
+    stage = args.stage or (2 if has_pairs and is_multimodal(config) else 3 if is_multimodal(config) else 1)
+    _check_stage(stage, args, config, has_pairs)
+    run = _make_run(
+        use_kl=stage == 2,
+        trainable_parts=PARTS[stage] if get_family(config).parts else "all",
+        max_length=min(MAX_LENGTH, config.get_text_config().max_position_embeddings),
+    )
+    choice = choose(config, args.model, run, gpus, memory, [args.adapters] if args.adapters else ADAPTERS)
+    step = max(SMALLEST_STEP, min(LARGEST_STEP, rows // STEPS))
+    processes = max(gpus, 1)
+    accumulation = max(1, round(step / (choice.rows * processes)))
+    hardware = f"{gpus} GPU{'s' if gpus > 1 else ''} of {memory:g} GB" if gpus else "CPU"
+    total = processes * choice.rows * accumulation
+    notes = [
+        f"Stage {stage}, {TITLES[stage]}.",
+        "Written by `puma-trl init`. The learning rate and the schedule are where to start from, not tuned.",
+        f"Hardware: {hardware} with accelerate_configs/{choice.engine}.yaml. Global batch size: {processes} × "
+        f"{choice.rows} × {accumulation} = {total}.",
+        f"Memory plan: {choice.size:.1f} GB of {memory:g} GB, if every row has {run.max_length} tokens.",
+    ]
+    if choice.adapters != "none":
+        notes.append(f"Afterwards: puma-trl merge {_output(args)} {_output(args)}-merged")
+    sections = _sections(args, run, choice, accumulation, epochs=3 if rows < FEW_ROWS else 1)
+    sections["Data"] |= _bound_pixels(config, processor, run.max_length // 2)
+    words = f"stage {stage}, {'full fine-tuning' if choice.adapters == 'none' else choice.adapters}, {hardware}"
+    return write_recipe(
+        notes, sections
+    ), f"{words}, {choice.size:.1f} GB of {memory:g} GB planned, {total} rows a step"
+
+
+def _make_run(**changes: Any) -> PumaKLConfig:
+    """Returns settings to plan with, on whatever machine this is."""
+    return PumaKLConfig("outputs", use_cpu=True, bf16=False, **changes)
+
+
+def _memory(gpus: int) -> float:
+    if gpus and torch.cuda.is_available():
+        return round(torch.cuda.get_device_properties(0).total_memory / 1e9)
+    if gpus:
+        raise ConfigError(f"`--gpus {gpus}`: no GPU is seen here. Give the GB of each with `--memory`.")
+    return round(0.75 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+
+
+def read_data(names: list[str]) -> tuple[int, bool]:
+    """
+    Returns the number of rows of data, and whether any source holds pairs.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    sources = find_forms(find_sources(names, None, None, "train"))
+    rows = sum(1 for chunk in find_chunks(sources) for _ in read_chunk(sources[chunk.source], chunk))
+    return rows, any({path[0] for path in source.form.second} & {*source.form.seen} for source in sources)
+
+
+def _check_stage(stage: int, args: argparse.Namespace, config: PreTrainedConfig, has_pairs: bool) -> None:
+    if stage > 1 and not is_multimodal(config):
+        raise ConfigError(
+            f"`--stage {stage}` needs a model that reads pictures, and {args.model} is a text model. Give it a vision "
+            "tower with `puma-trl assemble`, or choose `--stage 1`."
+        )
+    if stage == 2 and not has_pairs:
+        raise ConfigError(
+            f"`--stage 2` trains on pairs, but {', '.join(args.data)} has one side only. Make pairs with `puma-trl "
+            "pairs build`, or choose `--stage 1` or `--stage 3`."
+        )
+
+
+def choose(
+    config: PreTrainedConfig, model: str, run: PumaKLConfig, gpus: int, memory: float, adapters: tuple[str, ...]
+) -> Choice:
+    """
+    Returns the first way to train that fits.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+        model (`str`):
+            Its name.
+        run ([`PumaKLConfig`]):
+            What trains, and the length of rows.
+        gpus (`int`), memory (`float`):
+            The machine: GPUs, or 0 for a CPU, and GB of each.
+        adapters (`tuple[str, ...]`):
+            The ways to try, in this order.
+
+    Raises:
+        ConfigError: if none fits.
+    """
+    smallest = None
+    for kind in adapters:
+        if kind == "qlora" and not gpus:
+            continue  # what unpacks nf4 on a CPU takes longer than training
+        values = {"trainable_parts": run.trainable_parts, "use_cpu": not gpus, "use_peft": kind != "none"}
+        engine, _ = choose_engine(values, gpus)
+        zero = int(engine[4]) if engine.startswith("zero") else 0
+        # where no engine keeps fp32 copies, the weights themselves must be fp32
+        dtype = "float32" if not gpus or (kind == "none" and not zero) else "bfloat16"
+        counts = count(empty_model(config), ModelConfig(model, **_adapter_keys(kind)), run.trainable_parts)
+        setting = make_setting(
+            config,
+            run,
+            zero=zero,
+            processes=max(gpus, 1),
+            width=2 if gpus else 4,
+            stored=4 if dtype == "float32" else 2,
+        )
+        setting.optimizer = 2 if kind == "qlora" else 8
+        for rows, checkpointing in BATCHES:
+            setting = replace(setting, rows=rows, checkpointing=checkpointing)
+            size = plan_setting(config, counts, setting, kind != "none").total / 1e9
+            if size <= FULL * memory:
+                return Choice(kind, engine, dtype, rows, checkpointing, size)
+            smallest = min(size, smallest or size)
+    if smallest is None:
+        raise ConfigError("`--adapters qlora` needs a GPU. Leave it out, or choose `lora`.")
+    others = "" if len(adapters) > 1 else " or leave `--adapters` out,"
+    raise ConfigError(
+        f"{model} needs {smallest:.1f} GB at least with {' or '.join(adapters)}, and there are {FULL * memory:.1f} GB "
+        f"of {memory:g} GB to fill. Choose a smaller model,{others} or more GPUs."
+    )
+
+
+def _adapter_keys(kind: str) -> dict[str, Any]:
+    if kind == "none":
+        return {}
+    keys = {"use_peft": True, "lora_r": 64, "lora_alpha": 128, "lora_dropout": 0.05}
+    return keys | ({"load_in_4bit": True, "use_bnb_nested_quant": True} if kind == "qlora" else {})
+
+
+def _optimizer_keys(kind: str) -> dict[str, Any]:
+    return {"optim": "paged_adamw_8bit"} if kind == "qlora" else {}
+
+
+def _bound_pixels(config: PreTrainedConfig, processor: Any, tokens: int) -> dict[str, int]:
+    """Qwen-VL's pictures are as large as they come, unless they are bounded; those of others have their size."""
+    if config.model_type not in QWEN_VL.model_types:
+        return {}
+    pixels = tokens * patches_per_token(config) * config.vision_config.patch_size**2
+    return {"max_pixels": pixels} if processor.image_processor.size["longest_edge"] > pixels else {}
+
+
+def _output(args: argparse.Namespace) -> str:
+    return f"outputs/{args.output.stem}"
+
+
+def _sections(
+    args: argparse.Namespace, run: PumaKLConfig, choice: Choice, accumulation: int, epochs: int
+) -> dict[str, dict[str, Any]]:
+    on_cpu = choice.engine == "cpu"
+    return {
+        "Model": {
+            "dtype": choice.dtype,
+            "model_name_or_path": args.model,
+            "trainable_parts": ", ".join(run.trainable_parts),
+            "use_kl": run.use_kl,
+        },
+        "Adapters": _adapter_keys(choice.adapters),
+        "Loss": {"alpha_kl": 0.5, "lambda_kl": 0.1, "teacher": "live", "temp_kl": 1.0} if run.use_kl else {},
+        "Data": {
+            "answer_mismatch": "error",
+            "bad_rows": "error",
+            "dataset_name": args.data[0] if len(args.data) == 1 else args.data,
+            "max_length": run.max_length,
+        },
+        "Trainer": {
+            "bf16": not on_cpu,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_checkpointing": choice.checkpointing,
+            "learning_rate": 3e-5 if choice.adapters == "none" else 1e-4,
+            "logging_steps": 1,
+            "lr_scheduler_type": "cosine",
+            "num_train_epochs": epochs,
+            "output_dir": _output(args),
+            "per_device_train_batch_size": choice.rows,
+            "report_to": "none",
+            "save_strategy": "epoch",
+            "save_total_limit": 1,
+            "seed": 3407,
+            "train_sampling_strategy": "group_by_length",
+            "warmup_steps": 0.03,
+            "weight_decay": 0.1 if choice.adapters == "none" else 0.0,
+            **({"use_cpu": True} if on_cpu else {"tf32": True}),
+            **_optimizer_keys(choice.adapters),
+        },
+    }

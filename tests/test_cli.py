@@ -1,0 +1,90 @@
+"""`puma-trl`: one page, one line for what is not known, and each command's own parser behind its name."""
+
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from puma_trl.cli import COMMANDS, describe, find_command, main
+from puma_trl.errors import ConfigError
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_python(*argv):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *argv], env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_the_page_fits_a_screen(capsys):
+    assert main(["--help"]) is None and main([]) is None
+    page = capsys.readouterr().out
+    assert page == 2 * describe()
+    lines = describe().splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    named = [line.split()[0] for line in lines if line.startswith("  ")]
+    assert named == list(COMMANDS)
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["pairs", "--help"], ["eval", "--help"]])
+def test_pages_do_not_wait_for_torch(argv):
+    code = (
+        "import contextlib, sys\nfrom puma_trl.cli import main\n"
+        f"with contextlib.suppress(SystemExit):\n    main({argv!r})\n"
+        "print([name for name in ('torch', 'transformers', 'trl', 'datasets', 'numpy') if name in sys.modules])"
+    )
+    done = run_python("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "usage: puma-trl" in done.stdout and done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("trian", "train"), ("evaluate", "eval"), ("checks", "check"), ("7", None)]
+)
+def test_unknown_commands(name, near):
+    with pytest.raises(ConfigError, match=f"Unknown command `{name}`. Did you mean `puma-trl {near or ''}") as error:
+        main([name, "--help"])
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_command_is_one_line_and_code_2():
+    done = run_python("-m", "puma_trl.cli", "trian", "recipe.yaml")
+    line = "error: Unknown command `trian`. Did you mean `puma-trl train`? `puma-trl --help` lists all.\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_parser_of_its_own(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert not end.value.code
+    usage = {"check": "puma-trl pairs check"}.get(name, f"puma-trl {name}")
+    assert capsys.readouterr().out.startswith(f"usage: {usage} ")
+
+
+def test_what_stands_behind_a_command_is_passed_on(monkeypatch):
+    for name, (module, before, _) in COMMANDS.items():
+        function = import_module(f"puma_trl.{module}").main
+        with monkeypatch.context() as patch:
+            patch.setattr(f"puma_trl.{module}.main", lambda argv: (3, argv))
+            assert find_command(name)(["a", "--b=c"]) == (3, [*before, "a", "--b=c"])
+        assert import_module(f"puma_trl.{module}").main is function
+
+
+def test_keys_of_the_method_come_first(capsys):
+    pages = []
+    for argv in (["--help"], ["--help", "all"]):
+        with pytest.raises(SystemExit):
+            main(["train", *argv])
+        pages.append(capsys.readouterr().out)
+    keys = [[line.split()[0] for line in page.splitlines() if line.startswith("  --")] for page in pages]
+    assert keys[0][:4] == ["--use_kl", "--alpha_kl", "--lambda_kl", "--temp_kl"] and "--dry_run" in keys[0]
+    assert "--learning_rate" not in keys[0] and "--help all" in pages[0]
+    assert keys[1][: len(keys[0])] == keys[0]
+    assert {"--learning_rate", "--lora_r", "--model_name_or_path", "--output_dir"} <= set(keys[1])
+    assert len(keys[1]) == len(set(keys[1]))
+    assert "  --alpha_kl 0.5 " in pages[0] and "One of live, frozen, ema." in " ".join(pages[0].split())
