@@ -35,6 +35,10 @@ class EvaluationError(PumaError):
     """Input of the evaluation that cannot be used."""
 
 
+class StudyError(PumaError):
+    """A run of the mini study that has failed."""
+
+
 def printable(text: str) -> str:
     """
     Returns a text of the user's, such as a key or what a row holds, as it may be printed: control characters, which

@@ -7,6 +7,12 @@ from pathlib import Path
 from typing import IO, Any
 
 
+def unfinished(path: str | Path) -> Path:
+    """Returns what a file is called until it is whole; a kill leaves that, and the next writer replaces it."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.tmp")
+
+
 @contextmanager
 def whole_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
     """
@@ -29,15 +35,15 @@ def whole_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]
     if path.exists() and not path.is_file():
         raise FileExistsError(f"'{path}' is not a regular file, so nothing is written there. Choose another name.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.tmp")
+    beside = unfinished(path)
     if "b" not in mode:
         kwargs.setdefault("encoding", "utf-8")
     try:
-        with open(unfinished, mode, **kwargs) as file:
+        with open(beside, mode, **kwargs) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(beside, path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise

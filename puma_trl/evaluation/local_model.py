@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from ..data.images import image_size, open_image
 from ..data.render import end_token_id, render_prompt
 from ..errors import EvaluationError
+from ..models.weights import check_folder
 
 
 PIXELS_PER_TOKEN = 28 * 28
@@ -48,10 +49,12 @@ def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel
 
     Raises:
         EvaluationError: if the folder lacks the model, its processor or its chat template.
+        ModelError: if its files are torn, or its weights are pickled.
     """
+    check_folder(path)
     try:
         processor = AutoProcessor.from_pretrained(path)
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"No image-text-to-text model with its processor in {path}: {error}") from error
     if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:

@@ -30,6 +30,7 @@ from typing import Any
 
 import yaml
 
+from ..errors import StudyError
 from ..mini import DRAWINGS, IMAGE_SIZE, LABEL_GRID
 from ..pairs.generate.files import write_pairs
 from ..pairs.generate.pairs import generate_pairs
@@ -43,6 +44,7 @@ NUM_ROWS, NUM_HELDOUT = 6_400, 200
 NOISE = 0.5  # share of wrong answers
 NUM_FEW = 200
 DATA_SEED = 1
+RUN_LOG = "run.log"
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,8 @@ def train_tower(recipes: Path, model: Path, data: Path, output: Path) -> None:
     if not (output / "model.safetensors").exists():
         shutil.rmtree(output, ignore_errors=True)
         flags = {"model_name_or_path": model, "dataset_name": data / "tower.jsonl", "output_dir": output}
-        _call(["puma_trl.run", str(recipes / "stage2_tower.yaml"), *_as_flags(flags)], dict(os.environ))
+        command = ["puma_trl.run", str(recipes / "stage2_tower.yaml"), *_as_flags(flags)]
+        _call(command, dict(os.environ), output.with_name(f"{output.name}.log"))
 
 
 def _as_flags(values: dict[str, Any]) -> list[str]:
@@ -134,7 +137,7 @@ def execute(run: Run, recipes: Path, model: Path, data: Path, environment: dict[
     Trains one run and measures its checkpoints, unless that is done, and leaves `gap.json` in its folder.
 
     Raises:
-        RuntimeError: if one of the two commands fails.
+        StudyError: if one of the two commands fails.
     """
     measurement = run.folder / "gap.json"
     if measurement.exists():
@@ -143,18 +146,25 @@ def execute(run: Run, recipes: Path, model: Path, data: Path, environment: dict[
     changes = dict(run.changes)
     changes |= {"dataset_name": data / f"{changes.pop('data', 'clean')}.jsonl", "seed": run.seed}
     changes |= {"model_name_or_path": model, "output_dir": run.folder / "model"}
-    _call(["puma_trl.run", str(recipes / "stage2.yaml"), *_as_flags(changes)], environment)
+    log = run.folder / RUN_LOG
+    _call(["puma_trl.run", str(recipes / "stage2.yaml"), *_as_flags(changes)], environment, log)
     checkpoints = sorted((run.folder / "model").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     gap = ["puma_trl.evaluation", "gap", "--data", str(data / "heldout.jsonl"), "--output", str(measurement)]
-    _call([*gap, "--batch_size", "100", "--model", *map(str, checkpoints)], environment)
+    _call([*gap, "--batch_size", "100", "--model", *map(str, checkpoints)], environment, log)
     for path in checkpoints:  # those of all runs would fill a small disk
         shutil.rmtree(path)
 
 
-def _call(arguments: list[str], environment: dict[str, str]) -> None:
-    result = subprocess.run([sys.executable, "-m", *arguments], env=environment, capture_output=True, text=True)
-    if result.returncode != 0:
-        raise RuntimeError(f"`python -m {' '.join(arguments)}` failed:\n{result.stderr[-3000:]}")
+def _call(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+    """Runs a command of the package and adds what it prints to a log, of which the last line tells why it failed."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", *arguments]
+    with open(log, "ab") as file:
+        code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
+    if code != 0:
+        last = (log.read_text(encoding="utf-8", errors="replace").strip() or "it printed nothing").splitlines()[-1]
+        run = log.parent.name if log.name == RUN_LOG else log.stem
+        raise StudyError(f"`python -m {arguments[0]}` of the run {run} ended with {code}: {last} Its log is {log}.")
 
 
 def read_results(runs: list[Run]) -> dict[str, dict[str, list[list[dict]]]]:
@@ -200,7 +210,8 @@ def main() -> None:
     before = tower / "gap.json"
     if not before.exists():
         command = ["puma_trl.evaluation", "gap", "--data", str(data / "heldout.jsonl"), "--output", str(before)]
-        _call([*command, "--batch_size", "100", "--model", str(tower)], environment)
+        log = tower.with_name(f"{tower.name}.log")
+        _call([*command, "--batch_size", "100", "--model", str(tower)], environment, log)
     pool = ThreadPoolExecutor(args.jobs)
     futures = [pool.submit(execute, run, args.recipes, tower, data, environment) for run in runs]
     try:

@@ -18,7 +18,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
+from ..config import rows_per_step
 from ..errors import CheckpointError
+from ..record.provenance import update_provenance
 from ..record.report import count_steps
 from ..step.forward import SelfTeacher, SeparateTeacher
 from ..step.teacher import AdapterEMACallback
@@ -164,7 +166,21 @@ class ExactCheckpoints:
                     "Resume it with `auto_find_batch_size: false`, a smaller `per_device_train_batch_size` and as "
                     "many more `gradient_accumulation_steps`."
                 )
+        if args.auto_find_batch_size and batch_size != args.per_device_train_batch_size:
+            self._use_batch_size(batch_size)
         return super()._inner_training_loop(batch_size, args, resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _use_batch_size(self, batch_size: int) -> None:
+        """Lets settings and provenance tell the size that `auto_find_batch_size` has found."""
+        asked, self.args.per_device_train_batch_size = self.args.per_device_train_batch_size, batch_size
+        rows = rows_per_step(self.args)
+        logger.warning(
+            f"`auto_find_batch_size`: {asked} rows per device do not fit into memory. From here on each has "
+            f"{batch_size} and a step {rows} in all; more `gradient_accumulation_steps` keep the rows of a step."
+        )
+        if self.is_world_process_zero():
+            found = {"per_device_train_batch_size": batch_size, "global_batch_size": rows}
+            update_provenance(self.args.output_dir, {"training": found})
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:

@@ -16,6 +16,7 @@ from transformers.trainer_callback import TrainerState
 from ..config import PumaKLConfig
 from ..data.files import DROPPED
 from ..errors import CheckpointError, ConfigError
+from ..files import unfinished
 from ..record.provenance import PROVENANCE, RECIPE
 from .compare import compare_settings, describe_settings
 from .lock import LOCK, hold_lock
@@ -104,6 +105,8 @@ def _require_writable(folder: Path) -> None:
 
 
 def _require_empty(folder: Path) -> None:
+    for name in LEFT_BEHIND:  # and what a kill has left while one of them was written
+        unfinished(folder / name).unlink(missing_ok=True)
     if {path.name for path in folder.iterdir()} - LEFT_BEHIND:
         raise ConfigError(
             f"`output_dir: {folder}` is not empty, and a new run would overwrite it. Set `resume_from_checkpoint: "

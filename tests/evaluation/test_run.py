@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,8 +14,9 @@ import urllib.request
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
-from puma_trl.errors import EvaluationError
+from puma_trl.errors import EvaluationError, ModelError
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.benchmarks import BENCHMARKS
 from puma_trl.evaluation.local_model import Generator, Prompt, load_for_generation
@@ -154,6 +156,15 @@ def make_prompts(folder):
         images = [] if index % 3 == 2 else [str(folder / f"{index}.png")]
         prompts.append(Prompt("How long is it? " * (1 + 5 * (index % 4)) + str(index), images))
     return prompts
+
+
+def test_pickled_weights_are_not_loaded(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "pickled")
+    tensors = load_file(tmp_path / "pickled" / "model.safetensors")
+    torch.save(tensors, tmp_path / "pickled" / "pytorch_model.bin")
+    (tmp_path / "pickled" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has only pickled weights"):
+        load_for_generation(str(tmp_path / "pickled"))
 
 
 def test_batches_give_the_answers_of_one_at_a_time(model_folder, tmp_path):

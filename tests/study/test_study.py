@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
+from puma_trl.errors import StudyError
 from puma_trl.mini import build_model, build_processor
 from puma_trl.recipe import parse_recipe
 from puma_trl.study import report as study_report
@@ -146,6 +148,18 @@ def test_report(tmp_path):
     assert (tmp_path / "docs" / "study.png").stat().st_size > 10_000
 
 
+def test_a_run_that_fails_is_named_with_its_log(tmp_path):
+    """What it printed is in the log, and its last line in the error."""
+    (tmp_path / "stage2.yaml").write_text("alpha_lk: 1")
+    run = study.Run("clean", "PUMA", 0, {}, tmp_path / "runs" / "0-0-seed0-abc")
+    with pytest.raises(StudyError) as error:
+        study.execute(run, tmp_path, tmp_path / "model", tmp_path / "data", dict(os.environ))
+    log = run.folder / "run.log"
+    start = "`python -m puma_trl.run` of the run 0-0-seed0-abc ended with 2: error: Unknown key `alpha_lk`"
+    assert str(error.value).startswith(start) and str(error.value).endswith(f" Its log is {log}.")
+    assert log.read_text().splitlines()[-1] in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.slow
 def test_small_study(tmp_path, small_data, monkeypatch):
     """The real command: data, runs, measurements, report; and once more, where nothing is left to be done."""
@@ -174,9 +188,9 @@ def test_small_study(tmp_path, small_data, monkeypatch):
     (tmp_path / "variants.yaml").write_text(yaml.safe_dump(variants))
     calls = []
 
-    def record(arguments, environment):
+    def record(arguments, *others):
         calls.append(arguments)
-        call(arguments, environment)
+        call(arguments, *others)
 
     monkeypatch.setattr(study, "_call", record)
     study.main()

@@ -11,6 +11,7 @@ from transformers import Trainer
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.errors import CheckpointError, ConfigError
+from puma_trl.record.provenance import read_provenance, save_provenance
 from puma_trl.train import checkpoints
 from puma_trl.train.checkpoints import naming_damage
 from puma_trl.train.compare import describe_settings
@@ -206,13 +207,19 @@ def limit_memory(monkeypatch, num_rows):
     monkeypatch.setattr(PumaKLTrainer, "compute_loss", compute_loss)
 
 
-def test_the_batch_size_that_was_found(train, tiny_model, pairs, out, monkeypatch):
+def test_the_batch_size_that_was_found(train, tiny_model, pairs, out, monkeypatch, caplog):
     flags = SAVING | {"per_device_train_batch_size": 4, "auto_find_batch_size": True}
+    monkeypatch.setattr(PumaKLTrainer, "create_model_card", lambda *args, **kwargs: None)
+    save_provenance(out, {}, {"training": {"per_device_train_batch_size": 4, "global_batch_size": 4, "seed": 42}})
     with monkeypatch.context() as patch:
         limit_memory(patch, 2)
         train(tiny_model(), pairs(8), **flags)
         marker = read_marker(out / "checkpoint-2")
         assert (marker["batch_size"], marker["rows_per_step"]) == (2, 2)
+        assert "4 rows per device do not fit into memory. From here on each has 2 and a step 2 in all" in caplog.text
+        training = read_provenance(out)["training"]
+        assert training == {"per_device_train_batch_size": 2, "global_batch_size": 2, "seed": 42}
+        assert torch.load(out / "checkpoint-2" / "training_args.bin", weights_only=False).train_batch_size == 2
         trainer = train(tiny_model(), pairs(8), resume=True, **flags | {"max_steps": 3})
         assert trainer._train_batch_size == 2
         assert read_marker(out / "checkpoint-3")["batch_size"] == 2

@@ -53,6 +53,15 @@ def test_a_new_run_in_a_folder_with_something(out, make_args):
         find_checkpoint(make_args(resume_from_checkpoint=None))
 
 
+def test_what_a_kill_has_left_before_the_first_step(tmp_path, make_args):
+    """The files of a run's start, whole or not, are no run that could be overwritten."""
+    (tmp_path / "out").mkdir()
+    for name in ("recipe.yaml", "recipe.yaml.tmp", "provenance.json.tmp", LOCK):
+        (tmp_path / "out" / name).touch()
+    assert find_checkpoint(make_args(resume_from_checkpoint=None)) is None
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"recipe.yaml", LOCK}
+
+
 def test_the_last_one(out, make_args, caplog):
     assert find_checkpoint(make_args()) == str(out / "checkpoint-4")
     assert f"Resuming from {out / 'checkpoint-4'}" in caplog.text

@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from puma_trl.files import unfinished, whole_file
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "folder" / "notes.txt"
+    with whole_file(path) as file:
+        file.write("é")
+    with pytest.raises(RuntimeError), whole_file(path) as file:
+        file.write("half")
+        raise RuntimeError
+    assert path.read_text(encoding="utf-8") == "é" and [each.name for each in path.parent.iterdir()] == ["notes.txt"]
+
+
+def test_what_a_kill_leaves_goes_with_the_next_writer(tmp_path):
+    path = tmp_path / "notes.txt"
+    code = "import os, sys; from puma_trl.files import whole_file\n"
+    code += "with whole_file(sys.argv[1]) as file:\n    file.write('half'); file.flush(); os.kill(os.getpid(), 9)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code, str(path)], env=environment)
+    assert done.returncode == -signal.SIGKILL and unfinished(path).read_text() == "half" and not path.exists()
+    with whole_file(path) as file:
+        file.write("all")
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"] and path.read_text() == "all"
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(FileExistsError, match="is not a regular file"), whole_file(path):
+            pass
+    assert not Path("/dev/null").is_file()
