@@ -42,8 +42,8 @@ def job(tmp_path):
         path.chmod(0o755)
     slurm = {"JOB_ID": "7", "JOB_NODELIST": "node0", "NNODES": "1", "CPUS_PER_TASK": "1", "SUBMIT_DIR": str(tmp_path)}
 
-    def start(steps=1200, rank_exit=0):
-        environment = os.environ | {f"SLURM_{name}": value for name, value in slurm.items()}
+    def start(steps=1200, rank_exit=0, **variables):
+        environment = os.environ | variables | {f"SLURM_{name}": value for name, value in slurm.items()}
         environment |= {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "STEPS": str(steps)}
         environment["RANK_EXIT"] = str(rank_exit)
         argv = ["bash", str(SCRIPT), "recipes/stage2.yaml", "--lambda_kl", "0.5"]
@@ -77,3 +77,13 @@ def test_saves_and_requeues(job, tmp_path, target, number):
 def test_a_run_that_ends_by_itself_is_not_requeued(job, tmp_path, rank_exit):
     assert job(steps=1, rank_exit=rank_exit).wait(30) == rank_exit
     assert not (tmp_path / "requeued").exists()
+
+
+@pytest.mark.parametrize(("active", "used"), [("", True), ("somewhere", False)])
+def test_the_environment_of_make_install_is_used_unless_another_is_active(job, tmp_path, active, used):
+    folder = tmp_path / ".venv" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "accelerate").write_text(f'#!/bin/bash\ntouch used\nexec {tmp_path}/bin/accelerate "$@"')
+    (folder / "accelerate").chmod(0o755)
+    assert job(steps=1, VIRTUAL_ENV=active, CONDA_PREFIX="").wait(30) == 0
+    assert (tmp_path / "used").exists() == used
