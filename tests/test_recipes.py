@@ -15,6 +15,7 @@ from transformers import SchedulerType
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.training_args import OptimizerNames
 
+from puma_trl.models.attention import VARLEN
 from puma_trl.models.parts import PARTS
 from puma_trl.recipe import parse_recipe
 
@@ -61,7 +62,8 @@ def test_recipe(path):
         assert len(owners) == 1, key
         if type(value) in (int, float) and key != "gradient_checkpointing":
             assert getattr(owners[0], key) == value, key
-    assert values.get("attn_implementation", "eager") in {"eager", *ALL_ATTENTION_FUNCTIONS.keys()}
+    assert values["attn_implementation"] == VARLEN and VARLEN in ALL_ATTENTION_FUNCTIONS
+    assert args.padding_free or args.packing
     assert values.get("dtype") in ("bfloat16", "float32")
     assert values.get("optim", "adamw_torch") in {item.value for item in OptimizerNames}
     assert values.get("lr_scheduler_type", "linear") in {item.value for item in SchedulerType}

@@ -13,6 +13,8 @@ from transformers.vision_utils import get_vision_cu_seqlens, get_vision_position
 
 # Tensors of shape (B, L); all others are of pictures
 PER_TOKEN = ("input_ids", "labels", "attention_mask", "token_type_ids", "mm_token_type_ids")
+# Tensors of pictures whose values models look at, and never compute with
+SIZES = ("image_sizes", "batch_num_images")
 
 
 @dataclass
@@ -75,7 +77,9 @@ def line_up(batch: dict[str, Any], config: PreTrainedConfig) -> dict[str, Any]:
         positions = torch.cat((positions[None], axes))
     result = {"input_ids": batch["input_ids"][mask][None], "labels": labels[mask][None], "position_ids": positions}
     result |= {"cu_seq_lens_q": starts, "cu_seq_lens_k": starts, "max_length_q": longest, "max_length_k": longest}
-    result |= {name: value for name, value in batch.items() if name not in PER_TOKEN}
+    result |= {
+        name: OnHost(value) if name in SIZES else value for name, value in batch.items() if name not in PER_TOKEN
+    }
     if "image_grid_thw" in batch:
         result |= _describe_pictures(batch["image_grid_thw"], config.vision_config)
     return result

@@ -92,6 +92,11 @@ def prepare(
     takes_images = isinstance(processor, ProcessorMixin)
     refuse_unused(args, takes_images, functions)
     name_idle(args)
+    if takes_images and collator is not None and args.padding_free != getattr(collator, "padding_free", False):
+        raise ConfigError(
+            f"`padding_free` is {args.padding_free}, but `data_collator` makes other batches. Give it the same "
+            "`padding_free`, or leave it out."
+        )
     if takes_images and args.padding_free:
         attention = init.get("attn_implementation") if isinstance(model, str) else attention_of(config)
         check_padding_free(config, attention)
