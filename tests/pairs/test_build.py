@@ -26,7 +26,6 @@ from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.build import files as build_files
 from puma_trl.pairs.build import pairs as builder
 from puma_trl.pairs.build.compose import Composition
-from puma_trl.pairs.build.presets import SourceProblem, split_question
 from puma_trl.pairs.build.settings import LEVELS
 
 
@@ -112,51 +111,6 @@ def test_levels(build_rows):
     assert len({row["image_url_2"] for row in rows}) == 4
 
 
-@pytest.mark.parametrize(
-    ("question", "facts", "asked"),
-    [
-        ("It is $a. b$ cm. What is it? A. 1\nB. 2", "It is $a. b$ cm.", "What is it? A. 1\nB. 2"),
-        ("Ann has $5. Bob has $10. How much is it?", "Ann has $5. Bob has $10.", "How much is it?"),
-        (
-            "A pear costs US$7. Ann buys 3 of them. What does she pay in US$?",
-            "A pear costs US$7. Ann buys 3 of them.",
-            "What does she pay in US$?",
-        ),
-        (
-            "AB is 3. As in Fig. 2, what is BC? How long is CD?",
-            "AB is 3.",
-            "As in Fig. 2, what is BC? How long is CD?",
-        ),
-        (
-            "AB is 3. Then BC is equal to ()\nChoices:\nA:4\nB:5",
-            "AB is 3.",
-            "Then BC is equal to ()\nChoices:\nA:4\nB:5",
-        ),
-        (
-            "AB is 3. If BC is 4, find AC. A. 5\nB. $\\sqrt{7}$",
-            "AB is 3.",
-            "If BC is 4, find AC. A. 5\nB. $\\sqrt{7}$",
-        ),
-        ("AB is 3. Then BC is ( ) (A) 4 (B) 5", "AB is 3.", "Then BC is ( ) (A) 4 (B) 5"),
-        (
-            "Two sides are 3 and 4. The angle is right. Find the third side.",
-            "Two sides are 3 and 4. The angle is right.",
-            "Find the third side.",
-        ),
-        ("一个三角形的两个角是30度和60度。第三个角是多少？", "一个三角形的两个角是30度和60度。", "第三个角是多少？"),
-        ("The sum is 3.5 units. The rest is unknown.", "The sum is 3.5 units.", "The rest is unknown."),
-    ],
-)
-def test_split_question(question, facts, asked):
-    assert split_question(SourceProblem(question, "1")) == (facts, asked)
-
-
-@pytest.mark.parametrize("question", ["What is 3 + 4?", "What is $x$? Let $x+3=5$."])
-def test_without_conditions_there_is_no_vision_dominant_form(question):
-    with pytest.raises(DataError, match="no conditions: nothing stands before the sentence that asks"):
-        split_question(SourceProblem(question, "7"))
-
-
 def test_columns(build_rows):
     row = {"q": "Find the area.", "a": 12, "given": "The sides are 3 and 4.", "options": ["12", "7"]}
     options = [
@@ -216,7 +170,7 @@ def test_how_to_answer_stays_in_the_prompt(build_rows, monkeypatch, level):
         "AB is parallel to CD.",
         "Then angle 2 is ()\nChoices:\nA:40°\nB:50°",
     )
-    turns = [{"from": "human", "value": f"<image>\n{hint}\nQuestion: {facts} {asked}"}, {"from": "gpt", "value": "A"}]
+    turns = [{"from": "human", "value": f"{hint}\nQuestion: {facts} {asked}"}, {"from": "gpt", "value": "A"}]
     (row,) = build_rows([{"conversations": turns}], "--preset", "mathv360k", "--levels", level)
     assert row["instruction"] == f"{hint}\n{facts} {asked}"
     if level == "vision_only":
@@ -260,7 +214,7 @@ def test_rows_without_the_only_level_do_not_stop_a_build(build_rows, tmp_path, m
     ],
 )
 def test_choices(build_rows, choices, lines):
-    row = {"question": "<image1>What is it?", "answer": "12", "choices": choices}
+    row = {"question": "What is it?", "answer": "12", "choices": choices}
     (pair,) = build_rows([row], "--choices_column", "choices")
     assert pair["instruction"].split("\n") == ["What is it?", *lines]
 
@@ -350,6 +304,7 @@ def test_a_named_column_may_come_late(build_rows, tmp_path):
 
 
 TURNS = [{"from": "human", "value": "<image>\nFind AB."}, {"from": "gpt", "value": "It is 3."}]
+WORDS = [{"from": "human", "value": "Find AB."}, {"from": "gpt", "value": "It is 3."}]
 FORMS = {
     "conversations": {"conversations": TURNS, "image": "d.png"},
     "messages": {
@@ -392,7 +347,7 @@ def test_a_system_prompt_stays_on_both_sides(tmp_path, monkeypatch, file_format)
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"instruction": "Find AB.", "output": "3", "image": "d.png"}, "`image` .*image_url: image"),
+        ({"instruction": "Find AB.", "output": "3", "image": "d.png"}, "`image` .*image_url.*image"),
         ({"question": "Find AB.", "answer": "3", "Photo": "d.png"}, "`Photo` has the name of pictures"),
         ({"question": "Find AB.", "answer": "3", "source": "d.png"}, "`source` holds a picture"),
         ({"question": "Find AB.", "answer": "3", "choices": ["3", "4"]}, "`choices` .*`--choices_column` names"),
@@ -416,8 +371,8 @@ def test_columns_are_mapped_and_ignored(build_rows, tmp_path):
 
 def test_a_lookalike_of_a_later_row_is_refused_with_the_remedy(tmp_path, monkeypatch):
     rows = [PLAIN[0]] * 101 + [PLAIN[0] | {"Photo": "d.png"}]
-    monkeypatch.setattr(builder, "compose", lambda *_, **__: Composition(Image.new("L", (9, 9)), 0, 0))
-    with pytest.raises(PumaError, match=r"in.jsonl:102: unread column: `Photo` (.|\n)*`columns` says what"):
+    monkeypatch.setattr(builder, "compose", lambda *_, **__: Composition(Image.new("L", (9, 9)), 0, ()))
+    with pytest.raises(PumaError, match=r"in.jsonl:102: unread column: `Photo` (.|\n)*says what"):
         run_build(monkeypatch, write(tmp_path / "in.jsonl", rows), tmp_path / "out")
 
 
@@ -431,7 +386,7 @@ def test_choices_of_later_rows_and_of_tables(tmp_path, monkeypatch, suffix, caps
         Dataset.from_list([{"options": None, "note": None} | row for row in rows]).to_parquet(
             source.with_suffix(suffix)
         )
-    monkeypatch.setattr(builder, "compose", lambda *_, **__: Composition(Image.new("L", (9, 9)), 0, 0))
+    monkeypatch.setattr(builder, "compose", lambda *_, **__: Composition(Image.new("L", (9, 9)), 0, ()))
     options = ["--choices_column", "options", "--facts_column", "given"]
     run_build(monkeypatch, source.with_suffix(suffix), tmp_path / "out", *options)
     *_, before, last = read(tmp_path / "out" / "train.jsonl")
@@ -445,12 +400,14 @@ def test_choices_of_later_rows_and_of_tables(tmp_path, monkeypatch, suffix, caps
     [
         ([GSM8K[0], GSM8K[0] | {"answer": "3"}], "gsm8k", "missing value: the solution has no final answer"),
         ([MATH[0], MATH[0] | {"problem": "[asy] draw(x); [/asy] Find x."}], "math", "diagram as code"),
-        ([PLAIN[0], PLAIN[0] | {"question": "<image>"}], None, "empty text: `question`"),
-        ([{"messages": TURNS}, {"messages": TURNS * 2}], None, "several turns: .* has 4 turns"),
+        ([PLAIN[0], PLAIN[0] | {"question": "<image>", "image": "d.png"}], None, "empty text: `question`"),
+        ([PLAIN[0], PLAIN[0] | {"question": "<image>\nFind x."}], None, "image places: `question` has 1 for pictures"),
+        ([{"messages": WORDS}, {"messages": WORDS * 2}], None, "several turns: .* has 4 turns"),
         ([{"instruction": "a?", "output": "1"}, {"instruction": "a?", "output": "1"} | SECOND], None, "two sides"),
     ],
 )
 def test_rows_that_are_no_single_problem(tmp_path, monkeypatch, rows, preset, reason):
+    draw(tmp_path / "d.png")
     options = ["--preset", preset] if preset else []
     with pytest.raises(PumaError, match=rf"1 of 2 rows cannot be used(.|\n)*in.jsonl:2: {reason}"):
         run_build(monkeypatch, write(tmp_path / "in.jsonl", rows), tmp_path / "out", *options)
@@ -512,9 +469,31 @@ def test_a_build_that_ends_early_leaves_no_half_file(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]
 
 
-def test_formulas_that_do_not_parse_are_counted(build_rows, capsys):
-    build_rows([{"question": "Is $\\unknowncommand{x}$ more than $x^2$?", "answer": "1"}])
-    assert "1 of 2 formulas could not be drawn and stand as LaTeX" in capsys.readouterr().out
+SHOWN = {"question": "Is $\\unknowncommand{x}$ more than $x^2$?", "answer": "1"}
+
+
+def test_pictures_that_would_show_source_are_left_out_and_counted(build_rows, tmp_path, capsys):
+    (pair,) = build_rows([PLAIN[0], SHOWN])
+    report = capsys.readouterr().out
+    assert pair["instruction"] == PLAIN[0]["question"]
+    assert "1 of 2 pictures (50.0%) would have shown source, and were left out" in report
+    assert "in.jsonl:2: '$\\unknowncommand{x}$' (unknown command \\unknowncommand)" in report
+    (dropped,) = read(tmp_path / "out" / "dropped_rows.jsonl")
+    assert dropped["reason"].startswith("shows source: '$\\unknowncommand{x}$' cannot be drawn")
+
+
+def test_pictures_that_show_source_are_kept_or_stop_the_build(build_rows, tmp_path, monkeypatch, capsys):
+    assert len(build_rows([PLAIN[0], SHOWN], "--source", "keep")) == 2
+    assert "1 of 2 pictures (50.0%) show source." in capsys.readouterr().out
+    with pytest.raises(PumaError, match=r"1 of 2 rows cannot be used(.|\n)*shows source(.|\n)*`--source drop` to"):
+        run_build(monkeypatch, tmp_path / "in.jsonl", tmp_path / "error", "--source", "error")
+
+
+def test_a_level_that_shows_source_leaves_the_other(build_rows, capsys):
+    row = {"question": "AB is 3. Is $\\unknowncommand{x}$ more?", "answer": "1"}
+    (pair,) = build_rows([row], "--levels", *LEVELS)
+    assert pair["kind"] == "vision_dominant"
+    assert "1 vision_only: shows source" in capsys.readouterr().out
 
 
 def test_another_build_is_refused(tmp_path, monkeypatch, capsys):

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.files import DROPPED
+from ...data.texts import shorten
 from ..mapping import add_columns
 from .files import finish, list_counts, prepare_output
 from .hub import check_login, push
@@ -56,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--font", nargs="+", default=[], help="further font files, for scripts that the system lacks")
     parser.add_argument("--bad_rows", choices=("error", "drop"), default="error", help="rows that cannot be used")
+    parser.add_argument(
+        "--source",
+        choices=("error", "drop", "keep"),
+        default="drop",
+        help="pictures that would show the source of formulas: stop, leave them out (default), or draw them so",
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, fonts, sizes, noise")
     parser.add_argument("--num_proc", type=int, default=1, help="processes")
     parser.add_argument("--push_to_hub", metavar="REPO_ID", help="upload the data set; with --format parquet")
@@ -89,9 +96,21 @@ def describe(total: dict[str, Any], output: Path, settings: BuildSettings, unrea
         lines.append(f"Levels that rows cannot have: {list_counts(total['skipped'])}.")
     if total["dropped"]:
         lines.append(f"Left out: {list_counts(total['dropped'])}; see {output / DROPPED}.")
-    if total["plain_formulas"]:
-        lines.append(
-            f"{total['plain_formulas']:,} of {total['formulas']:,} formulas could not be drawn and stand as LaTeX."
-        )
+    if total["by_position"]:
+        positions = f"{total['by_position']:,} answers were positions of choices, counted from 0"
+        lines.append(f"{positions}, and are letters now.")
+    lines += describe_source(total, settings)
     data = output / ("train.jsonl" if settings.format == "jsonl" else "data")
     return "\n".join([*lines, f"Train on it with `dataset_name: {data}`."])
+
+
+def describe_source(total: dict[str, Any], settings: BuildSettings) -> list[str]:
+    """Words how many pictures show source, or would, with examples."""
+    count = total["source_pictures"]
+    if not count:
+        return []
+    pictures = total["rows"] + (count if settings.source != "keep" else 0)
+    done = "show" if settings.source == "keep" else "would have shown"
+    left = "" if settings.source == "keep" else ", and were left out; `--source keep` draws them so"
+    lines = [f"{count:,} of {pictures:,} pictures ({count / pictures:.1%}) {done} source{left}."]
+    return lines + [f"  {row['row_id']}: '{shorten(row['source'])}' ({row['reason']})" for row in total["examples"]]

@@ -8,13 +8,14 @@ from PIL import Image
 
 from ...errors import DataError
 from . import fonts
+from .diagrams import MAX_HEIGHT, legible, scale, without_colour
 from .fonts import FontBook
+from .pieces import Piece, draw_pieces
 from .typeset import DoesNotFit, Line, Typesetter, clean, wrap
 
 
 MIN_DIGIT_HEIGHT = 10  # pixels; smaller digits are lost in patches of 14 pixels
 WIDTHS = (512, 768, 1024)  # of the canvas; the next one is taken where a formula or a diagram does not fit
-MAX_HEIGHT = 2048
 MAX_CHARACTERS = 20_000  # more than the largest canvas holds
 GRAIN = 2  # pixels that have the same noise
 BORDER = 4  # pixels that stay without ink, also after the turn
@@ -53,17 +54,17 @@ class Style:
 
 @dataclass(frozen=True)
 class Composition:
-    """A picture, how many formulas it has, and how many of them stand as LaTeX because they could not be drawn."""
+    """A picture, how many formulas it has, and what of it stands as source because it could not be drawn, and why."""
 
     image: Image.Image
     formulas: int
-    plain_formulas: int
+    failures: tuple[tuple[str, str], ...]
 
 
 def draw_style(rng: random.Random) -> Style:
     """Draws a style; the smallest letters have digits of `MIN_DIGIT_HEIGHT` pixels."""
     typeface = rng.choice(list(fonts.TYPEFACES))
-    smallest = fonts.smallest_size(str(fonts.SHIPPED / fonts.TYPEFACES[typeface][0]), MIN_DIGIT_HEIGHT)
+    smallest = fonts.smallest_size(str(fonts.SHIPPED / fonts.TYPEFACES[typeface]), MIN_DIGIT_HEIGHT)
     return Style(
         typeface=typeface,
         size=smallest + 2 * rng.randrange(5),  # few sizes, so that words and formulas are often there already
@@ -95,44 +96,61 @@ def compose(text: str, diagram: Image.Image | None, style: Style, book: FontBook
         DoesNotFit: if it does not fit on the largest canvas.
         DataError: if a character is in no font, its script is not supported, or nothing of the text can be seen.
     """
+    diagram = None if diagram is None else legible(without_colour(diagram))
+    typesetter, width, lines, picture = _fit(text, diagram, style, book)
+    canvas = _print(lines, picture, style, width)
+    return Composition(_roughen(canvas, style, seed), typesetter.formulas, tuple(typesetter.failures))
+
+
+def list_pieces(text: str, style: Style, book: FontBook) -> tuple[list[Piece], tuple[tuple[str, str], ...]]:
+    """
+    Says what [`compose`] would draw of a question, without drawing it.
+
+    Args:
+        text (`str`):
+            The question.
+        style ([`Style`]):
+            How to print it.
+        book ([`FontBook`]):
+            Where characters find their fonts.
+
+    Returns:
+        `tuple`: the pieces with their places on the canvas, before it is turned; and what is printed as source, with
+        the reasons.
+    """
+    typesetter, _, lines, _ = _fit(text, None, style, book)
+    pieces = []
+    for line, baseline in zip(lines, _baselines(lines, style), strict=True):
+        for position, box in line.boxes:
+            x, y = style.margin + position, style.margin + baseline
+            pieces += [piece._replace(x=piece.x + x, y=piece.y + y) for piece in box.pieces]
+    return pieces, tuple(typesetter.failures)
+
+
+def _fit(
+    text: str, diagram: Image.Image | None, style: Style, book: FontBook
+) -> tuple[Typesetter, int, list[Line], Image.Image | None]:
+    """Finds the smallest canvas on which a question and its diagram fit; returns its width, and both for it."""
     if len(text) > MAX_CHARACTERS:
         raise DoesNotFit(f"text too long: it has {len(text):,} characters, more than {MAX_CHARACTERS:,}")
     typesetter = Typesetter(book, style.typeface)
     text = clean(text).strip()
-    diagram = None if diagram is None else _without_colour(diagram)
     for width in WIDTHS:
         column = width - 2 * style.margin
         try:
             lines = wrap(typesetter.words(text, style.size, column), style.typeface, style.size, column)
-            picture = None if diagram is None else _scale(diagram, column, last=width == WIDTHS[-1])
-            canvas = _print(lines, picture, style, width)
+            picture = None if diagram is None else scale(diagram, column, last=width == WIDTHS[-1])
+            _height(lines, picture, style, width)
         except DoesNotFit:
             if width == WIDTHS[-1]:
                 raise
         else:
-            return Composition(_roughen(canvas, style, seed), typesetter.formulas, typesetter.plain_formulas)
+            return typesetter, width, lines, picture
     raise AssertionError("unreachable: the largest canvas returns or raises")
 
 
-def _without_colour(diagram: Image.Image) -> Image.Image:
-    """Returns a diagram without colours as one channel, which takes a third of the time and of the disk."""
-    red, *others = diagram.split()
-    return red if all(channel.tobytes() == red.tobytes() for channel in others) else diagram
-
-
-def _scale(diagram: Image.Image, column: int, last: bool) -> Image.Image:
-    """Scales a diagram down that is too large; one that is too wide waits for the largest canvas."""
-    if diagram.width > column and not last:
-        raise DoesNotFit(f"too wide: the diagram has {diagram.width} pixels, the column {column}")
-    share = min(1.0, column / diagram.width, MAX_HEIGHT / 2 / diagram.height)
-    if share == 1.0:
-        return diagram
-    return diagram.resize((max(1, int(diagram.width * share)), max(1, int(diagram.height * share))), Image.LANCZOS)
-
-
-def _print(lines: list[Line], diagram: Image.Image | None, style: Style, width: int) -> Image.Image:
-    if not any(box.mask.getbbox() for line in lines for _, box in line.boxes):
-        raise DataError("empty text: nothing of it can be seen")
+def _baselines(lines: list[Line], style: Style) -> list[int]:
+    """Returns the baseline of each line, in pixels from the top of the text."""
     step = style.size * style.leading
     baselines, y, descent = [], 0.0, 0
     for line in lines:
@@ -140,14 +158,25 @@ def _print(lines: list[Line], diagram: Image.Image | None, style: Style, width: 
         y += max(step, descent + line.ascent + 0.25 * style.size) if baselines else max(style.size, line.ascent)
         baselines.append(round(y))
         descent = line.descent
-    text_height = round(y + max(descent, 0.3 * style.size))
-    gap = style.size if diagram is not None else 0
-    picture_height = diagram.height if diagram is not None else 0
-    height = text_height + gap + picture_height + 2 * style.margin
+    return baselines
+
+
+def _height(lines: list[Line], diagram: Image.Image | None, style: Style, width: int) -> tuple[int, int]:
+    """Returns the height of the text, and of the canvas."""
+    text = round(_baselines(lines, style)[-1] + max(lines[-1].descent, 0.3 * style.size))
+    height = text + 2 * style.margin + (0 if diagram is None else style.size + diagram.height)
     if height > MAX_HEIGHT:
         raise DoesNotFit(
             f"text too long: it needs {height} pixels of height on a canvas of {width}, more than {MAX_HEIGHT}"
         )
+    return text, height
+
+
+def _print(lines: list[Line], diagram: Image.Image | None, style: Style, width: int) -> Image.Image:
+    if not any(draw_pieces(box.pieces)[0].getbbox() for line in lines for _, box in line.boxes):
+        raise DataError("empty text: nothing of it can be seen")
+    text_height, height = _height(lines, diagram, style, width)
+    gap, picture_height = (style.size, diagram.height) if diagram is not None else (0, 0)
     mode = "L" if diagram is None else diagram.mode
     canvas = Image.new(mode, (width, height), "white")
     top = style.margin
@@ -155,9 +184,10 @@ def _print(lines: list[Line], diagram: Image.Image | None, style: Style, width: 
         place = top if style.diagram_first else top + text_height + gap
         canvas.paste(diagram, ((width - diagram.width) // 2, place))
         top += picture_height + gap if style.diagram_first else 0
-    for line, baseline in zip(lines, baselines, strict=True):
+    for line, baseline in zip(lines, _baselines(lines, style), strict=True):
         for position, box in line.boxes:
-            canvas.paste("black", (style.margin + position + box.left, top + baseline - box.ascent), box.mask)
+            mask, left, up = draw_pieces(box.pieces)
+            canvas.paste("black", (style.margin + position + left, top + baseline - up), mask)
     return canvas
 
 

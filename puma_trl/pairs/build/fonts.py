@@ -14,13 +14,20 @@ from ...errors import DataError
 
 SHIPPED = Path(get_data_path()) / "fonts" / "ttf"
 
-# name → (file that matplotlib ships, mathtext's font set of the same design)
+# name → file that matplotlib ships
 TYPEFACES = {
-    "DejaVu Sans": ("DejaVuSans.ttf", "dejavusans"),
-    "DejaVu Serif": ("DejaVuSerif.ttf", "dejavuserif"),
-    "DejaVu Sans Mono": ("DejaVuSansMono.ttf", "dejavusans"),
-    "STIX": ("STIXGeneral.ttf", "stix"),
+    "DejaVu Sans": "DejaVuSans.ttf",
+    "DejaVu Serif": "DejaVuSerif.ttf",
+    "DejaVu Sans Mono": "DejaVuSansMono.ttf",
+    "STIX": "STIXGeneral.ttf",
 }
+# typeface → the files of its letters in formulas, upright, italic and bold
+FACES = {
+    "DejaVu Sans": {"rm": "DejaVuSans.ttf", "it": "DejaVuSans-Oblique.ttf", "bf": "DejaVuSans-Bold.ttf"},
+    "DejaVu Serif": {"rm": "DejaVuSerif.ttf", "it": "DejaVuSerif-Italic.ttf", "bf": "DejaVuSerif-Bold.ttf"},
+    "STIX": {"rm": "STIXGeneral.ttf", "it": "STIXGeneralItalic.ttf", "bf": "STIXGeneralBol.ttf"},
+}
+FACES["DejaVu Sans Mono"] = FACES["DejaVu Sans"]
 # for symbols that the chosen typeface lacks
 SYMBOLS = tuple(str(SHIPPED / name) for name in ("DejaVuSans.ttf", "STIXGeneral.ttf"))
 
@@ -53,6 +60,12 @@ def smallest_size(path: str, height: int) -> int:
     while digit_height(path, size) < height:
         size += 1
     return size
+
+
+@lru_cache(maxsize=64)
+def face_path(typeface: str, face: str) -> str:
+    """Returns the font file of a face of a typeface, in formulas."""
+    return str(SHIPPED / FACES[typeface][face])
 
 
 @lru_cache(maxsize=1)
@@ -105,10 +118,37 @@ class FontBook:
             DataError: if no font has one of the characters.
         """
         wanted = sorted({character for character in characters if not character.isspace()})
-        primary = str(SHIPPED / TYPEFACES[typeface][0])
+        primary = str(SHIPPED / TYPEFACES[typeface])
         chosen = {character: primary for character in wanted if ord(character) in coverage(primary)}
         missing = tuple(character for character in wanted if character not in chosen)
         return chosen | _find_fonts(missing, (*SYMBOLS, *self.extra, *packaged_fonts())) if missing else chosen
+
+    def runs(self, typeface: str, text: str, face: str) -> list[tuple[str, str]]:
+        """
+        Splits text of a formula into runs of one font file each: of the face if it has the characters, else of the
+        upright face, else of another font.
+
+        Args:
+            typeface (`str`):
+                Key of `TYPEFACES`.
+            text (`str`):
+                The characters.
+            face (`str`):
+                `"rm"`, `"it"` or `"bf"`.
+
+        Raises:
+            DataError: if no font has one of the characters.
+        """
+        wanted, upright = face_path(typeface, face), face_path(typeface, "rm")
+        runs: list[tuple[str, str]] = []
+        for character in text:
+            path = next((path for path in (wanted, upright) if ord(character) in coverage(path)), None)
+            path = path or _find_font(character, (*SYMBOLS, *self.extra, *packaged_fonts()))
+            if runs and runs[-1][1] == path:
+                runs[-1] = (runs[-1][0] + character, path)
+            else:
+                runs.append((character, path))
+        return runs
 
 
 @lru_cache(maxsize=65536)

@@ -1,123 +1,131 @@
-"""LaTeX in problem texts: where it stands, and its picture by matplotlib's mathtext."""
+"""LaTeX in problem texts: where it stands, between dollars and without them, and what else a text says without ink."""
 
-import logging
+import html
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any, NamedTuple
 
-import numpy as np
-from matplotlib.font_manager import FontProperties
-from matplotlib.mathtext import MathTextParser
-from PIL import Image
+from .environments import ALIGNED, CENTRED, FENCES_OF, TABLES
+from .parser import Parser, parse_formula
+from .symbols import NOTHING, SPACES
+from .tree import CannotDraw, Row, Space
 
 
+DISPLAYED = "|".join([*ALIGNED, *CENTRED, "tabular", "tabularx", "longtable"])
+INNER = "|".join([*FENCES_OF, *TABLES, *ALIGNED, *CENTRED])
 # A single dollar opens math only before a character that is no space, and closes it only behind one and not before a
-# digit (the rule of Pandoc), so that "$5 and $10" are prices.
+# digit (the rule of Pandoc), so that "$5 and $10" are prices. With spaces inside, it must look like a formula.
 MATH = re.compile(
     r"\$\$(?P<display>.+?)\$\$"
     r"|\\\[(?P<bracket>.+?)\\\]"
     r"|\\\((?P<parenthesis>.+?)\\\)"
-    r"|\\begin\{(?P<name>(?:align|equation|gather|eqnarray|multline)\*?)\}(?P<environment>.+?)\\end\{(?P=name)\}"
-    r"|(?<![\\$])\$(?!\s)(?P<inline>(?:[^$\\\n]|\\.|\n(?!\s*\n))+?)(?<!\s)\$(?!\d)",
+    rf"|\\begin\{{(?P<name>(?:{DISPLAYED})\*?)\}}(?P<environment>.+?)\\end\{{(?P=name)\}}"
+    r"|(?<![\\$])\$(?!\s)(?P<inline>(?:[^$\\\n]|\\.|\n(?!\s*\n))+?)(?<!\s)\$(?!\d)"
+    r"|(?<![\\$])\$(?P<blanked>(?:[^$\\\n]|\\.)+?)\$(?!\s*\d)",
     re.DOTALL,
 )
-# Between the rows of an environment, and between the columns of a row
-NEW_ROW = re.compile(r"\\\\\*?(?:\[[\d.]+\s*[a-z]{2}\])?")
-NEW_COLUMN = re.compile(r"(?<!\\)&")
 # Two dollars that are prices may have the same places: what stands between them is then prose, which has two words
 # side by side or goes on with another sentence, other than in the arguments of commands.
 ARGUMENTS = re.compile(r"\\[a-zA-Z]+\*?\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}\s*)+|\{\s*\\(?:rm|bf|it|sf|tt)\b[^{}]*\}")
 PROSE = re.compile(
     r"(?<![\\a-zA-Z])[A-Z]?[a-z]+(?<=[a-zA-Z]{2})\s+[A-Z]?[a-z]+(?<=[a-zA-Z]{2})(?![a-zA-Z])|[.?]\s+[A-Z]"
 )
+CHINESE_PROSE = re.compile(r"[，。；？！、].*[\u4e00-\u9fff]|[\u4e00-\u9fff].*[，。；？！、]")
+FORMULA_SIGN = re.compile(r"[\\^_=+<>≤≥×÷·√°∠△]")
 
-# Common LaTeX that mathtext does not know → the same in its words.
-REWRITES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\(?:[tdcs]|nice)frac(?![a-zA-Z])", r"\\frac"),
-        (r"\\[td]binom(?![a-zA-Z])", r"\\binom"),
-        (r"\\(?:displaystyle|textstyle|limits|nolimits|boxed|fbox|mathop)(?![a-zA-Z])", ""),
-        (r"\\(?:big|Big|bigg|Bigg)[lrm]?(?![a-zA-Z])", ""),
-        (r"\\(frac|binom)\s*(\w|\\[a-zA-Z]+)\s*(\w)", r"\\\1{\2}{\3}"),
-        (r"\\frac\s*(\w)\s*(?=\{)", r"\\frac{\1}"),
-        (r"\\frac\s*(\{[^{}]*\})\s*(\w)", r"\\frac\1{\2}"),
-        (r"\\sqrt\s*(\[\w+\])?\s*(\w)", r"\\sqrt\1{\2}"),
-        (r"\\le(?![a-zA-Z])", r"\\leq"),
-        (r"\\ge(?![a-zA-Z])", r"\\geq"),
-        (r"\\[lr]?vert(?![a-zA-Z])", "|"),
-        (r"\\[lr]?Vert(?![a-zA-Z])", r"\\|"),
-        # mathtext makes bars as high as what is between them, which is too little beside letters
-        (
-            r"\\left\s*(\\?\|)((?:(?!\\(?:left|right|frac|binom|sum|prod|int)(?![a-zA-Z])).)*?)\\right\s*\1",
-            r"\1\2\1",
-        ),
-        (r"\\land(?![a-zA-Z])", r"\\wedge"),
-        (r"\\lor(?![a-zA-Z])", r"\\vee"),
-        (r"\\lnot(?![a-zA-Z])", r"\\neg"),
-        (r"\\(?:bm|pmb)(?![a-zA-Z])", r"\\boldsymbol"),
-        (r"\\(?:dots[bcmio]|hdots)(?![a-zA-Z])", r"\\ldots"),
-        (r"\\lt(?![a-zA-Z])", "<"),
-        (r"\\gt(?![a-zA-Z])", ">"),
-        (r"\\(?:mbox|textrm|textnormal)(?![a-zA-Z])", r"\\text"),
-        (r"\\textbf(?![a-zA-Z])", r"\\mathbf"),
-        (r"\\textit(?![a-zA-Z])", r"\\mathit"),
-        (r"\\pmod\s*(\{[^{}]*\}|\w)", r"\\ (\\mathrm{mod}\\ \1)"),
-        (r"\\b?mod(?![a-zA-Z])", r"\\ \\mathrm{mod}\\ "),
-        (r"\\tag\s*\{([^{}]*)\}", r"\\quad (\1)"),
-        (r"\\label\s*\{[^{}]*\}", ""),
-        (r"\\(?:nonumber|notag)(?![a-zA-Z])", ""),
-        (r"\\implies(?![a-zA-Z])", r"\\Rightarrow"),
-        (r"\\iff(?![a-zA-Z])", r"\\Leftrightarrow"),
-        (r"\\stackrel(?![a-zA-Z])", r"\\overset"),
-        (r"\^?(?:\\(?:degree|textdegree)(?![a-zA-Z])|°)", r"^{\\circ}"),
-        (r"\\hspace\{[^{}]*\}|~", r"\\ "),
-        (r"\\frac(?![a-zA-Z])", r"\\dfrac"),  # whose digits have full size
-        (r"−", "-"),
-        (r"\s+", " "),
-    )
-]
+BEGINNING = re.compile(r"\\begin\s*\{(" + INNER + r")\*?\}")
+EDGE = re.compile(r"\\(begin|end)\s*\{")
+# Environments around text that say where it stands on a page
+WRAPPER = re.compile(
+    r"\\(?:begin|end)\s*\{(?:center|flushleft|flushright|table|document|minipage|quote)\*?\}(?:\[[^\]]*\])?"
+)
+LINE_BREAK = re.compile(r"[ \t]*(?:\\\\(?:\[\d[^\]\n]*\])?|\\(?:newline|par|linebreak)(?![a-zA-Z]))[ \t]*\n?")
+# Emphasis in LaTeX and Markdown, which is printed like the rest
+EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|textrm|textsf|textsc)\s*\{([^{}]*)\}")
+STARS = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
 
-EXPONENT = 0.7  # size of an exponent in mathtext, as a share of the letters
-MAX_GROWTH = 2.0  # of a formula beside the words; enough for an exponent of the third level
-_SMALLER = r"(?:[\^_]|\\binom|\\overset|\\underset)"
-# What may be smaller than an exponent
-NEEDS_GROWTH = re.compile(rf"\\sqrt\s*\[|{_SMALLER}.*{_SMALLER}")
+KEPT = re.compile("\0(\\d+)\0")
+ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
+NEW_LINE = re.compile(r"[ \t]*<br\s*/?>[ \t]*\n?", re.IGNORECASE)
+SCRIPT = re.compile(r"<(sub|sup)>([^<>]*)</\1>", re.IGNORECASE)
+BLANK_LINE = re.compile(r"<u>((?:\s|&nbsp;)*)</u>", re.IGNORECASE)
+TAGGED = re.compile(r"<(p|b|i|u|em|strong|span|div|font|center)(?:\s[^<>]*)?>(.*?)</\1>", re.IGNORECASE | re.DOTALL)
+# Programs, which would be printed as such
+CODE = {
+    "a program of Asymptote": re.compile(r"\[asy\]|\\begin\s*\{asy\}|<asy>", re.IGNORECASE),
+    "a program of TikZ": re.compile(
+        r"\\begin\s*\{(?:tikz\w*|pspicture|pgfpicture|axis|circuitikz)\}|\\(?:draw|tikz|node|filldraw|addplot)\b"
+    ),
+    "HTML": re.compile(
+        r"</?(?:table|tr|td|th|tbody|thead|svg|math|mrow|mfrac|script|style|html|body|ul|ol|li|h[1-6]|pre|code|a|"
+        r"iframe|canvas|input)(?:\s[^<>]*)?/?>",
+        re.IGNORECASE,
+    ),
+    "a block of code": re.compile(
+        r"```|^[ \t]*(?:def \w+\(.*\):|#include\s*<|import (?:numpy|math|matplotlib)\b|from \w+ import )", re.MULTILINE
+    ),
+}
 
-# Operators at which a formula is cut into terms, so that a term is drawn once for all formulas that have it.
-OPERATOR = re.compile(r"\\(?:leq|geq|neq|ne|approx|cong|sim|equiv|times|cdot|div|pm)(?![a-zA-Z])|[=<>+-]")
-TOKEN = re.compile(r"\\(?:left|right)(?![a-zA-Z])\s*(?:\\[a-zA-Z]+|\\?.)|\\[a-zA-Z]+|\\?.", re.DOTALL)
-OPENING, CLOSING = ("{", "(", "[", r"\left"), ("}", ")", "]", r"\right")
-# Changes of the font that hold on to the end
-SWITCH = re.compile(r"\\(?:rm|bf|it|cal|tt|sf|bb|frak|scr)(?![a-zA-Z])")
+# In running text: a command, an exponent, an index, a root
+TRIGGER = re.compile(
+    r"\\(?:[a-zA-Z]+|.|$)|(?<=\S)\^(?=\S)|(?<=[A-Za-z0-9)\]}\u0370-\u03ff])_(?=\{|\\|[A-Za-z0-9](?![A-Za-z_]))|√\s*(?=\{)",
+    re.DOTALL,
+)
+# What may stand before it without a space and belong to the same formula
+BEFORE = re.compile(r"(?:[0-9A-Za-z()\[\]+\-−*/=<>|'′√∠△⊙°·×÷±\u0370-\u03ff]|(?<=\d)\.(?=\d)|\{[^{}]*\})*$")
+ESCAPED = frozenset("$%&#_{}")
+# A dollar that is one: of a price, of a currency
+PRICE = re.compile(
+    r"(?:US|A|C|HK|NT|S|NZ|R|AU|CA)\$|\$(?=\s?[\d.]*\d)|(?<=\d)\$|(?<=\d )\$|(?<=[(（])\$"
+    r"|\$(?=\s*(?:[)\]?.,;:!，。？）]|$))"
+)
 
 
-@dataclass(frozen=True)
-class Formula:
+class Part(NamedTuple):
     """
-    A formula in pixels.
+    A piece of a paragraph.
 
     Args:
-        mask (`PIL.Image.Image`):
-            Its ink, 255 where it is full.
-        depth (`int`):
-            Pixels below the baseline.
+        text (`str`):
+            The characters, or the LaTeX of a formula.
+        node (`Row`, *optional*):
+            The tree of a formula.
+        alone (`bool`, *optional*):
+            Whether it stands on a line of its own.
+        reason (`str`, *optional*):
+            Why it would be printed as source.
     """
 
-    mask: Image.Image
-    depth: int
+    text: str
+    node: Row | None = None
+    alone: bool = False
+    reason: str = ""
+
+
+def find_code(text: str) -> str | None:
+    """Says what program a text has, if any."""
+    return next((name for name, pattern in CODE.items() if pattern.search(text)), None)
 
 
 def find_math(text: str) -> Iterator[re.Match]:
-    """Finds the formulas of a text, from left to right; a price is none."""
+    """Finds the formulas between delimiters, from left to right; a price is none."""
     position = 0
     while match := MATH.search(text, position):
-        if match.lastgroup == "inline" and PROSE.search(ARGUMENTS.sub(" \\\\ ", match["inline"])):
+        if match.lastgroup in ("inline", "blanked") and not _is_formula(match[match.lastgroup], match.lastgroup):
             position = match.start() + 1
         else:
             yield match
             position = match.end()
+
+
+def _is_formula(content: str, kind: str) -> bool:
+    rest = ARGUMENTS.sub(" \\\\ ", content)
+    if not content.strip() or PROSE.search(rest):
+        return False
+    signs = FORMULA_SIGN.search(content)
+    if CHINESE_PROSE.search(rest) and not signs:
+        return False
+    return kind == "inline" or bool(signs) or not re.search(r"[a-z]{2}|[\u4e00-\u9fff]", rest)
 
 
 def replace_math(text: str, replacement: Callable[[re.Match], str]) -> str:
@@ -129,128 +137,156 @@ def replace_math(text: str, replacement: Callable[[re.Match], str]) -> str:
     return "".join([*pieces, text[position:]])
 
 
-def split_math(text: str) -> list[tuple[str, bool, bool]]:
+def tidy(text: str) -> str:
+    """Takes out what says how a text looks: HTML, emphasis, line breaks of LaTeX. Formulas come on one line."""
+    if "<" in text or "&" in text:
+        text = _without_html(text)
+    formulas: list[str] = []
+
+    def keep(piece: str) -> str:
+        formulas.append(piece.replace("\n", " "))
+        return f"\0{len(formulas) - 1}\0"
+
+    text = replace_math(text.replace("\0", " "), lambda match: keep(match[0]))
+    text = _replace_environments(text, keep)
+    text = WRAPPER.sub("\n", text)
+    text = LINE_BREAK.sub("\n", text)
+    changes = 1
+    while changes:  # from the inside out
+        text, changes = EMPHASIS.subn(r"\1", text)
+    text = STARS.sub(r"\1", text)
+    while "\0" in text:  # formulas inside of environments too
+        text = KEPT.sub(lambda match: formulas[int(match[1])], text)
+    return text
+
+
+def _without_html(text: str) -> str:
+    text = BLANK_LINE.sub("____", text)
+    text = NEW_LINE.sub("\n", text)
+    text = SCRIPT.sub(lambda match: f"{'_' if match[1].lower() == 'sub' else '^'}{{{match[2]}}}", text)
+    changes = 1
+    while changes:
+        text, changes = TAGGED.subn(lambda match: f"\n{match[2]}\n" if match[1] in "pdivP" else match[2], text)
+    return ENTITY.sub(lambda match: html.unescape(match[0]), text)
+
+
+def _replace_environments(text: str, keep: Callable[[str], str]) -> str:
+    """Replaces environments that stand without delimiters, the outermost ones."""
+    pieces, position = [], 0
+    while match := BEGINNING.search(text, position):
+        depth, end = 0, None
+        for edge in EDGE.finditer(text, match.start()):
+            depth += 1 if edge[1] == "begin" else -1
+            if depth == 0:
+                end = text.find("}", edge.end()) + 1
+                break
+        if not end:
+            break
+        pieces += [text[position : match.start()], keep(text[match.start() : end])]
+        position = end
+    return "".join([*pieces, text[position:]])
+
+
+def split_paragraph(text: str) -> list[Part]:
     """
-    Splits a text at its formulas.
+    Splits a paragraph at its formulas, those with delimiters and those without.
 
     Args:
         text (`str`):
-            A problem, with formulas in `$…$`, `$$…$$`, `\\(…\\)` or `\\[…\\]`, or in environments such as `align*`.
-
-    Returns:
-        Pieces in order: (text, or LaTeX without delimiters; whether it is math; whether it stands on a line of its
-        own). Each row of an environment is a piece, but one with another environment inside stays whole.
+            A paragraph of what [`tidy`] returned.
     """
-    pieces, position = [], 0
+    parts, position = [], 0
     for match in find_math(text):
-        if match.start() > position:
-            pieces.append((text[position : match.start()], False, False))
-        name = match.lastgroup
-        if name == "environment":
-            for row in _split_rows(match):
-                pieces += [(" ", False, False), (row, True, True)]
-            pieces.append((" ", False, False))
-        else:
-            pieces.append((match[name].strip(), True, name in ("display", "bracket")))
+        parts += _split_plain(text[position : match.start()])
+        kind = match.lastgroup
+        source = match[0] if kind == "environment" else match[kind].strip()
+        alone = kind in ("environment", "bracket") or (kind == "display" and match[0] == text.strip())
+        try:
+            parts.append(Part(source, parse_formula(source), alone))
+        except CannotDraw as error:
+            parts.append(Part(match[0], reason=str(error)))
         position = match.end()
-    if position < len(text):
-        pieces.append((text[position:], False, False))
-    return [piece for piece in pieces if piece[0]]
+    parts += _split_plain(text[position:])
+    return [part for part in parts if part.text]
 
 
-def _split_rows(match: re.Match) -> list[str]:
-    if r"\begin" in match["environment"]:
-        return [match[0]]
-    rows = (NEW_COLUMN.sub("", row).strip() for row in NEW_ROW.split(match["environment"]))
-    return [row for row in rows if row]
+def _split_plain(text: str) -> list[Part]:
+    """Splits text without delimiters at what must be a formula all the same."""
+    parts: list[Part] = []
+    done = 0
+    plain = ""
+    for match in TRIGGER.finditer(text):
+        if match.start() < done:
+            continue
+        name = match[0].removeprefix("\\") if match[0].startswith("\\") else ""
+        if name in ESCAPED:
+            plain += text[done : match.start()] + "\1" + name  # a sign that is meant
+            done = match.end()
+            continue
+        if name in NOTHING:
+            plain += text[done : match.start()]
+            done = match.end()
+            continue
+        start = done + BEFORE.search(text[done : match.start()]).start()
+        opening = re.search(r"\{\s*$", text[done : match.start()]) if name else None
+        start = done + opening.start() if opening else start
+        parts += _check_signs(plain + text[done:start])
+        plain = ""
+        part, done = _read_fragment(text, match.start() if name in SPACES else start, match)
+        parts.append(part)
+    return parts + _check_signs(plain + text[done:])
 
 
-def normalise(source: str) -> str:
-    """Rewrites LaTeX that mathtext does not know into what it knows."""
-    for pattern, replacement in REWRITES:
-        source = pattern.sub(replacement, source)
-    return source.strip()
-
-
-@lru_cache(maxsize=16384)
-def split_terms(source: str) -> tuple[str, ...]:
-    """Cuts a formula at the operators between its terms: `x^2`, `+`, `5`, `=`, `0`. Every second piece is one."""
-    source = normalise(source)
-    if SWITCH.search(source):
-        return (source,)
-    pieces, term, depth = [], "", 0
-    for match in TOKEN.finditer(source):
-        token = match[0]
-        # behind another operator, one is a sign
-        if depth == 0 and term.strip() and term.rstrip()[-1] not in "^_" and OPERATOR.fullmatch(token):
-            pieces += [term.strip(), token]
-            term = ""
-        else:
-            depth += token.startswith(OPENING) - token.startswith(CLOSING)
-            term += token
-    return (source,) if depth or not term.strip() else (*pieces, term.strip())
-
-
-@lru_cache(maxsize=16384)
-def draw_formula(source: str, font_set: str, size: int) -> Formula | None:
-    """
-    Draws a formula.
-
-    Args:
-        source (`str`):
-            LaTeX without delimiters.
-        font_set (`str`):
-            One of mathtext's.
-        size (`int`):
-            Size of the letters in pixels.
-
-    Returns:
-        The formula, or `None` if mathtext cannot parse it or lacks one of its symbols.
-    """
-    lost = _LostGlyphs()
-    logger = logging.getLogger("matplotlib.mathtext")
-    logger.addHandler(lost)
-    propagate, logger.propagate = logger.propagate, False
+def _read_fragment(text: str, start: int, trigger: re.Match) -> tuple[Part, int]:
+    """Reads a formula without delimiters; returns it and where it ends."""
+    name = trigger[0].removeprefix("\\")
+    if trigger[0].startswith("\\") and name in SPACES:
+        return Part(trigger[0], Row((Space(SPACES[name]),))), trigger.end()
+    parser = Parser(text, start, loose=True)
     try:
-        parsed = MathTextParser("agg").parse(
-            f"${normalise(source)}$", dpi=72, prop=FontProperties(size=size, math_fontfamily=font_set)
-        )
-    except (ValueError, RuntimeError):  # a ParseException is a ValueError; RuntimeError: characters without any font
-        return None
-    finally:
-        logger.removeHandler(lost)
-        logger.propagate = propagate
-    if lost.found:
-        return None
-    mask = Image.fromarray(np.asarray(parsed.image))
-    bounds = mask.getbbox()
-    if bounds is None:
-        return None
-    # mathtext measures the depth from the baseline to the lowest ink with a border of one pixel above and below
-    return Formula(mask.crop(bounds), depth=round(parsed.depth - 2))
+        node = parser.fragment()
+        if parser.position <= trigger.start():
+            raise CannotDraw(f"'{trigger[0]}' without its counterpart")
+        return Part(text[start : parser.position], node), parser.position
+    except CannotDraw as error:
+        end = re.compile(r"\S*").match(text, trigger.end()).end()
+        return Part(text[start:end], reason=str(error)), end
+    except RecursionError:
+        return Part(text[start:], reason="too many levels"), len(text)
 
 
-@lru_cache(maxsize=16384)
-def find_growth(source: str, font_set: str) -> float:
-    """
-    Returns by which factor a formula that can be drawn must grow, to at most `MAX_GROWTH`, so that its smallest
-    letters and digits, such as those of an exponent in an exponent, are as large as exponents.
-    """
-    source = normalise(source)
-    if not NEEDS_GROWTH.search(source):
-        return 1.0  # the usual case, without parsing it
-    prop = FontProperties(size=1, math_fontfamily=font_set)
-    glyphs = MathTextParser("path").parse(f"${source}$", dpi=72, prop=prop).glyphs
-    smallest = min((size for _, size, character, *_ in glyphs if chr(character).isalnum()), default=1.0)
-    return max(1.0, min(MAX_GROWTH, EXPONENT / smallest))
+def _check_signs(text: str) -> list[Part]:
+    """Finds dollars and braces that no formula has, and that are no prices and no sets."""
+    if not text:
+        return []
+    meant = re.sub("\1[{}$]", "", text)
+    reason = ""
+    if "$" in PRICE.sub("", meant):
+        reason = "a dollar without its counterpart"
+    depth = 0
+    for character in re.findall("[{}]", meant):
+        depth += 1 if character == "{" else -1
+        if depth < 0:
+            break
+    if depth:
+        reason = "a brace without its counterpart"
+    return [Part(text.replace("\1", ""), reason=reason)]
 
 
-class _LostGlyphs(logging.Handler):
-    """Notices when mathtext puts a dummy in the place of a symbol that its fonts lack."""
+def break_formula(node: Any) -> list[Row]:
+    """Cuts a formula before the operators between its terms, and behind its commas, for lines to break there."""
+    from .layout import UNARY, kind_of  # which draws
 
-    def __init__(self):
-        super().__init__(level=logging.WARNING)
-        self.found = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.found = True
+    pieces: list[list[Any]] = [[]]
+    before = None
+    for item in node.items:
+        kind = kind_of(item)
+        if kind in ("bin", "rel") and before not in UNARY and before is not None:
+            pieces.append([Space(0.25), item, Space(0.25)])
+        else:
+            pieces[-1].append(item)
+            if kind == "punct":
+                pieces[-1].append(Space(1 / 6))
+                pieces.append([])
+        before = kind
+    return [Row(tuple(piece)) for piece in pieces if piece]

@@ -18,13 +18,15 @@ from ...data.files import DROPPED, Chunk, Source, find_chunks
 from ...data.images import open_image
 from ...data.policy import REMEDIES
 from ...data.readers import BrokenRow, read_chunk
+from ...data.texts import shorten
 from ...errors import DataError
 from ...files import whole_file
 from .compose import Composition, compose, draw_style
 from .files import ChunkWriter, find_marker
 from .fonts import FontBook
-from .presets import PRESETS, NoConditions, SourceProblem, read_problem, split_question
+from .presets import PRESETS, SourceProblem, read_problem, split_question
 from .settings import BuildSettings
+from .splits import NoConditions
 
 
 VISION_ONLY_PROMPTS = (
@@ -33,7 +35,12 @@ VISION_ONLY_PROMPTS = (
     "The problem is shown in the picture. Solve it.",
     "Answer the question in the image.",
 )
-COUNTS = ("read", "rows", "diagrams", "formulas", "plain_formulas")
+COUNTS = ("read", "rows", "diagrams", "formulas", "source_pictures", "by_position")
+EXAMPLES = 3  # of pictures that would show source, of each chunk
+
+
+class ShowsSource(DataError):
+    """A picture would show the source of a formula or a program."""
 
 
 class Builder:
@@ -55,14 +62,16 @@ class Builder:
         self.settings, self.sources, self.output, self.bad_rows = settings, sources, output, bad_rows
         self.book = FontBook(settings.fonts)
         self.clean = PRESETS[settings.preset].clean if settings.preset else None
+        self.stops = {ShowsSource: settings.source == "error"}
 
     def __call__(self, task: tuple[int, Chunk]) -> dict[str, Any]:
         """
         Builds a chunk, unless that is done, and leaves `parts/<number>.json`, which is written last.
 
         Returns:
-            `rows` (written), `read`, `diagrams`, `formulas`, `plain_formulas`, `skipped` (level and reason → rows that
-            cannot have it), `dropped` (reason → rows) and `unread` (columns that only some rows have).
+            `rows` (written), `read`, `diagrams`, `formulas`, `source_pictures` (that show source, or would),
+            `by_position` (answers that were positions of choices), `skipped` (level and reason → rows that cannot have
+            it), `dropped` (reason → rows), `examples` (of source) and `unread` (columns that only some rows have).
 
         Raises:
             DataError: if rows cannot be used and `bad_rows` is `"error"`.
@@ -73,6 +82,7 @@ class Builder:
             return json.loads(marker.read_text())
         source = self.sources[chunk.source]
         dropped, counts, skipped, unread = [], Counter(dict.fromkeys(COUNTS, 0)), Counter(), set()
+        examples, stopping = [], []
         with ChunkWriter(self.output, number, embedded=self.settings.format == "parquet") as writer:
             for number, raw in read_chunk(source, chunk):
                 row_id = source.row_id(number)
@@ -80,25 +90,35 @@ class Builder:
                 try:
                     problem = self._read(raw, source)
                     unread.update(problem.unread)
-                    skipped.update(self._build_row(problem, row_id, writer, counts))
+                    counts["by_position"] += problem.by_position
+                    skipped.update(self._build_row(problem, row_id, writer, counts, examples))
                 except DataError as error:
                     written = raw.text if isinstance(raw, BrokenRow) else repr(raw)
                     dropped.append({"row_id": row_id, "reason": str(error), "raw": written[:1000]})
-            if dropped and self.bad_rows == "error":
-                first = "\n".join(f"  {row['row_id']}: {row['reason']}" for row in dropped[:3])
-                kinds = dict.fromkeys(row["reason"].split(":", 1)[0] for row in dropped[:3])
-                remedies = "".join(f" {REMEDIES[kind]}" for kind in kinds if kind in REMEDIES)
-                raise DataError(
-                    f"{len(dropped):,} of {counts['read']:,} rows cannot be used. The first ones:\n{first}\nRepair "
-                    "them, or pass `--bad_rows drop` to leave such rows out and have them listed in "
-                    f"{self.output / DROPPED}.{remedies}"
-                )
+                    if self.stops.get(type(error), self.bad_rows == "error"):
+                        stopping.append(dropped[-1])
+            if stopping:
+                raise DataError(self._explain(stopping, counts["read"]))
             writer.finish(dropped)
         reasons = Counter(row["reason"].split(":", 1)[0] for row in dropped)
         result = {**counts, "skipped": skipped, "dropped": reasons, "unread": sorted(unread)}
+        result["examples"] = examples[:EXAMPLES]
         with whole_file(marker) as file:
             json.dump(result, file)
         return result
+
+    def _explain(self, stopping: list[dict[str, str]], read: int) -> str:
+        """Words the rows that stop the build, and the remedies."""
+        first = "\n".join(f"  {row['row_id']}: {row['reason']}" for row in stopping[:3])
+        kinds = dict.fromkeys(row["reason"].split(":", 1)[0] for row in stopping)
+        remedies = "".join(f" {REMEDIES[kind]}" for kind in kinds if kind in REMEDIES)
+        options = ["--source"] if "shows source" in kinds else []
+        options += ["--bad_rows"] if kinds.keys() - {"shows source"} else []
+        return (
+            f"{len(stopping):,} of {read:,} rows cannot be used. The first ones:\n{first}\nRepair them, or pass "
+            f"{' and '.join(f'`{option} drop`' for option in options)} to leave such rows out and have them listed in "
+            f"{self.output / DROPPED}.{remedies}"
+        )
 
     def _read(self, raw: Any, source: Source) -> SourceProblem:
         """Reads a row, and puts its texts in order as the preset says."""
@@ -107,7 +127,9 @@ class Builder:
         problem = read_problem(raw, source.root, source.form, self.settings.choices, self.settings.facts)
         return problem if self.clean is None else self.clean(problem)
 
-    def _build_row(self, problem: SourceProblem, row_id: str, writer: ChunkWriter, counts: Counter) -> list[str]:
+    def _build_row(
+        self, problem: SourceProblem, row_id: str, writer: ChunkWriter, counts: Counter, examples: list[dict[str, str]]
+    ) -> list[str]:
         """
         Writes the pairs of a problem; returns the levels that it cannot have, with the reasons.
 
@@ -121,6 +143,13 @@ class Builder:
         for level in self.settings.levels:
             try:
                 made[level] = self._make_side(problem, level, diagram, row_id)
+                failures = made[level][1].failures
+                counts["source_pictures"] += bool(failures)
+                examples += [{"row_id": row_id, "source": source, "reason": why} for source, why in failures[:1]]
+                if failures and self.settings.source != "keep":
+                    del made[level]
+                    source, why = failures[0]
+                    raise ShowsSource(f"shows source: '{shorten(source)}' cannot be drawn ({why})")
             except DataError as error:
                 skipped.append(f"{level}: {str(error).split(':', 1)[0]}")
                 if not isinstance(error, NoConditions):
@@ -139,7 +168,7 @@ class Builder:
             picture = writer.add_picture(composition.image)
             vision_rich = {"image_url_2": picture, "instruction_2": prompt, "output_2": problem.answer}
             writer.add_row(text_rich | vision_rich | {"kind": level})
-            counts.update(formulas=composition.formulas, plain_formulas=composition.plain_formulas)
+            counts.update(formulas=composition.formulas)
         counts.update(rows=len(made), diagrams=bool(made) and diagram is not None)
         return skipped
 
@@ -195,5 +224,6 @@ def add_up(results: list[dict[str, Any]]) -> dict[str, Any]:
     total = {name: sum(result[name] for result in results) for name in COUNTS}
     for name in ("skipped", "dropped"):
         total[name] = dict(sum((Counter(result[name]) for result in results), Counter()).most_common())
+    total["examples"] = [example for result in results for example in result["examples"]][:EXAMPLES]
     total["unread"] = sorted({name for result in results for name in result["unread"]})
     return total

@@ -27,6 +27,7 @@ class BuildSettings:
     levels: tuple[str, ...]
     text_rich_image: str
     format: str
+    source: str
     fonts: tuple[str, ...]
     seed: int
 
@@ -53,6 +54,7 @@ def read_settings(args: argparse.Namespace) -> tuple[BuildSettings, list[Source]
         levels=tuple(args.levels),
         text_rich_image=args.text_rich_image,
         format=args.format,
+        source=args.source,
         fonts=tuple(args.font),
         seed=args.seed,
     )

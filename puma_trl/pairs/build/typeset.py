@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from PIL import Image
-
 from ...errors import DataError
 from . import fonts, latex
+from .layout import Setter
+from .pieces import Piece, measure
+from .tree import Row, Space
 
 
 # Chinese, Japanese and Korean: a line may break between any two of these characters …
@@ -24,10 +25,6 @@ IGNORABLE = re.compile(
 )
 # Signs without ink: the Braille pattern without dots, the null notehead, the filler of Khitan.
 INKLESS = frozenset("\u2800\U0001d159\U00016fe4")
-# What LaTeX writes with a backslash outside of formulas.
-ESCAPED = re.compile(r"\\([$%&#])")
-# Emphasis in LaTeX, which is printed like the rest
-EMPHASIS = re.compile(r"\\(?:textbf|textit|emph)\s*\{([^{}]*)\}")
 # Scripts that are written from the right, or whose letters take another form beside each other.
 SHAPED = ("ARABIC", "HEBREW", "SYRIAC", "THAANA", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL")
 SHAPED += ("TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "THAI", "LAO", "TIBETAN", "MYANMAR", "KHMER", "MONGOLIAN")
@@ -43,24 +40,17 @@ class Box:
             The characters, or the LaTeX of a formula.
         width (`int`):
             Pixels to the start of what follows.
-        left (`int`):
-            Pixels from the start to the ink, which may be negative.
-        ascent (`int`):
-            Pixels of ink above the baseline.
-        mask (`PIL.Image.Image`):
-            The ink, 255 where it is full.
+        ascent (`int`), descent (`int`):
+            Pixels above and below the baseline.
+        pieces (`tuple[Piece, ...]`):
+            What is drawn.
     """
 
     text: str
     width: int
-    left: int
     ascent: int
-    mask: Image.Image = field(repr=False)
-
-    @property
-    def descent(self) -> int:
-        """Pixels of ink below the baseline."""
-        return self.mask.height - self.ascent
+    descent: int
+    pieces: tuple[Piece, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -117,12 +107,7 @@ def clean(text: str) -> str:
         DataError: if the text is in a script that is written from the right or needs shaping.
     """
     text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    formulas: list[str] = []
-    text = latex.replace_math(text.replace("\0", " "), lambda match: formulas.append(match[0]) or "\0")
-    changes = 1
-    while changes:  # from the inside out
-        text, changes = EMPHASIS.subn(r"\1", text)
-    text = re.sub("\0", lambda _: formulas.pop(0).replace("\n", " "), text)
+    text = latex.tidy(text)
     kept = []
     for character in text:
         category = unicodedata.category(character)
@@ -148,15 +133,15 @@ class Typesetter:
             Key of `fonts.TYPEFACES`.
 
     Attributes:
-        formulas (`int`): Formulas set by the last call of [`Typesetter.words`].
-        plain_formulas (`int`): Those among them that mathtext could not parse and that are printed as they stand.
+        formulas (`int`): Formulas of the last call of [`Typesetter.words`].
+        failures (`list[tuple[str, str]]`): What is printed as source there, with the reasons.
         size, width (`int`): Arguments of that call.
     """
 
     book: fonts.FontBook
     typeface: str
     formulas: int = field(default=0, init=False)
-    plain_formulas: int = field(default=0, init=False)
+    failures: list[tuple[str, str]] = field(default_factory=list, init=False)
     size: int = field(default=0, init=False)
     width: int = field(default=0, init=False)
 
@@ -175,44 +160,45 @@ class Typesetter:
         Raises:
             DataError: if a character is in no font.
         """
-        self.formulas = self.plain_formulas = 0
+        self.formulas, self.failures = 0, []
         self.size, self.width = size, width
         return [self._paragraph(paragraph) for paragraph in text.split("\n")]
 
     def _paragraph(self, paragraph: str) -> list[Word]:
         words: list[Word] = []
         glued = False  # whether the next word goes on with the one before, as a full stop with its formula
-        for piece, is_math, is_display in self._pieces(paragraph):
-            if is_math:
-                boxes = _formula_boxes(piece, fonts.TYPEFACES[self.typeface][1], self.size)
-                new = [Word(boxes, spaced=not glued, alone=is_display)]
-                if not self._fits(*new):  # then each operator begins a word
-                    pairs = [boxes[:1], *(boxes[index : index + 2] for index in range(1, len(boxes), 2))]
-                    new = [Word(pair, spaced=not glued and pair is pairs[0]) for pair in pairs]
+        for part in latex.split_paragraph(paragraph):
+            if part.node is not None:
+                new = self._formula_words(part, spaced=not glued)
             else:
-                new = list(self._plain_words(piece))
-            if glued and new and not new[0].spaced and not new[0].alone and self._fits(words[-1], new[0]):
+                if part.reason:
+                    self.failures.append((part.text, part.reason))
+                new = list(self._plain_words(part.text))
+            closes = bool(new and words) and words[-1].alone and part.text[0] in NO_BREAK_BEFORE | frozenset(".,;:")
+            if closes:  # a full stop behind a formula that stands alone
+                words[-1] = replace(words[-1], boxes=words[-1].boxes + new.pop(0).boxes)
+            elif glued and new and not new[0].spaced and not new[0].alone and self._fits(words[-1], new[0]):
                 new[0] = Word(words[-1].boxes + new[0].boxes, words.pop().spaced)
             elif new and not glued:
                 new[0] = replace(new[0], spaced=True)
             words += new
-            glued = bool(words) and not words[-1].alone and (is_math or not piece[-1].isspace())
+            glued = bool(words) and not words[-1].alone and (part.node is not None or not part.text[-1].isspace())
         return words
+
+    def _formula_words(self, part: latex.Part, spaced: bool) -> list[Word]:
+        """Makes one word of a formula, or one of each term if it is wider than the column."""
+        self.formulas += any(not isinstance(item, Space) for item in part.node.items)
+        word = Word((_formula_box(part.node, part.text, self._setter()),), spaced, part.alone)
+        if self._fits(word):
+            return [word]
+        boxes = [_formula_box(term, part.text, self._setter()) for term in latex.break_formula(part.node)]
+        return [Word((box,), spaced and index == 0) for index, box in enumerate(boxes)]
+
+    def _setter(self) -> Setter:
+        return Setter(self.book, self.typeface, self.size)
 
     def _fits(self, *words: Word) -> bool:
         return sum(word.width for word in words) <= self.width
-
-    def _pieces(self, paragraph: str) -> Iterator[tuple[str, bool, bool]]:
-        """Splits at formulas; those that cannot be drawn become text again."""
-        for piece, is_math, is_display in latex.split_math(paragraph):
-            if is_math:
-                self.formulas += 1
-                if _formula_boxes(piece, fonts.TYPEFACES[self.typeface][1], self.size) is None:
-                    self.plain_formulas += 1
-                    is_math = is_display = False
-            else:
-                piece = ESCAPED.sub(r"\1", piece)
-            yield piece, is_math, is_display
 
     def _plain_words(self, text: str) -> Iterator[Word]:
         chosen = self.book.choose(self.typeface, text)
@@ -251,30 +237,14 @@ def _runs(part: str, chosen: dict[str, str], size: int) -> Iterator[Box]:
 
 @lru_cache(maxsize=16384)
 def _text_box(text: str, path: str, size: int) -> Box:
-    font = fonts.load(path, size)
-    ink, (left, top) = font.getmask2(text, anchor="ls")
-    mask = Image.frombytes("L", ink.size, bytes(ink)) if all(ink.size) else Image.new("L", (1, 1))
-    return Box(text, round(font.getlength(text)), left, -top, mask)
+    extent = measure(text, path, size)
+    return Box(text, extent.width, extent.ascent, extent.descent, (Piece(text, 0, 0, size, path),))
 
 
-@lru_cache(maxsize=4096)
-def _formula_boxes(source: str, font_set: str, size: int) -> tuple[Box, ...] | None:
-    """Makes a box of each term and operator of a formula, or of the whole; `None` if it cannot be drawn."""
-    for pieces in (latex.split_terms(source), (source,)):
-        formulas = [latex.draw_formula(piece, font_set, size) for piece in pieces]
-        if None not in formulas:
-            break
-    else:
-        return None
-    grown = round(size * max(latex.find_growth(piece, font_set) for piece in pieces))
-    if grown != size:
-        formulas = [latex.draw_formula(piece, font_set, grown) for piece in pieces]
-    boxes = []
-    for index, (piece, formula) in enumerate(zip(pieces, formulas, strict=True)):
-        side = round(0.25 * grown) if index % 2 else 1  # pixels left and right, about as in mathtext
-        mask = formula.mask
-        boxes.append(Box(piece, mask.width + 2 * side, side, mask.height - formula.depth, mask))
-    return tuple(boxes)
+@lru_cache(maxsize=8192)
+def _formula_box(node: Row, source: str, setter: Setter) -> Box:
+    laid = setter.lay(node)
+    return Box(source, laid.width + 2, laid.ascent, laid.descent, laid.moved(1))
 
 
 @lru_cache(maxsize=256)
@@ -299,7 +269,7 @@ def wrap(paragraphs: list[list[Word]], typeface: str, size: int, width: int) -> 
     Raises:
         DoesNotFit: if a formula or a character is wider than the column.
     """
-    space = _space(str(fonts.SHIPPED / fonts.TYPEFACES[typeface][0]), size)
+    space = _space(str(fonts.SHIPPED / fonts.TYPEFACES[typeface]), size)
     lines = []
     for words in paragraphs:
         line: list[tuple[int, Box]] = []
