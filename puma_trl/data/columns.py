@@ -152,6 +152,15 @@ class Form:
         """Columns that are read, or left out on purpose."""
         return frozenset(path[0] for paths in self.fields.values() for path in paths) | frozenset(self.ignored)
 
+    @cached_property
+    def partly(self) -> dict[str, list[Path]]:
+        """Column of which parts are read → the places of these inside of it."""
+        parts: dict[str, list[Path]] = {}
+        for paths in self.fields.values():
+            for path in paths:
+                parts.setdefault(path[0], []).append(path[1:])
+        return {name: inside for name, inside in parts.items() if () not in inside}
+
     @property
     def read(self) -> list[str]:
         """Columns that are seen and read."""
@@ -167,7 +176,8 @@ class Form:
         if name in self.suspects or name in self.seen:
             return self.suspects.get(name)
         if name not in self._late:
-            self._late[name] = suspicion(name, _known(self.fields, self.mapped), _given(self.mapped))
+            last = name.rpartition(".")[2] if name.partition(".")[0] in self.partly else name
+            self._late[name] = suspicion(last, _known(self.fields, self.mapped), _given(self.mapped))
         return self._late[name]
 
     def is_mark(self, name: str) -> bool:

@@ -6,7 +6,6 @@ What a source holds and its form does not read is listed, and refused where it w
 
 import difflib
 import itertools
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +19,7 @@ from .lookalikes import CHOICE, PICTURES, REPLY, SYSTEM, find_picture
 from .marks import is_mark
 from .readers import BrokenRow, read_chunk
 from .references import find_referred
-from .rows import find_lone, loss_reason, read_row
+from .rows import find_lone, find_losses, read_texts
 from .texts import describe, shorten
 
 
@@ -91,7 +90,7 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str | list[str]] | 
             for field, names in mapping.items()
             if (places := tuple(sample.places[name] for name in names if name in sample.places))
         }
-        left_out = [name for name in ignored if sample.places.get(name) == (name,)]
+        left_out = [name for name in ignored if name in sample.places]
         form = find_form(sample.columns, here, left_out, f"'{source.path or source.name}'")
         form = replace(form, marks=tuple(_find_marks(form, sample)))
         form = replace(form, passed=_passed_columns(source, form))
@@ -104,6 +103,7 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str | list[str]] | 
 def _check_names(mapped: list[str], ignored: list[str], samples: list[Sample]) -> None:
     """Makes sure that the data has the columns that are named, and no other column could be meant."""
     known = dict.fromkeys(column for sample in samples for column in sample.columns)
+    partly = {name.partition(".")[0] for name in mapped if "." in name}
     for name in [*mapped, *ignored]:
         places = [sample.places[name] for sample in samples if name in sample.places]
         if name in ignored and IGNORE in known and field_of(name):
@@ -111,7 +111,9 @@ def _check_names(mapped: list[str], ignored: list[str], samples: list[Sample]) -
                 f"`columns` has `{name}: {IGNORE}`, which leaves `{name}` out, but the data has a column `{IGNORE}` "
                 "too. Rename that column."
             )
-        if not places or (name in ignored and (name,) not in places):  # no part of a column can be left out
+        # of a column that is not read, no part can be left out
+        part = name in ignored and (name,) not in places and name.partition(".")[0] not in partly
+        if not places or part:
             raise DataError(f"`columns` names `{name}`, but no row has that column.{_nearest(name, known)}")
 
 
@@ -191,18 +193,20 @@ def _read_rows(source: Source) -> Iterator[tuple[int, Any]]:
 
 def _find_place(name: str, row: dict[str, Any]) -> Path | None:
     """Returns where a name stands in a row: as a column, or inside of one."""
-    if name in row:
-        return (name,)
-    column, *inside = name.split(".")
-    value = row.get(column)
-    for key in inside:
+    place = (name,) if name in row else tuple(name.split("."))
+    return None if _value_at(place, row, missing := object()) is missing else place
+
+
+def _value_at(place: Path, row: dict[str, Any], missing: Any = None) -> Any:
+    value = row
+    for key in place:
         if isinstance(value, list) and key.isdecimal() and int(key) < len(value):
             value = value[int(key)]
         elif isinstance(value, dict) and key in value:
             value = value[key]
         else:
-            return None
-    return (column, *inside) if inside else None
+            return missing
+    return value
 
 
 def _find_column(name: str, columns: list[str], schema: pa.Schema | None) -> Path | None:
@@ -263,13 +267,8 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
             if holds_bytes and name not in form.ignored:
                 losses[name] = form.suspicion(name) or "holds bytes, as of pictures"
     for row in sample.rows.values():
-        for name, value in row.items():
-            if (
-                value
-                and name not in form.settled
-                and name not in losses
-                and (reason := loss_reason(name, value, form))
-            ):
+        for name, value, reason in find_losses(row, form):
+            if reason and name not in losses:
                 losses[name] = reason if "holds" in reason else f"{reason} ({shorten(repr(value))})"
     rows = [(row, texts) for row in sample.rows.values() if (texts := _texts_without_pictures(row, form))]
     unread = [name for name in form.unread if name not in form.ignored and name not in losses]
@@ -287,19 +286,13 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
 
 def _texts_without_pictures(raw: dict[str, Any], form: Form) -> list[str]:
     """Returns all before the answer of those sides that have no picture."""
-    # bytes of pictures are not in the rows of a sample
-    pictured = {path[0] for suffix in SUFFIXES for path in form.fields.get(f"image_url{suffix}", ())} & {*form.seen}
-    if pictured - raw.keys():
-        return []
-    try:
-        row = read_row(raw, os.sep, form)
-    except DataError:  # of that row alone
-        return []
-    return [
-        "\n".join([*(turn["content"] for turn in row[f"history{suffix}"]), row[f"instruction{suffix}"]])
-        for suffix in SUFFIXES
-        if row[f"instruction{suffix}"] is not None and not row[f"image_url{suffix}"]
-    ]
+    found = []
+    for suffix, texts in read_texts(raw, form).items():
+        columns = {path[0] for path in form.fields.get(f"image_url{suffix}", ())} & {*form.seen}
+        # bytes of pictures are not in the rows of a sample
+        if not columns - raw.keys() and not any(raw[column] for column in columns):
+            found.append("\n".join(texts[:-1]))
+    return found
 
 
 def _refuse_lone(source: Source, form: Form, sample: Sample) -> None:
@@ -359,7 +352,8 @@ def _stem(name: str) -> str:
 
 def _place_of_picture(name: str, sample: Sample) -> str:
     """Returns the name of a column of pictures, with dots where it has them inside of objects."""
-    value = next((row[name] for row in sample.rows.values() if find_picture(row.get(name))), None)
+    values = (_value_at((name,) if name in row else name.split("."), row) for row in sample.rows.values())
+    value = next(filter(find_picture, values), None)
     while isinstance(value, dict) and not value.keys() & {"bytes", "path"}:
         key = next((key for key, part in value.items() if find_picture(part)), None)
         if key is None:

@@ -67,6 +67,12 @@ SHORTEST = 5
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<sign>[A-Ha-h]|\d)")
 CHOICE_STEMS = {"op", "opt", "ans", "sol"}
 
+# Lettered choices, or lines of a list
+CHOICE_LIST = re.compile(
+    r"(?s)(?:^|[\s(（])[Aa]\s*[.:)．：、）].*?[\s(（][Bb]\s*[.:)．：、）]"
+    r"|(?:^|\n)\s*(?:[-*•]|\(?1\s*[.)]).*\n\s*(?:[-*•]|\(?2\s*[.)])"
+)
+
 PICTURE_FILE = r"\.(?:png|jpe?g|jfif|webp|gif|bmp|tiff?|svg|heic|avif|ppm)"
 PICTURE_SUFFIX = re.compile(rf"(?i){PICTURE_FILE}(?:[?#]\S*)?$")
 # What pictures in base64 begin with: PNG, JPEG, GIF, WebP
@@ -110,6 +116,17 @@ def suspicion(name: str, known: Iterable[str], given: Collection[str]) -> str | 
     if joined in QUESTIONS and QUESTION not in given:
         return QUESTION
     return REPLY if joined in REPLIES and REPLY not in given else None
+
+
+def names_choices(name: str) -> bool:
+    """Whether a name is one of choices."""
+    words = {_singular(word) for word in split_name(name)}
+    return bool(words & CHOICES) or _has_sign(name, CHOICE_SIGNS)
+
+
+def has_choices(text: str) -> bool:
+    """Whether a text lists choices: lettered ones, or lines with numbers or bullets."""
+    return CHOICE_LIST.search(text) is not None
 
 
 def find_series(names: Iterable[str]) -> list[str]:

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from .lookalikes import BESIDE, split_name
+from .json_lists import TURN_KEYS
+from .lookalikes import BESIDE, has_choices, split_name
 
 
 TO_CHOICES = re.compile(
@@ -21,10 +22,6 @@ TO_TEXT = re.compile(
     r"document|context|excerpt|table|report|dialogue|transcript|scenario|abstract|poem|letter|email)\b"
     r"|\bthe (?:author|passage|excerpt|narrator|writer)\b"
     r"|根据(?:文章|材料|上文|原文|下表|表格)|短文|文中|本文|dem text|le texte|el texto|согласно тексту"
-)
-# Choices in the question itself: lettered ones, or a list
-HAS_CHOICES = re.compile(
-    r"(?s)(?:^|[\s(（])[Aa]\s*[.:)．：、）].*?[\s(（][Bb]\s*[.:)．：、）]|(?:^|\n)\s*(?:[-*•]|\(?1\s*[.)]).*\n\s*(?:[-*•]|\(?2\s*[.)])"
 )
 # A question of more characters may have its text in it, and a shorter column is no such text.
 LONGEST_QUESTION, SHORTEST_TEXT = 400, 100
@@ -56,7 +53,7 @@ def find_referred(rows: list[tuple[dict[str, Any], list[str]]], unread: list[str
     referring, holding = 0, Counter()
     for raw, texts in rows:
         for text in texts:
-            if TO_CHOICES.search(text) and not HAS_CHOICES.search(text):
+            if TO_CHOICES.search(text) and not has_choices(text):
                 for name in names:
                     if _are_choices(raw.get(name), text):
                         found.setdefault(name, f"{BESIDE}, which refers to choices: {_end(text)!r}")
@@ -76,7 +73,9 @@ def _end(text: str) -> str:
 def _are_choices(value: Any, text: str) -> bool:
     """Whether a value is a list or an object of several short texts or numbers, or a text of lettered choices."""
     if isinstance(value, str):
-        return bool(HAS_CHOICES.search(value)) and value.strip() not in text
+        return has_choices(value) and value.strip() not in text
+    if isinstance(value, list) and any(isinstance(part, dict) and TURN_KEYS & part.keys() for part in value):
+        return False
     if isinstance(value, dict) and not all(len(key) == 1 or isinstance(part, list) for key, part in value.items()):
         return False
     leaves = list(_leaves(value)) if isinstance(value, list | dict) else []

@@ -1,12 +1,12 @@
 """A row as it stands in a file → the columns to train on: texts, turns in order, pictures with absolute paths."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DataError
 from .columns import PUBLISHED, SHARED_FIELDS, SUFFIXES, Form, Path
 from .images import read_address
-from .lookalikes import find_picture
 from .marks import marks_wrong
 from .places import check_places, mark_places, refuse_places
 from .texts import check_text, describe, shorten
@@ -23,6 +23,7 @@ from .turns import (
     read_history,
     read_turns,
 )
+from .unread import is_said, loss_reason, unread_parts
 
 
 LONGEST_PATH = 4096  # of Linux
@@ -86,31 +87,50 @@ def _has_second_side(raw: dict[str, Any], form: Form) -> bool:
     return any((value := _pick(raw, path)) != [] and not _is_no_picture(value) for path in form.second)
 
 
+def find_losses(raw: dict[str, Any], form: Form) -> Iterator[tuple[str, Any, str | None]]:
+    """
+    Yields the columns of a row, and parts of columns, that are not read.
+
+    Yields:
+        `tuple[str, Any, str | None]`: a name, what it holds, and why that must not be lost, if so.
+    """
+    texts = None
+    for name, value in unread_parts(raw, form):
+        reason = loss_reason(name, value, form) if value else None
+        if reason is not None:
+            texts = read_texts(raw, form) if texts is None else texts
+            if is_said(value, reason, [text for side in texts.values() for text in side]):
+                reason = None
+        yield name, value, reason
+
+
 def _find_unread(raw: dict[str, Any], form: Form) -> list[str] | None:
     """Returns the columns that are new; one that is not read must not hold a picture, nor what has the name of one."""
-    names = raw.keys() - form.settled
-    if not names:
+    if not form.partly and raw.keys() <= form.settled:
         return None
     late = []
-    for name, value in raw.items():
-        if name in names and form.is_mark(name) and marks_wrong(name, value):
+    for name, value, reason in find_losses(raw, form):
+        if form.is_mark(name) and marks_wrong(name, value):
             raise DataError(
                 f"marked wrong: `{name}` is {describe(value)}, which may say that the answer is not to be learned"
             )
-        if name in names and value:
-            reason = loss_reason(name, value, form)
-            if reason:
-                raise DataError(f"unread column: `{name}` is not read, but {reason}")
-            if name not in form.seen:
-                late.append(name)
+        if reason:
+            raise DataError(f"unread column: `{name}` is not read, but {reason}")
+        if value and name not in form.seen:
+            late.append(name)
     return late or None
 
 
-def loss_reason(name: str, value: Any, form: Form) -> str | None:
-    """Says why a value must not be lost, if so: the name of its column, or a picture in it."""
-    reason = form.suspicion(name)
-    picture = None if reason else find_picture(value)
-    return reason if picture is None else f"holds a picture ('{shorten(picture)}')"
+def read_texts(raw: dict[str, Any], form: Form) -> dict[str, list[str]]:
+    """Returns the texts of the turns of each side that can be read, whatever its pictures are."""
+    texts = {}
+    for suffix, fields in form.sides.items():
+        try:
+            if not suffix or _has_second_side(raw, form):
+                texts[suffix] = [turn.text for turn in _read_all_turns(raw, fields)[0]]
+        except DataError:  # which is told when the row is read
+            pass
+    return texts
 
 
 def _pick(raw: dict[str, Any], path: Path) -> Any:
@@ -151,12 +171,7 @@ def _read_text(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[str, str]:
 def _read_side(
     raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], root: str | None, all_pictures: bool
 ) -> dict[str, Any]:
-    turns, name = _read_side_turns(raw, fields)
-    system, column = _choose(raw, fields.get("system", ()))
-    if system not in (None, "", []):
-        if turns[0].role == SYSTEM:
-            raise DataError(f"roles: both `{column}` and {name} give a system prompt")
-        turns.insert(0, make_turn(SYSTEM, system, f"`{column}`"))
+    turns, name = _read_all_turns(raw, fields)
     paths = fields.get("image_url", ())
     if all_pictures:
         images = [image for path in paths for image in _read_images(_pick(raw, path), ".".join(path), root)]
@@ -177,6 +192,17 @@ def _read_side(
         "output": answer.text,
         "history": [{"role": turn.role, "content": turn.text} for turn in history],
     }
+
+
+def _read_all_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tuple[list[Turn], str]:
+    """Returns the conversation of a side with its system prompt, and what messages call it."""
+    turns, name = _read_side_turns(raw, fields)
+    system, column = _choose(raw, fields.get("system", ()))
+    if system not in (None, "", []):
+        if turns[0].role == SYSTEM:
+            raise DataError(f"roles: both `{column}` and {name} give a system prompt")
+        turns.insert(0, make_turn(SYSTEM, system, f"`{column}`"))
+    return turns, name
 
 
 def _read_side_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tuple[list[Turn], str]:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from puma_trl.data.marks import is_mark, marks_wrong
+from puma_trl.data.rows import read_row
 from puma_trl.errors import DataError
 
 from .test_forms import ONE, PAIR, cache, find, texts  # noqa: F401
@@ -93,6 +94,72 @@ def test_pictures_in_texts_of_json(value, find):  # noqa: F811
 def test_texts_of_json_without_pictures(value, find):  # noqa: F811
     (source,) = find([QUESTION | {"extra": value}])
     assert source.form.unread == ["extra"]
+
+
+TURNS = [
+    {"role": "user", "content": "Which of these is prime?"},
+    {"role": "assistant", "content": "7, as 4 is 2 · 2."},
+]
+LISTED_CHOICES = "Which of these is prime?\nA. 4\nB. 7"
+
+
+@pytest.mark.parametrize(
+    ("row", "more"),
+    [
+        ({"messages": TURNS}, {"prompt": "Which of these is prime?"}),
+        ({"messages": TURNS}, {"chosen": TURNS, "question": "Which of these  is prime?\n"}),
+        ({"question": LISTED_CHOICES, "answer": "B"}, {"choices": ["4", "7"], "options": {"A": 4, "B": 7}}),
+        ({"question": LISTED_CHOICES, "answer": "B"}, {"A": "4", "B": "7"}),
+        ({"question": f"{LISTED_CHOICES * 3} Think.", "answer": "B"}, {"context": LISTED_CHOICES}),
+        ({"messages": TURNS}, {"turn": 1, "system_message": False, "sys": 7}),
+    ],
+)
+def test_what_stands_in_the_texts_anyway_is_listed_alone(row, more, find):  # noqa: F811
+    (source,) = find([row | more] * 2)
+    assert source.form.unread == list(more) and len(texts(source)) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "more"),
+    [
+        ({"messages": TURNS}, {"prompt": "Which of these is odd?"}),
+        ({"messages": TURNS}, {"prompt": "prime"}),
+        ({"messages": TURNS}, {"chosen": [*TURNS[:1], {"role": "assistant", "content": "4"}]}),
+        ({"question": LISTED_CHOICES, "answer": "B"}, {"choices": ["4", "7", "9"]}),
+        ({"question": LISTED_CHOICES, "answer": "B"}, {"choices": ["7", "4"]}),
+        ({"question": "Of 4 and 7 apples, how many are left?", "answer": "B"}, {"choices": ["4", "7"]}),
+        ({"question": "Of 4 and 7 apples, how many are left?", "answer": "B"}, {"A": "4", "B": "7"}),
+        ({"question": "Take 4 apples.", "answer": "4"}, {"hint": "4 apples"}),
+        ({"question": "What is in a.png, of all the pictures?", "answer": "4"}, {"image_link": "a.png"}),
+        ({"question": "What happens?", "answer": "4"}, {"mc1_targets": {"choices": ["4", "7"], "labels": [1, 0]}}),
+    ],
+)
+def test_what_stands_in_the_texts_by_chance_is_refused(row, more, find):  # noqa: F811
+    with pytest.raises(DataError, match="are not read, but look as if they should be"):
+        find([row | more])
+    if "A" not in more:  # of a single row, letters tell nothing
+        (source,) = find([row] * 100 + [row | more])
+        with pytest.raises(DataError, match="unread column"):
+            texts(source)
+
+
+def test_parts_of_a_column_are_looked_at_too(find):  # noqa: F811
+    columns = {"instruction": "data.question", "output": "data.answers.0"}
+    row = {"data": {"question": "a", "answers": ["b", "c"], "unit": "m", "more": {"image": "/a.png"}}}
+    with pytest.raises(DataError, match="`data.more` holds a picture .*{image_url: data.more.image}") as error:
+        find([row], columns=columns)
+    assert "{data.more: ignore}" in str(error.value)
+    (source,) = find([row], columns=columns | {"image_url": "data.more.image"})
+    assert texts(source) == [["a", "b", None, None, "/a.png"]]
+    (source,) = find([row], columns=columns | {"data.more": "ignore"})
+    assert texts(source) == [["a", "b", None, None]]
+    row["data"].pop("more")
+    with pytest.raises(DataError, match="`data.choices` may belong to the question"):
+        find([{"data": row["data"] | {"choices": ["b", "c"]}}], columns=columns)
+    (source,) = find([row], columns=columns)
+    assert read_row(row, None, source.form)["unread"] == ["data.answers.…", "data.unit"]
+    with pytest.raises(DataError, match="unread column: `data.chart` is not read"):
+        read_row({"data": row["data"] | {"chart": "x"}}, None, source.form)
 
 
 PASSAGE = "The river rises in the hills and reaches the sea after a long way through the plains. " * 3
