@@ -43,6 +43,7 @@ from ..models.families import math_puma_qwen2
 from ..models.families.math_puma_qwen2 import MathPumaQwen2Config, MathPumaQwen2ForConditionalGeneration
 from ..models.templates import check_chat_template
 from ..models.weights import check_folder
+from ..record.hub import write_parts_card
 from .files import new_folder, require_new
 from .tokenizer import add_pictures, check_prompt, join_generation_configs, writes_first_token
 
@@ -124,6 +125,8 @@ def assemble(
     with new_folder(destination) as folder:
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
+        parts = {"language model": language_model, "vision tower": vision_tower}
+        write_parts_card(folder, Path(destination).name, parts)
     return model
 
 

@@ -72,7 +72,7 @@ def merge_adapter(
     with new_folder(destination) as unfinished:
         model.save_pretrained(unfinished, max_shard_size=max_shard_size)
         processor.save_pretrained(unfinished)
-        _describe(Path(adapter), unfinished, Path(destination).name)
+        _describe(Path(adapter), unfinished, str(destination))
     return model
 
 
@@ -171,9 +171,7 @@ def _describe(adapter: Path, merged: Path, repo_id: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Merges the adapters that the command line names, and pushes the result if asked to."""
-    parser = argparse.ArgumentParser(
-        prog="puma-trl merge", description="Merges adapters into their base model."
-    )
+    parser = argparse.ArgumentParser(prog="puma-trl merge", description="Merges adapters into their base model.")
     parser.add_argument("adapter", help="folder of the adapters, or their id on the Hub")
     parser.add_argument("destination", help="folder to write")
     parser.add_argument("--push_to_hub", action="store_true", help="upload the result to the Hub")

@@ -2,8 +2,8 @@
 The model card, and pushing to the Hub.
 
 ```bash
-python -m puma_trl.hub push outputs/stage2
-python -m puma_trl.hub push outputs/stage2 --repo_id me/math-puma-stage2 --private
+puma-trl push outputs/stage2
+puma-trl push outputs/stage2 --repo_id me/math-puma-stage2 --private
 ```
 
 pushes a model that a run has saved, with its card, processor and curves: later, or after a push that failed.
@@ -28,7 +28,8 @@ from ..errors import HubError
 from ..models.families.math_puma_qwen2 import MathPumaQwen2ForConditionalGeneration
 from ..redact import hide_secrets
 from .hub_calls import LOGIN_SECONDS, describe_failure, push_within, within
-from .provenance import RECIPE, describe_software, name_stage, read_provenance
+from .intervals import wilson_interval
+from .provenance import RECIPE, describe_base, describe_software, name_stage, read_provenance
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -60,7 +61,7 @@ BENCHMARKS = {"mathverse": "MathVerse", "mathvista": "MathVista", "wemath": "We-
 
 def push_command(folder: str | Path) -> str:
     """Returns the command that pushes the model in `folder`."""
-    return f"python -m puma_trl.hub push {folder}"
+    return f"puma-trl push {folder}"
 
 
 def check_login(args: PumaKLConfig) -> None:
@@ -203,7 +204,11 @@ def push_saved(folder: str | Path, repo_id: str | None = None, private: bool | N
 
 
 def write_card(
-    folder: str | Path, facts: dict[str, Any], repo_id: str | None = None, tags: Iterable[str] = ()
+    folder: str | Path,
+    facts: dict[str, Any],
+    repo_id: str | None = None,
+    tags: Iterable[str] = (),
+    model_name: str | None = None,
 ) -> None:
     """
     Writes the model card, `README.md`.
@@ -214,9 +219,11 @@ def write_card(
         facts (`dict[str, Any]`):
             What `provenance.json` holds (see [`describe_run`]); `data` and `packages` may be missing.
         repo_id (`str`, *optional*):
-            Repository for the quick start. Defaults to the folder.
+            Repository for the quick start. Defaults to the folder, from which the model loads before a push.
         tags (`Iterable[str]`, *optional*):
             Tags besides our own.
+        model_name (`str`, *optional*):
+            The card's title. Defaults to the last part of the repository or folder.
     """
     folder = Path(folder)
     facts = hide_secrets(facts)
@@ -235,12 +242,13 @@ def write_card(
             license=model.get("license"),
             license_name=model.get("license_name"),
             license_link=model.get("license_link"),
-            model_name=repo_id.split("/")[-1],
+            model_name=model_name or repo_id.rstrip("/").split("/")[-1],
             pipeline_tag="image-text-to-text" if model["is_multimodal"] else "text-generation",
             tags=list(dict.fromkeys([*TAGS, *(["lora"] if adapters else []), *tags])),
         ),
         template_path=TEMPLATE,
         adapters=adapters,
+        bases=_as_list(model["base_model"]),
         citation=CITATION,
         curves=CURVES if (folder / CURVES).exists() else None,
         data=[(split, _describe_rows(rows)) for split, rows in data.items()],
@@ -267,6 +275,34 @@ def write_card(
     card.save(folder / "README.md")
 
 
+def write_parts_card(folder: str | Path, name: str, parts: dict[str, str]) -> None:
+    """
+    Writes the card of a model that was assembled and not yet trained, from which later stages take their base models.
+
+    Args:
+        folder (`str` or `Path`):
+            Folder of the model.
+        name (`str`):
+            The card's title.
+        parts (`dict[str, str]`):
+            Part → folder or id on the Hub that it is from. The licence is that of the first.
+    """
+    facts = [describe_base(source) for source in parts.values()]
+    bases = list(dict.fromkeys(base for each in facts for base in _as_list(each["base_model"])))
+    terms = {key: facts[0].get(key) for key in ("license", "license_name", "license_link")}
+    data = ModelCardData(base_model=bases or None, pipeline_tag="image-text-to-text", **terms)
+    lines = [
+        f"- {part}: {', '.join(_as_list(each['base_model'])) or 'not recorded'}"
+        for part, each in zip(parts, facts, strict=True)
+    ]
+    text = f"# {name}\n\nAssembled of these parts, with an aligner that is not trained yet:\n\n" + "\n".join(lines)
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}\n").save(Path(folder) / "README.md")
+
+
+def _as_list(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []
+
+
 def _describe_rows(rows: dict[str, Any]) -> str:
     sources = ", ".join(
         f"`{os.path.basename(source) if os.path.exists(source) else source}`" for source in rows["sources"]
@@ -275,17 +311,23 @@ def _describe_rows(rows: dict[str, Any]) -> str:
     return f"{rows['rows_kept']:,} rows" + (f" of {sources}" if sources else "") + dropped
 
 
-def _read_metrics(folder: Path) -> tuple[list[tuple[str, str, str, str]], list[str]]:
-    """Returns benchmark, metric, value and count of every evaluation in the folder, and how to read them."""
+def _describe_rate(rate: dict[str, Any]) -> tuple[str, str, str]:
+    """Returns value, 95 % interval and count."""
+    low, high = wilson_interval(rate["correct"], rate["total"])
+    return f"{rate['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{rate['correct']:,}/{rate['total']:,}"
+
+
+def _read_metrics(folder: Path) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Returns benchmark, metric, value, interval and count of every evaluation in the folder, and how to read them."""
     table, notes = [], []
     for path in sorted([*folder.glob("metrics*.json"), *folder.glob("*/metrics*.json")]):
         metrics = json.loads(path.read_text(encoding="utf-8"))
         title = BENCHMARKS[metrics["benchmark"]]
         rates = {"accuracy": metrics} | metrics.get("problem_version", {})
         for name, rate in rates.items():
-            table.append((title, name, f"{rate['accuracy']:.2%}", f"{rate['correct']:,}/{rate['total']:,}"))
+            table.append((title, name, *_describe_rate(rate)))
         for setting, dimensions in (metrics.get("four_dimensional") or {}).items():
-            table.append((title, f"{setting} score", f"{dimensions['score']:.2%}", ""))
+            table.append((title, f"{setting} score", f"{dimensions['score']:.2%}", "", ""))
         llm = metrics["settings"].get("extraction_llm")
         notes.append(
             f"{title}: {metrics['answered']:,} of {metrics['items']:,} items answered; answers extracted by the "

@@ -173,7 +173,8 @@ def _plain(value: Any) -> Any:
 @cache
 def describe_base(name: str) -> dict[str, Any]:
     """
-    Returns `base_model`, the id on the Hub that the model descends from, and its licence, as far as its card tells.
+    Returns `base_model`, the id on the Hub that the model descends from (several for one that was assembled of
+    parts), and its licence, as far as its card tells.
 
     Args:
         name (`str`):
@@ -184,7 +185,7 @@ def describe_base(name: str) -> dict[str, Any]:
     card = _read_card(name)
     facts = {key: card.get(key) for key in ("license", "license_name", "license_link") if card.get(key)}
     base = card.get("base_model") if os.path.isdir(name) else name
-    return {"base_model": base[0] if isinstance(base, list) else base} | facts
+    return {"base_model": base[0] if isinstance(base, list) and len(base) == 1 else base} | facts
 
 
 def _read_card(name: str) -> ModelCardData:

@@ -274,7 +274,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
 
         Args:
             model_name (`str`, *optional*):
-                Name of the model, where there is no repository yet.
+                Title of the card. Defaults to the last part of the repository or folder.
             dataset_name (`str`, *optional*):
                 Name of the training data, where there is no `provenance.json`.
             tags (`str` or `list[str]`, *optional*):
@@ -284,7 +284,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             return
         facts = read_provenance(self.args.output_dir) or describe_trainer(self, dataset_name)
         tags = [tags] if isinstance(tags, str) else tags or []
-        write_card(self.args.output_dir, facts, self.hub_model_id or model_name, tags)
+        write_card(self.args.output_dir, facts, self.hub_model_id, tags, model_name)
 
     # Optimizer
 

@@ -1,7 +1,10 @@
 """A text model and a vision tower become one model that stage 2 can train."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers.processors import TemplateProcessing
@@ -33,6 +36,8 @@ from puma_trl.models.families import get_family
 from puma_trl.models.families.math_puma_qwen2 import CHAT_TEMPLATE, MathPumaQwen2ForConditionalGeneration
 from puma_trl.models.parts import set_trainable_parts
 from puma_trl.models.pixels import cropped_share
+from puma_trl.record.hub import write_card
+from puma_trl.record.provenance import describe_run
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -116,6 +121,23 @@ def test_what_is_kept_and_what_trains(tmp_path, pairs, aligner, kind, num_tokens
     PumaKLTrainer(model=model, args=args, train_dataset=pairs(4), processing_class=processor).train()
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {key for key in before if key.startswith("model.multi_modal_projector.")}
+
+
+def test_base_models_are_recorded_and_reach_the_cards_of_later_stages(tmp_path):
+    text, tower = write_language_model(tmp_path / "text"), write_tower(tmp_path / "tower", "siglip")
+    for folder, name, terms in ((text, "Qwen/Qwen2-7B", "license: apache-2.0\n"), (tower, "google/siglip", "")):
+        (Path(folder) / "README.md").write_text(f"---\nbase_model: {name}\n{terms}---\n# A stage\n")
+    model = assemble(text, tower, "mlp", tmp_path / "model")
+    model.config._name_or_path = str(tmp_path / "model")
+    args = PumaKLConfig(str(tmp_path / "out"), bf16=False, use_cpu=True)
+    for stage in ("stage2", "stage3"):  # each starts from the folder of the one before
+        (tmp_path / stage).mkdir()
+        write_card(tmp_path / stage, describe_run(args, model))
+        card = ModelCard.load(tmp_path / stage / "README.md")
+        assert card.data.base_model == ["Qwen/Qwen2-7B", "google/siglip"] and card.data.license == "apache-2.0"
+        assert "[Qwen/Qwen2-7B](https://huggingface.co/Qwen/Qwen2-7B), [google/siglip](" in card.text
+        assert str(tmp_path / stage) in card.text  # the quick start
+        model.config._name_or_path = str(tmp_path / stage)
 
 
 @pytest.mark.parametrize("tie", [True, False])

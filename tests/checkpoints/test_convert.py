@@ -441,7 +441,7 @@ def test_from_the_hub_and_to_it(tmp_path, server):
         [*command, "--hub_model_id", "me/native"], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2 and "could not be pushed" in done.stderr.splitlines()[-1]
-    assert done.stderr.endswith(f"This pushes it: python -m puma_trl.hub push {native} --repo_id me/native\n")
+    assert done.stderr.endswith(f"This pushes it: puma-trl push {native} --repo_id me/native\n")
     assert not list((tmp_path / "home").rglob("*.py"))
     server.failures = {}
     push(native, "me/native")

@@ -122,6 +122,7 @@ def test_the_folder_is_complete(train, workspace, tmp_path):
     assert json.loads((merged / "provenance.json").read_text())["merged_adapters"]["r"] == 4
     card = (merged / "README.md").read_text()
     assert "library_name: transformers" in card and "These are adapters" not in card and "by adapters, merged" in card
+    assert f'model="{merged}"' in card and f"# {merged.name}\n" in card  # loads before a push
     assert merged.stat().st_mode & 0o777 == 0o755
 
 

@@ -10,10 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import ModelConfig
 
 from puma_trl.config import PumaKLConfig
+from puma_trl.mini import build_processor
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import get_family
 from puma_trl.record.hub import write_card
 from puma_trl.record.provenance import describe_run, describe_software
+from puma_trl.train.trainer import PumaKLTrainer
 
 from ..checkpoints.test_assemble import write_language_model
 from ..models.family_models import MINI, OTHERS, build_family
@@ -82,3 +84,16 @@ def test_text_models(write, tmp_path, capsys, adapters):
     capsys.readouterr()
     exec(code, {})
     assert capsys.readouterr().out == "7\n"
+
+
+def test_before_a_push_the_model_is_where_it_was_written(tmp_path, tiny_model, pairs):
+    """A name gives the title alone: nothing loads by it."""
+    args = PumaKLConfig(str(tmp_path / "out"), bf16=False, use_cpu=True, report_to="none")
+    trainer = PumaKLTrainer(tiny_model(), args, train_dataset=pairs(2), processing_class=build_processor())
+    trainer.create_model_card(model_name="A name")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# A name\n" in card and f'model="{tmp_path / "out"}"' in card
+    trainer.hub_model_id = "me/model"
+    trainer.create_model_card()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "# model\n" in card and 'model="me/model"' in card

@@ -122,8 +122,8 @@ def test_card(train, server, folder):
         "| global_batch_size | 8 |",
         f"| transformers | {transformers.__version__} |",
         "](curves.png)",
-        "| MathVerse | accuracy | 41.50% | 83/200 |",
-        "| MathVerse | Text Lite | 50.00% | 20/40 |",
+        "| MathVerse | accuracy | 41.50% | 34.9% to 48.4% | 83/200 |",
+        "| MathVerse | Text Lite | 50.00% | 35.2% to 64.8% | 20/40 |",
         'pipeline("image-text-to-text", model="me/renamed"',
         "zhuang2024mathpuma",
         "vonwerra2020trl",
@@ -163,7 +163,7 @@ def test_a_push_that_fails_at_the_end(train, server, folder, capsys, monkeypatch
     out = folder / "stage2"
     for name in ("model.safetensors", "processor_config.json", "README.md", "curves.png", "recipe.yaml"):
         assert (out / name).is_file(), name
-    command = f"python -m puma_trl.hub push {out}"
+    command = f"puma-trl push {out}"
     assert str(error.value).endswith(f"The model is saved in {out}. This pushes it: {command}")
     assert TOKEN not in str(error.value) and "\n" not in str(error.value)
     server.failures.clear()
@@ -194,7 +194,7 @@ def test_told_before_training_starts(train, server, folder, monkeypatch, failure
     server.failures.update(failures)
     with pytest.raises(HubError, match=message) as error:
         train()
-    assert f"python -m puma_trl.hub push {folder / 'stage2'}" in str(error.value)
+    assert f"puma-trl push {folder / 'stage2'}" in str(error.value)
     assert not (folder / "stage2").exists()
 
 
@@ -243,7 +243,7 @@ def test_a_hub_that_never_answers_before_training(train, server, folder, monkeyp
     server.failures[silent] = "silence"
     with pytest.raises(HubError, match="cannot be used at http.*: no answer within 1 seconds") as error:
         train()
-    assert f"python -m puma_trl.hub push {folder / 'stage2'}" in str(error.value)
+    assert f"puma-trl push {folder / 'stage2'}" in str(error.value)
 
 
 @pytest.mark.parametrize("silent", ["/api/repos/create", PREUPLOAD, COMMIT])

@@ -1,0 +1,11 @@
+import pytest
+
+from puma_trl.record.intervals import wilson_interval
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "low", "high"),
+    [(20, 40, 0.352, 0.648), (83, 200, 0.349, 0.484), (0, 5, 0.0, 0.434), (5, 5, 0.566, 1.0)],
+)
+def test_published_values(correct, total, low, high):
+    assert wilson_interval(correct, total) == pytest.approx((low, high), abs=5e-4)
