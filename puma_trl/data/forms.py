@@ -330,7 +330,8 @@ def _remedy(losses: dict[str, str], form: Form, sample: Sample) -> dict[str, str
         if field:
             return {field: name}
         is_text = any(isinstance(row.get(name), str) for row in sample.rows.values())
-        if "input" in form.fields and is_text and not reason.startswith((CHOICE, REPLY)):
+        alone = not any(_stem(other) == _stem(name) for other in losses if other != name)
+        if "input" in form.fields and is_text and alone and not reason.startswith((CHOICE, REPLY)):
             return {"input": name}
     return None
 

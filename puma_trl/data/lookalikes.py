@@ -27,14 +27,14 @@ REPLY = "may be the answer, or one to avoid"
 # that say it does not.
 PICTURE_WORDS = (
     "image img picture pic photo figure fig diagram drawing screenshot illustration thumbnail visual graphic sketch "
-    "chart graph plot scan attachment media jpg jpeg png webp gif svg tikz pdf pixel video audio imagen imagem "
-    "immagine bild abbildung foto"
+    "chart graph plot scan attachment media asy asymptote jpg jpeg png webp gif svg tikz pdf pixel video audio imagen "
+    "imagem immagine bild abbildung foto"
 ).split()
 PICTURE_ENDINGS = ("", "url", "path", "file", "filename", "name", "byte", "data", "src", "link", "list")
 ABOUT_WORDS = set(
     "id ids idx index width height size sizes shape hash phash sha md caption captions alt title description count "
     "num number type topic domain style source license credit author category quality format mode model label labels "
-    "max min has is".split()
+    "max min class classes has is".split()
 )
 # Words of columns that hold what the model should read beside the question, the choices first. A name is one of these
 # if it has no others than them, than fillers and single letters.
@@ -44,8 +44,8 @@ CHOICES = _singulars(
 )
 BESIDE_QUESTION = _singulars(
     "context ctx passage paragraph document article body story stem scenario given evidence support background "
-    "premise condition constraint assumption fact hint excerpt vignette transcript table tool function contexte "
-    "contexto contesto kontext контекст"
+    "premise precondition condition constraint assumption statement setup guideline fact hint excerpt vignette "
+    "transcript table tool function contexte contexto contesto kontext контекст"
 )
 FILLERS = _singulars(
     "question problem query answer multiple multi mc all list text string content full reading supporting "

@@ -8,11 +8,12 @@ from .lookalikes import split_name
 
 # Words of names that say that a row is right, or that it is wrong, and those that may stand beside them
 RIGHT = set(
-    "correct correctness right valid validity accepted acceptable passed solved success chosen preferred positive "
-    "good keep".split()
+    "correct correctness right valid validity accepted acceptable pass passed solved success chosen preferred "
+    "positive good ok keep train trainable include included use used enabled active".split()
 )
 WRONG = set(
-    "wrong incorrect invalid rejected failed negative bad flagged corrupted hallucinated hallucination".split()
+    "wrong incorrect invalid rejected failed negative bad flagged corrupted hallucinated exclude excluded skip "
+    "skipped ignore ignored deleted removed disabled".split()
 )
 BESIDE = set("is was are flag answer response solution output example row sample".split())
 # Names of measures, all of which are low where a row is bad

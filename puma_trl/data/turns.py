@@ -21,7 +21,8 @@ TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observa
 TOOL_KEYS = ("tool_calls", "tool_call_id", "tool_responses", "function_call")
 # What else a turn may have, as it is no part of the conversation
 ABOUT_TURN = set(
-    "id message_id index idx turn turn_id date time timestamp created_at model lang language hash uuid source".split()
+    "id message_id index idx turn turn_id date time timestamp created_at model lang language hash uuid source toxic "
+    "redacted".split()
 )
 # Which say how much a turn is to be trained on; this matters for the last one
 WEIGHT_KEYS = ("weight", "train", "trainable", "loss", "loss_weight")

@@ -15,8 +15,8 @@ QUESTION = {"question": "Which holds?", "answer": "B"}
 BESIDE = (
     "support article body story stem scenario given evidence candidates endings ctx passage_text reading_passage "
     "question_context background_information answer_choices multiple_choice_options distractors distractor1 "
-    "mc_options 选项 候选答案选项 题干 上下文 контекст contexte Kontext contexto choix opciones варианты 材料 背景 "
-    "보기 文脈"
+    "problem_statement setup mc_options 选项 候选答案选项 题干 上下文 контекст contexte Kontext contexto choix "
+    "opciones варианты 材料 背景 보기 文脈"
 ).split()
 PICTURES = (
     "chart graph plot scan thumbnail visual attachment svg tikz_code pdf_path pixel_values image_1 diagramUrl "
@@ -52,10 +52,19 @@ def test_choices_in_columns_of_their_own(names, find):  # noqa: F811
     assert "Write it into the question, or leave it out" in str(error.value)
 
 
+def test_of_several_choices_none_is_named_as_the_rest_of_the_question(find):  # noqa: F811
+    row = QUESTION | {"distractor1": "x", "distractor2": "y", "support": "It flows."}
+    with pytest.raises(DataError, match="Say what it is with `columns: {input: support}`"):
+        find([row])
+    with pytest.raises(DataError, match="Write it into the question"):
+        find([{name: value for name, value in row.items() if name != "support"}])
+
+
 LISTED = (
     "id source split difficulty url question_type chart_type graph_id image_topic support_level evidence_count "
-    "level_1 level_2 tag1 tag2 model_a model_b correct_option answer_index given_name body_part document_url "
-    "class classes status bias tense systems_id op case text description explanation lecture knowledge_point grade"
+    "level_1 level_2 tag1 tag2 model_a model_b correct_option answer_index given_name body_part document_url class "
+    "classes image_classes status bias tense systems_id op case text description explanation lecture knowledge_point "
+    "grade"
 ).split()
 
 
@@ -218,7 +227,15 @@ def test_pictures_of_tables_may_have_what_a_question_refers_to(find):  # noqa: F
 MARKS = [
     *(("label", False), ("is_correct", False), ("correct", 0), ("weight", 0), ("score", 0.0), ("isCorrect", "False")),
     *(("answer_is_correct", False), ("is_correct_answer", "0"), ("correctness", "incorrect"), ("accepted", "no")),
-    *(("reward", -1), ("is_wrong", True), ("rejected_flag", 1), ("valid", False), ("keep", 0)),
+    *(
+        ("reward", -1),
+        ("train", False),
+        ("is_wrong", True),
+        ("skip", True),
+        ("rejected_flag", 1),
+        ("valid", False),
+        ("keep", 0),
+    ),
 ]
 
 
@@ -227,7 +244,7 @@ MARKS = [
 def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find):  # noqa: F811
     good = (
         type(value)(0)
-        if name.startswith(("is_wrong", "rejected"))
+        if name.startswith(("is_wrong", "rejected", "skip"))
         else {"incorrect": "correct", "no": "yes"}.get(
             value, type(value)("True") if isinstance(value, str) else type(value)(1)
         )
