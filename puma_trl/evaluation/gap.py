@@ -25,7 +25,7 @@ from ..models.families import Family, get_family
 from ..step.reference import puma_loss
 from .answers import final_answer
 from .files import write_json, write_jsonl
-from .gap_report import draw_gap, print_gap
+from .gap_report import draw_gap, name_models, print_gap
 from .local_model import Generator, Prompt, load_for_generation
 from .progress import Progress
 from .settings import GapSettings
@@ -277,10 +277,8 @@ def run_gap(settings: GapSettings, models: list[str], output: Path) -> list[dict
     Returns:
         One summary per model.
     """
-    names = [Path(path).name for path in models]
-    labels = names if len(set(names)) == len(names) else models
     summaries, pairs = [], []
-    for path, label in zip(models, labels, strict=True):
+    for path, label in zip(models, name_models(models), strict=True):
         results = measure_model(settings, path, label)
         summaries.append(summarise(label, path, results))
         pairs += results

@@ -3,31 +3,53 @@
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from ..record.charts import chart
 
 
-COLUMNS = (
-    ("text-\nrich", "text_rich_accuracy", "{:.1%}"),
-    ("vision-\nrich", "vision_rich_accuracy", "{:.1%}"),
-    ("gap", "gap", "{:+.1%}"),
-    ("forward\nKL", "forward_kl", "{:.3f}"),
-    ("reverse\nKL", "reverse_kl", "{:.3f}"),
-    ("forward KL\nshuffled", "shuffled_forward_kl", "{:.3f}"),
-    ("reverse KL\nshuffled", "shuffled_reverse_kl", "{:.3f}"),
-)
+# Column of the table → how it is written
+COLUMNS = {
+    "text-\nrich": "{text_rich_accuracy:.1%}",
+    "vision-\nrich": "{vision_rich_accuracy:.1%}",
+    "gap": "{gap:+.1%}",
+    "forward /\nreverse KL": "{forward_kl:.3f} / {reverse_kl:.3f}",
+    "the same,\nshuffled": "{shuffled_forward_kl:.3f} / {shuffled_reverse_kl:.3f}",
+}
+# Panel of the chart → bar → what it shows
+PANELS = {
+    "Accuracy": {"text-rich": "text_rich_accuracy", "vision-rich": "vision_rich_accuracy"},
+    "KL per answer token, nats": {
+        "forward KL": "forward_kl",
+        "reverse KL": "reverse_kl",
+        "forward KL shuffled": "shuffled_forward_kl",
+        "reverse KL shuffled": "shuffled_reverse_kl",
+    },
+}
+
+
+def name_models(paths: list[str]) -> list[str]:
+    """Returns a name for each folder: its last part, with as many before it as tell it from the others."""
+    parts = [Path(path).parts for path in paths]
+    names = ["/".join(each[-1:]) for each in parts]
+    for length in range(2, max(map(len, parts), default=0) + 1):
+        names = [
+            name if names.count(name) == 1 else "/".join(each[-length:])
+            for name, each in zip(list(names), parts, strict=True)
+        ]
+    return names
 
 
 def print_gap(summaries: list[dict[str, Any]]) -> None:
     """Prints one table, a row per model; KL is in nats per answer token, shuffled = against another problem's text."""
-    table = Table(title=f"Modality gap on {summaries[0]['pairs']:,} pairs")
-    table.add_column("model")
-    for title, _, _ in COLUMNS:
-        table.add_column(title, justify="right")
+    table = Table(title=f"Modality gap on {summaries[0]['pairs']:,} pairs", box=box.SIMPLE)
+    table.add_column("model", overflow="fold")
+    for title in COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
     for summary in summaries:
-        table.add_row(summary["label"], *(form.format(summary[name]) for _, name, form in COLUMNS))
+        table.add_row(summary["label"], *(form.format(**summary) for form in COLUMNS.values()))
     Console().print(table)
 
 
@@ -41,24 +63,20 @@ def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
         path (`Path`):
             The PNG.
     """
-    panels = (
-        ("Accuracy", COLUMNS[:2], (0, 1)),
-        ("KL per answer token, nats", COLUMNS[3:], None),
-    )
     places = range(len(summaries))
-    with chart(path, columns=len(panels), figsize=(max(9, 3 * len(summaries)), 3.8)) as axes:
-        for axis, (title, columns, limits) in zip(axes, panels, strict=True):
-            width = 0.8 / len(columns)
-            for index, (name, key, _) in enumerate(columns):
+    with chart(path, columns=len(PANELS), figsize=(max(9, 3 * len(summaries)), 3.8)) as axes:
+        for axis, (title, bars) in zip(axes, PANELS.items(), strict=True):
+            width = 0.8 / len(bars)
+            for index, (name, key) in enumerate(bars.items()):
                 axis.bar(
-                    [place + (index - (len(columns) - 1) / 2) * width for place in places],
+                    [place + (index - (len(bars) - 1) / 2) * width for place in places],
                     [summary[key] for summary in summaries],
                     width,
-                    label=name.replace("-\n", "-").replace("\n", " "),
+                    label=name,
                 )
             axis.set_xticks(list(places), [summary["label"] for summary in summaries])
             axis.set_title(title, fontsize=10)
             axis.grid(axis="y", alpha=0.3)
             axis.legend(fontsize=8)
-            if limits:
-                axis.set_ylim(*limits)
+            if title == "Accuracy":
+                axis.set_ylim(0, 1)
