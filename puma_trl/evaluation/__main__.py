@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,10 +11,12 @@ from ..entry import report, run_command  # before the libraries that it quietens
 from ..errors import PumaError
 from .answers import RULES
 from .benchmarks import BENCHMARKS, PROMPTS
-from .settings import BACKENDS, JUDGES, GapSettings, ItemSource, ReplySettings, ServerSettings
+from .settings import BACKENDS, JUDGES, GapSettings, ItemSource, LLMSettings, ReplySettings, ServerSettings
 
 
 Settings = TypeVar("Settings")
+
+FAILED = 3  # exit code of a run that is whole, but to which the language model said too little
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,18 +30,20 @@ def make_parser() -> argparse.ArgumentParser:
             group(command)
         return command
 
-    run = add("run", "generate, extract, score and report", add_data, add_model, add_rule, add_judge, add_server)
+    run = add(
+        "run", "generate, extract, score and report", add_data, add_model, add_rule, add_judge, add_llm, add_server
+    )
     run.add_argument(
         "--output_dir", type=Path, required=True, help="folder of all files; a second run continues the first"
     )
     run.add_argument("--reference", type=Path, help="json of published figures: {name: {metric: fraction}}")
     generate = add("generate", "items -> responses.jsonl", add_data, add_model, add_server)
     generate.add_argument("--output", type=Path, default="responses.jsonl", help="continued where it stops")
-    extract = add("extract", "responses -> responses with `extraction`", add_data, add_responses, add_rule, add_server)
+    words = "responses -> responses with `extraction`"
+    extract = add("extract", words, add_data, add_responses, add_rule, add_llm, add_server)
     extract.add_argument("--output", type=Path, default="extractions.jsonl", help="rows {id, response, extraction}")
-    score = add(
-        "score", "responses -> metrics.json, scored.jsonl", add_data, add_responses, add_rule, add_judge, add_server
-    )
+    words = "responses -> metrics.json, scored.jsonl"
+    score = add("score", words, add_data, add_responses, add_rule, add_judge, add_llm, add_server)
     score.add_argument(
         "--output", type=Path, default="metrics.json", help="metrics file; scored.jsonl is written beside it"
     )
@@ -114,10 +119,27 @@ def add_judge(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """Adds the OpenAI-compatible servers; the key comes from the environment (OPENAI_API_KEY) only."""
+def add_llm(parser: argparse.ArgumentParser) -> None:
+    """Adds the language model that extracts and judges."""
     parser.add_argument("--llm", help="model that extracts answers, and judges them with --judge openai")
     parser.add_argument("--llm_base_url", help="its server (default: OpenAI's)")
+    parser.add_argument(
+        "--judge_max_tokens",
+        type=int,
+        default=LLMSettings.max_tokens,
+        help="room for a reply of --llm, thoughts included (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max_failures",
+        type=float,
+        default=0.02,
+        help=f"share of its extractions or judgements that may fail; with more the exit code is {FAILED} (default: "
+        "%(default)s)",
+    )
+
+
+def add_server(parser: argparse.ArgumentParser) -> None:
+    """Adds how OpenAI-compatible servers are asked; the key comes from the environment (OPENAI_API_KEY) only."""
     parser.add_argument(
         "--concurrency",
         type=int,
@@ -161,15 +183,19 @@ def pick_source(args: argparse.Namespace) -> ItemSource:
     return ItemSource(BENCHMARKS[args.benchmark], args.data, args.split)
 
 
-def pick_llm(args: argparse.Namespace) -> ServerSettings | None:
+def pick_llm(args: argparse.Namespace) -> LLMSettings | None:
     """Makes the language model that extracts and judges from its options, if one is named."""
     if not args.llm:
         return None
-    return ServerSettings(args.llm, args.llm_base_url, args.concurrency, args.timeout, args.max_retries)
+    limits = (args.concurrency, args.timeout, args.max_retries, args.judge_max_tokens)
+    return LLMSettings(args.llm, args.llm_base_url, *limits)
 
 
-def run_all(args: argparse.Namespace) -> None:
-    """Generates, extracts, scores and reports into one folder; under `accelerate launch` every rank generates."""
+def run_all(args: argparse.Namespace) -> int:
+    """
+    Generates, extracts, scores and reports into one folder; under `accelerate launch` every rank generates. Returns
+    the exit code.
+    """
     from .extract import run_extract
     from .generate import run_generate
     from .judging import make_judge
@@ -181,19 +207,21 @@ def run_all(args: argparse.Namespace) -> None:
     read_reference(args.reference)
     make_judge(args.judge, source.benchmark, llm, folder / "judgements.jsonl")
     if not run_generate(source, pick(ReplySettings, args), folder / "responses.jsonl", args.allow_partial):
-        return
-    run_extract(source, folder / "responses.jsonl", folder / "extractions.jsonl", args.extraction, llm)
+        return 0
+    counts = run_extract(source, folder / "responses.jsonl", folder / "extractions.jsonl", args.extraction, llm)
     # what the extraction step wrote is taken as it is
     how = (None, args.judge, llm, args.allow_partial)
-    print_summary(run_score(source, folder / "extractions.jsonl", folder / "metrics.json", *how))
+    metrics = run_score(source, folder / "extractions.jsonl", folder / "metrics.json", *how)
+    print_summary(metrics)
     print(run_report(folder / "metrics.json", folder / "report.md", args.reference))
+    return max(exit_code("extractions", counts, args), exit_code("judgements", metrics["judge_settings"] or {}, args))
 
 
-def run_subcommand(args: argparse.Namespace) -> None:
-    """Runs the chosen subcommand; only what it needs is imported."""
+def run_subcommand(args: argparse.Namespace) -> int:
+    """Runs the chosen subcommand and returns the exit code; only what it needs is imported."""
     if args.command == "run":
-        run_all(args)
-    elif args.command == "generate":
+        return run_all(args)
+    if args.command == "generate":
         from .generate import run_generate
 
         run_generate(pick_source(args), pick(ReplySettings, args), args.output)
@@ -202,11 +230,14 @@ def run_subcommand(args: argparse.Namespace) -> None:
 
         counts = run_extract(pick_source(args), args.responses, args.output, args.extraction, pick_llm(args))
         print(json.dumps(counts))
+        return exit_code("extractions", counts, args)
     elif args.command == "score":
         from .scoring import run_score
 
         how = (args.extraction, args.judge, pick_llm(args), args.allow_partial)
-        print_summary(run_score(pick_source(args), args.responses, args.output, *how))
+        metrics = run_score(pick_source(args), args.responses, args.output, *how)
+        print_summary(metrics)
+        return exit_code("judgements", metrics["judge_settings"] or {}, args)
     elif args.command == "report":
         from .report import run_report
 
@@ -215,6 +246,22 @@ def run_subcommand(args: argparse.Namespace) -> None:
         from .gap import run_gap
 
         run_gap(pick(GapSettings, args), args.model, args.output)
+    return 0
+
+
+def exit_code(what: str, counts: dict[str, Any], args: argparse.Namespace) -> int:
+    """Says how many answers of the language model failed; returns `FAILED` where that is more than was allowed."""
+    asked, failed = counts.get("asked", counts.get("judged", 0)), counts.get("failed", 0)
+    if not failed:
+        return 0
+    too_many = failed > args.max_failures * asked
+    print(
+        f"{failed} of {asked} {what} by {args.llm} failed ({failed / asked:.1%}) and count as wrong. "
+        + (f"That is more than --max_failures {args.max_failures:g}: these figures are not to be used. " * too_many)
+        + "Run the same command again to ask them, with more room (--judge_max_tokens) if the model thinks long.",
+        file=sys.stderr,
+    )
+    return FAILED if too_many else 0
 
 
 def print_summary(metrics: dict[str, Any]) -> None:
@@ -227,10 +274,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = make_parser().parse_args(argv)
     try:
-        run_subcommand(args)
+        return run_subcommand(args)
     except (PumaError, OSError) as error:
         return report(error, 1)
-    return 0
 
 
 if __name__ == "__main__":

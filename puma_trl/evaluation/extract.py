@@ -1,9 +1,9 @@
 """`extract`: from replies to answers, by rule or by a language model, into a file that `score` takes as responses."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
+from .answers import strip_thoughts
 from .benchmarks import Benchmark
 from .files import write_jsonl
 from .items import load_items
@@ -11,11 +11,11 @@ from .llm_cache import ask_cached
 from .llm_prompts import extraction_messages
 from .responses import read_responses, read_settings, write_settings
 from .server import Server
-from .settings import ItemSource, ServerSettings
+from .settings import ItemSource, LLMSettings
 
 
 def run_extract(
-    source: ItemSource, responses_path: Path, output: Path, rule: str | None = None, llm: ServerSettings | None = None
+    source: ItemSource, responses_path: Path, output: Path, rule: str | None = None, llm: LLMSettings | None = None
 ) -> dict[str, int]:
     """
     Runs the subcommand: writes `{"id", "response", "extraction"}` per response, in the order of the items.
@@ -32,11 +32,12 @@ def run_extract(
             The file to write.
         rule (`str`, *optional*):
             One of `RULES`. Defaults to `"official"` with a language model, else to the benchmark's rule without one.
-        llm ([`ServerSettings`], *optional*):
+        llm ([`LLMSettings`], *optional*):
             The language model that extracts.
 
     Returns:
-        `{"given", "rule", "llm", "failed"}`: how many extractions came from where.
+        `{"given", "rule", "llm", "asked", "failed"}`: how many extractions came from where, and how many of those that
+        a language model was asked for it did not give.
 
     Raises:
         EvaluationError: if input is bad or the server is down.
@@ -53,7 +54,7 @@ def run_extract(
     benchmark.check_items(items, allow_partial=True)
     responses = read_responses(responses_path, benchmark, items)
     by_llm, failed = _ask_all(llm, benchmark, items, responses, rule, output) if llm else ({}, 0)
-    rows, counts = [], {"given": 0, "rule": 0, "llm": 0, "failed": failed}
+    rows, counts = [], {"given": 0, "rule": 0, "llm": 0, "asked": len(by_llm), "failed": failed}
     for item in items:
         key = benchmark.item_id(item)
         if key not in responses:
@@ -73,7 +74,7 @@ def run_extract(
 
 
 def _ask_all(
-    llm: ServerSettings,
+    llm: LLMSettings,
     benchmark: Benchmark,
     items: list[dict[str, Any]],
     responses: dict[str, dict[str, Any]],
@@ -81,7 +82,7 @@ def _ask_all(
     output: Path,
 ) -> tuple[dict[str, str], int]:
     """Returns the language model's extractions by id (asked once each, kept in a cache file), and the failures."""
-    server = Server.connect(llm)
+    server = Server.connect(llm, llm.max_tokens)
     chats = {}
     for item in items:
         key = benchmark.item_id(item)
@@ -91,13 +92,16 @@ def _ask_all(
     replies, failed = ask_cached(
         server,
         chats,
-        lambda chat: server.ask(chat, temperature=0.0, max_tokens=256),
+        lambda chat: _ask(server, chat),
         "reply",
         output.with_suffix(".llm.jsonl"),
         "extracting",
     )
-    if failed:
-        print(
-            f"{failed} extractions failed and count as empty (reasons above). Run again to ask them.", file=sys.stderr
-        )
     return {key: benchmark.clean_llm_extraction(replies.get(key, ""), rule) for key in chats}, failed
+
+
+def _ask(server: Server, chat: list[dict[str, Any]]) -> str | None:
+    """Returns what a language model says after its thoughts; `None` where it did not come to an end of them."""
+    reply = server.ask(chat, temperature=0.0)
+    answer = strip_thoughts(reply)
+    return None if reply.strip() and not answer else answer

@@ -54,7 +54,7 @@ def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allo
         return Questions(benchmark, items, texts, pictures)
 
     if settings.backend == "openai":
-        server = Server.connect(settings)
+        server = Server.connect(settings, settings.max_new_tokens)
         _open_responses(source, settings, output)
         _ask_server(find(), settings, server, output, allow_partial)
         return True
@@ -196,7 +196,6 @@ def _ask_server(
         return server.ask(
             chat_messages(questions.texts[position], questions.pictures[position]),
             temperature=settings.temperature,
-            max_tokens=settings.max_new_tokens,
             top_p=settings.top_p,
             seed=settings.seed,
         )

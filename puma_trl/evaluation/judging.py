@@ -1,25 +1,36 @@
 """Judges of MathVerse answers that are no exact match: math-verify, or a language model that replies 0 or 1."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
-from .answers import LETTER
+from .answers import readable_latex, same_option, same_quantity, same_words, strip_thoughts
 from .benchmarks import Benchmark, MathVerse
 from .llm_cache import ask_cached
 from .llm_prompts import judge_messages
 from .server import Server
-from .settings import ServerSettings
+from .settings import LLMSettings
 
 
 # The official script asks again for ever; temperatures as others raise them between tries.
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
+# The verdict that a reply opens with: 1, "Judgement: 1", {"judgement": 1}, "**1**. Both say …"; not 10, 1/2 or 0.5
+VERDICT = re.compile(
+    r"""^[\s*_`{"]*(?:json\s*\{?\s*)?(?:"?judge?ment"?[\s*_]*:)?[\s*_"]*([01])(?![\w/%^]|[.,:]\d)""", re.IGNORECASE
+)
+VERDICT_FORM = {
+    "type": "object",
+    "properties": {"judgement": {"type": "integer", "enum": [0, 1]}},
+    "required": ["judgement"],
+    "additionalProperties": False,
+}
 
 Judge = Callable[[list[dict[str, Any]], dict[str, dict[str, Any]], list[dict[str, Any]]], dict[str, Any]]
 
 
-def make_judge(name: str, benchmark: Benchmark, llm: ServerSettings | None, cache: Path) -> Judge | None:
+def make_judge(name: str, benchmark: Benchmark, llm: LLMSettings | None, cache: Path) -> Judge | None:
     """
     Makes the judge that was asked for.
 
@@ -28,7 +39,7 @@ def make_judge(name: str, benchmark: Benchmark, llm: ServerSettings | None, cach
             One of `JUDGES`.
         benchmark ([`Benchmark`]):
             The benchmark.
-        llm ([`ServerSettings`], *optional*):
+        llm ([`LLMSettings`], *optional*):
             The language model of the judge `"openai"`.
         cache (`Path`):
             Where a language model's judgements are kept, so that none is asked for twice.
@@ -51,7 +62,7 @@ def make_judge(name: str, benchmark: Benchmark, llm: ServerSettings | None, cach
         return lambda items, responses, scored: judge_by_math_verify(benchmark, items, responses, scored)
     if llm is None:
         raise EvaluationError("--judge openai needs the name of a model: pass --llm.")
-    server = Server.connect(llm)
+    server = Server.connect(llm, llm.max_tokens)
     return lambda items, responses, scored: judge_by_server(benchmark, items, responses, scored, server, cache)
 
 
@@ -80,18 +91,27 @@ def judge_by_math_verify(
     """Sets `correct` by mathematical equality (free form) or by the option letter (multiple choice)."""
     positions = pending(benchmark, items, responses, scored)
     for position in positions:
-        scored[position]["correct"] = is_equivalent(items[position], str(scored[position]["extraction"]))
+        scored[position]["correct"] = is_equivalent(benchmark, items[position], str(scored[position]["extraction"]))
     return {"judge": "math_verify", "judged": len(positions)}
 
 
-def is_equivalent(item: dict[str, Any], extraction: str) -> bool:
-    """Returns whether an extraction means the gold answer, by math-verify or, in multiple choice, by its letter."""
+def is_equivalent(benchmark: MathVerse, item: dict[str, Any], extraction: str) -> bool:
+    """
+    Returns whether an extraction means the gold answer: the option by its letter or text, the same words, the same
+    quantity whatever its unit, or what math-verify finds equal.
+    """
+    gold = item["answer"]
+    if item["question_type"] == "multi-choice":
+        return same_option(gold, extraction, benchmark.options(item))
+    if same_words(gold, extraction):
+        return True
+    same = same_quantity(gold, extraction)
+    if same is not None:
+        return same
     from math_verify import parse, verify
 
-    if item["question_type"] == "multi-choice":
-        letter = LETTER.search(extraction)
-        return letter is not None and letter.group().strip("()") == item["answer"].strip(" ()")
-    return verify(parse(f"${item['answer']}$"), parse(f"${extraction}$") or parse(extraction))
+    gold, extraction = readable_latex(gold), readable_latex(extraction)
+    return verify(parse(f"${gold}$"), parse(f"${extraction}$") or parse(extraction))
 
 
 def judge_by_server(
@@ -105,8 +125,8 @@ def judge_by_server(
     """
     Sets `correct` by a language model that compares question, gold answer and extraction.
 
-    A reply must be exactly 0 or 1 once "Judgement:" is removed; anything else is asked again at the next of
-    `TEMPERATURES`, and counts as wrong after the last.
+    A reply without its thoughts must open with 0 or 1; anything else is asked again at the next of `TEMPERATURES`, and
+    counts as wrong after the last. Servers that can are asked for nothing else.
 
     Args:
         benchmark ([`MathVerse`]):
@@ -136,10 +156,15 @@ def judge_by_server(
     return {"judge": "openai", "model": server.model, "judged": len(keys), "failed": failed}
 
 
+def read_verdict(reply: str) -> int | None:
+    """Returns the 0 or 1 that a judge's reply opens with, thoughts and the word "Judgement" aside."""
+    verdict = VERDICT.match(strip_thoughts(reply))
+    return verdict and int(verdict[1])
+
+
 def _ask(server: Server, messages: list[dict[str, Any]]) -> int | None:
     for temperature in TEMPERATURES:
-        reply = server.ask(messages, temperature=temperature, max_tokens=16)
-        verdict = reply.replace("Judgement:", "").strip()
-        if verdict in ("0", "1"):
-            return int(verdict)
+        verdict = read_verdict(server.ask_in_form(messages, "judgement", VERDICT_FORM, temperature=temperature))
+        if verdict is not None:
+            return verdict
     return None

@@ -9,7 +9,7 @@ from .files import write_json, write_jsonl
 from .items import load_items
 from .judging import make_judge
 from .responses import read_responses, read_settings
-from .settings import ItemSource, ServerSettings
+from .settings import ItemSource, LLMSettings
 
 
 def score_responses(
@@ -144,7 +144,7 @@ def run_score(
     output: Path,
     rule: str | None = None,
     judge_name: str = "exact",
-    llm: ServerSettings | None = None,
+    llm: LLMSettings | None = None,
     allow_partial: bool = False,
 ) -> dict[str, Any]:
     """
@@ -161,7 +161,7 @@ def run_score(
             Extraction rule, one of `RULES`, for rows without `extraction`. Defaults to the benchmark's.
         judge_name (`str`, *optional*, defaults to `"exact"`):
             One of `JUDGES`.
-        llm ([`ServerSettings`], *optional*):
+        llm ([`LLMSettings`], *optional*):
             The language model of the judge `"openai"`.
         allow_partial (`bool`, *optional*, defaults to `False`):
             Whether headline scores of incomplete runs are computed, labelled as partial.

@@ -23,6 +23,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 # Requests that fail one after another before the run stops: the server is down, not busy.
 MAX_FAILURES_IN_A_ROW = 20
+REFUSALS = (400, 404, 422, 501)  # of an option that a server does not know
 MAX_WORDS = 500  # characters of what a server says that are printed
 
 
@@ -44,6 +45,8 @@ class Server:
             Seconds that one try may take, to the last byte of the reply.
         max_retries (`int`, *optional*, defaults to `5`):
             Tries after the first.
+        max_tokens (`int`, *optional*, defaults to `2048`):
+            Room for a reply, thoughts included.
 
     Raises:
         EvaluationError: if the official API is meant and the environment holds no key.
@@ -56,15 +59,16 @@ class Server:
         concurrency: int = 8,
         timeout: float = 120.0,
         max_retries: int = 5,
+        max_tokens: int = 2048,
     ):
         from openai import AsyncOpenAI
 
         from .http_client import BoundedClient
 
-        if concurrency < 1 or timeout <= 0 or max_retries < 0:
+        if concurrency < 1 or timeout <= 0 or max_retries < 0 or max_tokens < 1:
             raise EvaluationError(
-                f"`concurrency` is {concurrency}, `timeout` {timeout} and `max_retries` {max_retries}: the first must "
-                "be at least 1, the second positive, the third not negative."
+                f"`concurrency` is {concurrency}, `timeout` {timeout}, `max_retries` {max_retries} and the room for a "
+                f"reply {max_tokens} tokens: `max_retries` must not be negative, the others positive."
             )
         key = os.environ.get(KEY_VARIABLE)
         if key is None and base_url is None and URL_VARIABLE not in os.environ:
@@ -74,6 +78,8 @@ class Server:
             )
         self.model = model
         self.concurrency = concurrency
+        self.max_tokens = max_tokens
+        self.has_forms = True  # until a server refuses
         self.client = AsyncOpenAI(
             api_key=key or "none",  # servers of one's own ask for no key, but the client does
             base_url=base_url,
@@ -86,9 +92,10 @@ class Server:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
     @classmethod
-    def connect(cls, settings: ServerSettings) -> "Server":
-        """Makes the server that the settings describe."""
-        return cls(settings.model, settings.base_url, settings.concurrency, settings.timeout, settings.max_retries)
+    def connect(cls, settings: ServerSettings, max_tokens: int) -> "Server":
+        """Makes the server that the settings describe, with that much room for a reply."""
+        limits = (settings.concurrency, settings.timeout, settings.max_retries, max_tokens)
+        return cls(settings.model, settings.base_url, *limits)
 
     def fingerprint(self, messages: list[dict[str, Any]]) -> str:
         """Returns a key of a chat with this model, under which a file keeps its outcome."""
@@ -102,7 +109,7 @@ class Server:
             messages (`list[dict[str, Any]]`):
                 The chat.
             options:
-                `temperature`, `max_tokens` and others of the API.
+                `temperature` and others of the API.
 
         Raises:
             openai.OpenAIError: if the request fails after all retries.
@@ -110,7 +117,8 @@ class Server:
         from openai import OpenAIError
 
         try:
-            request = self.client.chat.completions.create(model=self.model, messages=messages, **options)
+            options = {"model": self.model, "max_tokens": self.max_tokens, **options}
+            request = self.client.chat.completions.create(messages=messages, **options)
             completion = asyncio.run_coroutine_threadsafe(request, self._loop).result()
             reply = completion.choices[0].message.content
         except (AttributeError, IndexError, RecursionError, TypeError, ValueError) as error:
@@ -118,6 +126,37 @@ class Server:
         if not isinstance(reply, str | None):
             raise OpenAIError(f"the reply is no text but {reply!r}")
         return reply or ""
+
+    def ask_in_form(self, messages: list[dict[str, Any]], name: str, schema: dict[str, Any], **options: Any) -> str:
+        """
+        Asks for a reply in a form, and without the form where the server knows none.
+
+        Args:
+            messages (`list[dict[str, Any]]`):
+                The chat.
+            name (`str`):
+                Name of the form.
+            schema (`dict[str, Any]`):
+                Its JSON schema.
+            options:
+                As of [`Server.ask`].
+
+        Raises:
+            openai.OpenAIError: if the request fails after all retries.
+        """
+        from openai import APIStatusError
+
+        if self.has_forms:
+            form = {"type": "json_schema", "json_schema": {"name": name, "schema": schema, "strict": True}}
+            try:
+                return self.ask(messages, response_format=form, **options)
+            except APIStatusError as error:
+                if error.status_code not in REFUSALS:
+                    raise
+            reply = self.ask(messages, **options)
+            self.has_forms = False  # the form was what it refused
+            return reply
+        return self.ask(messages, **options)
 
     def map(
         self,

@@ -54,6 +54,19 @@ class ServerSettings:
 
 
 @dataclass(frozen=True)
+class LLMSettings(ServerSettings):
+    """
+    The language model that extracts and judges; see [`ServerSettings`].
+
+    Args:
+        max_tokens (`int`, *optional*, defaults to `2048`):
+            Room for a reply, thoughts included.
+    """
+
+    max_tokens: int = 2048
+
+
+@dataclass(frozen=True)
 class ReplySettings(ServerSettings):
     """
     The model under test and how it replies.

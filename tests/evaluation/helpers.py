@@ -23,7 +23,7 @@ def verse_item(index, version="Text Lite", **changes):
         "metadata": {"split": "testmini", "source": "made", "subject": "Plane Geometry", "subfield": "Angle"},
         "query_wo": f"Answer directly.\nQuestion: Find angle {index}.",
         "query_cot": f"Reason first.\nQuestion: Find angle {index}.",
-        "question_for_eval": f"Find angle {index}. A: 10 B: 20",
+        "question_for_eval": f"Find angle {index}. A: 10 B: 20 C: 30 D: 40",
     }
     return item | changes
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from ...errors import EvaluationError
-from ..answers import final_answer, puma_mathverse
+from ..answers import final_answer, parse_options, puma_mathverse
 from ..rates import group_rates, rate
 from .benchmark import Benchmark
 
@@ -72,8 +72,15 @@ class MathVerse(Benchmark):
         if rule == "math_puma":
             return puma_mathverse(reply)
         if rule == "final":
-            return final_answer(reply, "choice" if item["question_type"] == "multi-choice" else "text")
+            if item["question_type"] == "multi-choice":
+                return final_answer(reply, "choice", self.options(item))
+            return final_answer(reply, "text")
         return self.clean_llm_extraction(reply, rule)
+
+    def options(self, item: dict[str, Any]) -> tuple[str, ...]:
+        """Returns the texts of an item's options from A on, which stand in its question; empty where they do not."""
+        texts = (item.get(name) for name in ("question_for_eval", "question", "query_wo", "query_cot"))
+        return next((found for text in texts if text and (found := parse_options(text))), ())
 
     def needs_llm(self, item: dict[str, Any], reply: str | None) -> bool:
         """Returns whether the official extraction asks a language model about a reply: always, unless it is empty."""

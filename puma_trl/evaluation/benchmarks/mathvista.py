@@ -122,7 +122,7 @@ class MathVista(Benchmark):
         if rule != "final":
             return ""
         if item["question_type"] == "multi_choice":
-            return final_answer(reply or "", "choice")
+            return final_answer(reply or "", "choice", item["choices"], item.get("question") or "")
         return final_answer(reply or "", "list" if item["answer_type"] == "list" else "number")
 
     def needs_llm(self, item: dict[str, Any], reply: str | None) -> bool:

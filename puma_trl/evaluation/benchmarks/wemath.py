@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import EvaluationError
-from ..answers import final_answer
+from ..answers import final_answer, parse_options
 from ..rates import rate
 from .benchmark import Benchmark
 
@@ -129,7 +129,7 @@ class WeMath(Benchmark):
         if rule == "math_puma":
             return _extract_puma(item["option"], reply)
         if rule == "final":
-            answer = final_answer(reply, "choice")
+            answer = final_answer(reply, "choice", parse_options(item.get("option") or ""))
             return answer if answer in tuple(LETTERS) else None
         text = re.sub(r"[<>:.]", "", reply.rpartition("Answer")[2].strip()).strip()
         return text[0] if text and text[0] in LETTERS else None

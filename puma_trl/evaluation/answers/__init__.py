@@ -1,0 +1,25 @@
+"""
+From a reply to an answer where no language model extracts it: the `final` rule, which is ours, and the rule of the
+original Math-PUMA project for MathVerse.
+"""
+
+from .equivalence import readable_latex, same_option, same_quantity, same_words
+from .final import final_answer
+from .options import parse_options
+from .puma import puma_mathverse
+from .statements import strip_thoughts
+
+
+__all__ = [
+    "RULES",
+    "final_answer",
+    "parse_options",
+    "puma_mathverse",
+    "readable_latex",
+    "same_option",
+    "same_quantity",
+    "same_words",
+    "strip_thoughts",
+]
+
+RULES = ("official", "math_puma", "final")
