@@ -336,9 +336,14 @@ def _fill(
 def _word_no_form(seen: list[str], free: list[str], source: str) -> str:
     shown = ", ".join(f"`{name}`" for name in seen[:MOST_SHOWN]) + (", …" if len(seen) > MOST_SHOWN else "")
     names = [column for form in SIDE_FORMS for columns in form.content.values() for column in columns]
-    near = {name: suspicion(name, names, (QUESTION, REPLY)) or "" for name in free}
+    near = {name: suspicion(name, names, (QUESTION, REPLY)) or "" for name in free if not field_of(name)}
     meant = {field_of(reason.split("`")[1]): name for name, reason in near.items() if reason.startswith("looks like")}
-    entries = meant or {"instruction": "…", "output": "…"}
+    lacking = [
+        [name for name, columns in form.content.items() if not {*columns} & {*seen}]
+        for form in SIDE_FORMS
+        if any({*columns} & {*seen} for columns in form.content.values())
+    ]
+    entries = meant or dict.fromkeys(min(lacking, key=len, default=["instruction", "output"]), "…")
     return (
         f"{source} fits no form of rows. Its columns are: {shown}. Needed are "
         f"{', or '.join(form.name for form in SIDE_FORMS)}. Name the columns of the question and the answer with "

@@ -106,7 +106,12 @@ def test_each_file_has_its_own_form(find):
     [
         ({"q": "a", "a": "b"}, "fits no form of rows. Its columns are: `q`, `a`. Needed are instruction .* output"),
         ({"Instruction": "a", " output": "b"}, "`columns: {instruction: Instruction, output: ' output'}`"),
-        ({"instruction": "a"}, "fits no form"),
+        (
+            {"instruction": "a", "instruction_2": "b"},
+            "fits no form .* answer with `columns: {output: …}`",
+        ),
+        ({"subject": "a", "answer": "b"}, "with `columns: {instruction: …}`"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "with `columns: {completion: …}`"),
         ({"instruction_2": "a", "output_2": "b"}, "fits no form"),
         (
             {"problem": "a", "solution": "b", "answer": "c"},
