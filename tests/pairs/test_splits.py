@@ -34,9 +34,9 @@ from puma_trl.pairs.build.splits import split_text
         ("The sum is 3.5 units. The rest is unknown.", "The sum is 3.5 units.", "The rest is unknown."),
         ("In triangle ABC, angle A = 36.0, then angle C is ()", "In triangle ABC, angle A = 36.0.", "Angle C is ()"),
         (
-            "As shown in the figure, AB is parallel to CD, if angle 1 = 50.0, then the degree of angle 2 is ()\nChoices:"
+            "In the figure, AB is parallel to CD, if angle 1 = 50.0, then the degree of angle 2 is ()\nChoices:"
             "\nA:4\nB:5",
-            "As shown in the figure, AB is parallel to CD, if angle 1 = 50.0.",
+            "In the figure, AB is parallel to CD, if angle 1 = 50.0.",
             "The degree of angle 2 is ()\nChoices:\nA:4\nB:5",
         ),
         (
@@ -67,6 +67,9 @@ from puma_trl.pairs.build.splits import split_text
             "一共有多少个？平均每人多少个？",
         ),
         ("当x=3时，2x+1的值是____", "x=3。", "2x+1的值是____"),
+        ("已知$a=1$, 则$b=(\\quad)$\n(A)1\n(B)2", "已知$a=1$。", "$b=(\\quad)$\n(A)1\n(B)2"),
+        ("设$a=1$，则\nA. $b$\nB. $c$", "设$a=1$。", "则\nA. $b$\nB. $c$"),
+        ("$$x=1$$What is y?", "$$x=1$$", "What is y?"),
         ("按规则走3步，再走2步，共走几步？", "按规则走3步，再走2步。", "共走几步？"),
     ],
 )

@@ -28,9 +28,11 @@ MATH = re.compile(
 # side by side or goes on with another sentence, other than in the arguments of commands.
 ARGUMENTS = re.compile(r"\\[a-zA-Z]+\*?\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}\s*)+|\{\s*\\(?:rm|bf|it|sf|tt)\b[^{}]*\}")
 PROSE = re.compile(
-    r"(?<![\\a-zA-Z])[A-Z]?[a-z]+(?<=[a-zA-Z]{2})\s+[A-Z]?[a-z]+(?<=[a-zA-Z]{2})(?![a-zA-Z])|[.?]\s+[A-Z]"
+    r"(?<![\\a-zA-Z])[A-Z]?[a-z]+(?<=[a-zA-Z]{2})\s+[A-Z]?[a-z]+(?<=[a-zA-Z]{2})(?![a-zA-Z])|[.?]\s+[A-Z][a-z]"
 )
 CHINESE_PROSE = re.compile(r"[，。；？！、].*[\u4e00-\u9fff]|[\u4e00-\u9fff].*[，。；？！、]")
+# What stands between two amounts: "from $ 5 to $ 8"
+WORDS = re.compile(r"[a-z]{4}|[\u4e00-\u9fff]|\b(?:and|at|by|each|for|from|in|is|of|on|or|per|plus|the|to|with)\b")
 FORMULA_SIGN = re.compile(r"[\\^_=+<>≤≥×÷·√°∠△]")
 
 BEGINNING = re.compile(r"\\begin\s*\{(" + INNER + r")\*?\}")
@@ -39,7 +41,10 @@ EDGE = re.compile(r"\\(begin|end)\s*\{")
 WRAPPER = re.compile(
     r"\\(?:begin|end)\s*\{(?:center|flushleft|flushright|table|document|minipage|quote)\*?\}(?:\[[^\]]*\])?"
 )
-LINE_BREAK = re.compile(r"[ \t]*(?:\\\\(?:\[\d[^\]\n]*\])?|\\(?:newline|par|linebreak)(?![a-zA-Z]))[ \t]*\n?")
+# Line ends that were lost, as in `\hlineName &`
+RUN_ON = re.compile(r"(\\(?:hline|toprule|midrule|bottomrule))(?=[A-Za-z$])")
+LINE_BREAK = re.compile(r"[ \t]*(?:\\\\(?:\[\d[^\]\n]*\])?|\\(?:newline|par|linebreak|n)(?![a-zA-Z]))[ \t]*\n?")
+HEADING = re.compile(r"\s*\\(?:sub)*(?:section|paragraph)\*?\s*\{([^{}]*)\}\s*")
 # Emphasis in LaTeX and Markdown, which is printed like the rest
 EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|textrm|textsf|textsc)\s*\{([^{}]*)\}")
 STARS = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
@@ -125,7 +130,7 @@ def _is_formula(content: str, kind: str) -> bool:
     signs = FORMULA_SIGN.search(content)
     if CHINESE_PROSE.search(rest) and not signs:
         return False
-    return kind == "inline" or bool(signs) or not re.search(r"[a-z]{2}|[\u4e00-\u9fff]", rest)
+    return kind == "inline" or bool(signs) or not WORDS.search(rest)
 
 
 def replace_math(text: str, replacement: Callable[[re.Match], str]) -> str:
@@ -141,6 +146,7 @@ def tidy(text: str) -> str:
     """Takes out what says how a text looks: HTML, emphasis, line breaks of LaTeX. Formulas come on one line."""
     if "<" in text or "&" in text:
         text = _without_html(text)
+    text = RUN_ON.sub(r"\1 ", text)
     formulas: list[str] = []
 
     def keep(piece: str) -> str:
@@ -150,7 +156,7 @@ def tidy(text: str) -> str:
     text = replace_math(text.replace("\0", " "), lambda match: keep(match[0]))
     text = _replace_environments(text, keep)
     text = WRAPPER.sub("\n", text)
-    text = LINE_BREAK.sub("\n", text)
+    text = LINE_BREAK.sub("\n", HEADING.sub(r"\n\1\n", text))
     changes = 1
     while changes:  # from the inside out
         text, changes = EMPHASIS.subn(r"\1", text)

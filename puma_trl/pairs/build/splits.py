@@ -28,7 +28,9 @@ class Split:
 
 
 CJK = re.compile("[\u3400-\u9fff]")
-SENTENCE = re.compile(r"(?<=[.?!。？！])\s+(?=\S)|(?<=[。？！])|\n+")
+SENTENCE = re.compile(
+    r"(?<=[.?!。？！])\s+(?=\S)|(?<=[。？！])|\n+|(?<=ƒƒ)\s*(?=(?:What|Which|How|Find|If|Then|In|The)\b)"
+)
 ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[Ff]igs?|Eq|Mrs?|Ms|Dr|Prof|St|vs|approx|cf|e\.g|i\.e)\.$")
 CHOICES = re.compile(
     r"\n\s*(?:(?:Choices|Options|选项)\s*[:：]|\(?A\s*[.:)．：、])|\s\(A\)(?=.*\s\(B\))|\sA[.:)．：、](?=.*\n\s*B[.:)．：、])"
@@ -36,6 +38,9 @@ CHOICES = re.compile(
     re.DOTALL,
 )
 BLANK = r"[(（]\s*[)）]|_{2,}|\\underline|\\uline|\\_|[(（]\$?\\q?quad\$?[)）]"
+# A formula that is nothing but a blank, and one that has one
+FILLED_IN = re.compile(r"[$\\()\[\]]*(?:\\q?quad|\\hspace\{[^}]*\}|\\[ ,;]|~|\s)+[$\\()\[\]]*")
+TO_FILL = re.compile(r"[(（]\s*(?:\\q?quad|\\hspace|~|\\ |\s)[^()（）]*[)）]|\\underline\s*\{\s*\\|_{2,}|\\_\\_")
 # Words that ask, at the beginning of a clause
 IMPERATIVE = "find|calculate|compute|determine|solve|prove|evaluate|simplify|express|state|estimate|give|identify"
 ASK_WORD = re.compile(
@@ -109,8 +114,15 @@ def split_text(text: str) -> Split:
 
 def _mask(text: str) -> str:
     """Returns a text of the same length, without the insides of formulas, nor commas in brackets and quotes."""
-    masked = replace_math(text, lambda match: "ƒ" * len(match[0]))
+    masked = replace_math(text, lambda match: _mask_formula(match[0]))
     return re.sub(r"[(（\[{“\"][^()（）\[\]{}“”\"\n]*[)）\]}”\"]", lambda match: _hide(match[0]), masked)
+
+
+def _mask_formula(formula: str) -> str:
+    """Returns a formula as letters; what it has to be filled in stays seen."""
+    if FILLED_IN.fullmatch(formula):
+        return " " * len(formula)
+    return "ƒ" * (len(formula) - 2) + ("()" if TO_FILL.search(formula) else "ƒƒ")
 
 
 def _hide(group: str) -> str:
@@ -139,7 +151,7 @@ def _asks(part: str) -> bool:
 def _clause_asks(clause: str, last: bool) -> bool:
     clause = clause.strip()
     if CJK.search(clause):
-        return bool(CHINESE_ASKS.search(clause))
+        return bool(CHINESE_ASKS.search(clause)) or (last and bool(re.match(r"\W*(?:则|那么)", clause)))
     if RELATIVE.match(clause):
         return False
     if VERB_FIRST.match(clause):
@@ -200,7 +212,7 @@ def _close(head: str, chinese: bool) -> str:
 def _open(asked: str) -> str:
     """Makes the rest a sentence: without "then"."""
     asked = asked.strip()
-    asked = re.sub(r"^(?:则|那么|请问)\s*", "", asked)
+    asked = re.sub(r"^(?:则|那么|请问)\s*(?=\S)", "", asked)
     asked = re.sub(r"(?i)^(?:and\s+then|then|and|so|therefore|hence|thus)\s+", "", asked)
     return _capital(asked)
 

@@ -77,9 +77,9 @@ SPACES = {
 # Commands without ink and without room, as far as one line goes
 NOTHING = set(
     "displaystyle textstyle scriptstyle scriptscriptstyle limits nolimits allowbreak nobreak nonumber notag "
-    "relax noindent centering raggedright hfill vfill hfil strut mathstrut null protect normalsize small "
+    "relax noindent indent centering raggedright hfill vfill hfil strut mathstrut null protect normalsize small "
     "large Large tiny footnotesize scriptsize huge Huge LARGE bigskip medskip smallskip break sloppy unskip "
-    "ignorespaces"
+    "ignorespaces "
     "mathop mathrel mathbin mathord mathpunct mathinner mathopen mathclose smash ensuremath vcenter hbox".split()
 )
 # Signs that are typed as they are
