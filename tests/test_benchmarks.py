@@ -1,12 +1,18 @@
-"""The lines that the benchmarks print."""
+"""The lines that the benchmarks print, and runs of some at their smallest size."""
 
 import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 
-SPEC = importlib.util.spec_from_file_location("common", Path(__file__).parents[1] / "benchmarks" / "common.py")
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SPEC = importlib.util.spec_from_file_location("common", BENCHMARKS / "common.py")
 common = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(common)
 
@@ -37,3 +43,62 @@ def test_table():
 def test_a_run_that_fails_is_named():
     with pytest.raises(RuntimeError, match="(?s)the loss failed:.*division by zero"):
         common.run([common.sys.executable, "-c", "print(1 / 0)"], "the loss")
+
+
+def run_script(name, *arguments, timeout=240):
+    """Runs a benchmark as a user does and returns what it prints."""
+    environment = os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
+@pytest.mark.slow
+def test_the_numbers_of_a_gpu_at_a_tiny_size(tmp_path):
+    """Every variant that is installed here gives all its numbers; what it gives on a GPU is only larger."""
+    run_script("gpu.py", "--tiny", "--device", "cpu", "--json", tmp_path / "gpu.json")
+    result = json.loads((tmp_path / "gpu.json").read_text())
+    assert result["machine"]["torch"] == torch.__version__.split("+")[0]
+    assert [(row["loss"], row["dtype"]) for row in result["loss"]] == [
+        (name, dtype) for dtype in ("bfloat16", "float32") for name in ("fused", "puma_loss", "TRL")
+    ]
+    for row in result["loss"]:
+        assert row["seconds"] > 0 and row["extra_mb"] >= 0
+        assert row["gradient_error"] < (1e-5 if row["dtype"] == "float32" else 1e-2)
+    assert [row["step"] for row in result["step"]] == [
+        "padding-free, varlen",
+        "padded, sdpa",
+        "TRL's SFT, padded, sdpa",
+    ]
+    for row in result["step"]:
+        assert "failed" not in row
+        assert min(row["perf/tokens_per_second"], row["peak_gb"] + 1, row["plan_gb"], *row["largest"].values()) > 0
+
+
+def test_the_loss_of_a_gpu_needs_pytorch_alone():
+    """On a rented machine nothing else may be installed."""
+    code = (
+        "import importlib.util, sys, torch\n"
+        "for name in ('wrapt', 'transformers', 'trl', 'accelerate', 'datasets', 'rich', 'numpy.typing'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.path.insert(0, {str(BENCHMARKS)!r})\n"
+        "find = importlib.util.find_spec\n"
+        "from gpu_parts import loss\n"
+        "loss.find_spec = lambda name: None if name in sys.modules and sys.modules[name] is None else find(name)\n"
+        "rows = loss.run(torch.device('cpu'), True, lambda: True)\n"
+        "assert [row['loss'] for row in rows] == 2 * ['fused', 'puma_loss'], rows\n"
+        "assert not any('failed' in row for row in rows), rows\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_gradients_under_deepspeed_are_added_in_fp32():
+    lines = run_script("accumulation.py", "--quick").splitlines()
+    errors = [[float(cell) for cell in line.split("|")[2:4]] for line in lines if line.startswith("| ZeRO")]
+    assert len(errors) == 2
+    for in_bf16, in_fp32 in errors:
+        assert in_fp32 < 1e-6 < 1e-3 < in_bf16

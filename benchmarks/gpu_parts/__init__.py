@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/gpu.py`; each returns what it measured as a list of dictionaries."""
