@@ -42,8 +42,9 @@ def make_parser() -> argparse.ArgumentParser:
     words = "responses -> responses with `extraction`"
     extract = add("extract", words, add_data, add_responses, add_rule, add_llm, add_server)
     extract.add_argument("--output", type=Path, default="extractions.jsonl", help="rows {id, response, extraction}")
-    words = "responses -> metrics.json, scored.jsonl"
+    words = "responses -> metrics.json, scored.jsonl; with --rules also rules.json, rules.md"
     score = add("score", words, add_data, add_responses, add_rule, add_judge, add_llm, add_server)
+    score.add_argument("--rules", nargs="+", choices=RULES, help="compare these extraction rules on the same replies")
     score.add_argument(
         "--output", type=Path, default="metrics.json", help="metrics file; scored.jsonl is written beside it"
     )
@@ -67,7 +68,10 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def add_responses(parser: argparse.ArgumentParser) -> None:
     """Adds the file with the replies."""
     parser.add_argument(
-        "--responses", type=Path, required=True, help="jsonl of {id, response[, extraction][, judgement]}"
+        "--responses",
+        type=Path,
+        required=True,
+        help="jsonl of {id, response[, extraction][, judgement]}, or json that an official script wrote",
     )
 
 
@@ -234,7 +238,7 @@ def run_subcommand(args: argparse.Namespace) -> int:
     elif args.command == "score":
         from .scoring import run_score
 
-        how = (args.extraction, args.judge, pick_llm(args), args.allow_partial)
+        how = (args.extraction, args.judge, pick_llm(args), args.allow_partial, args.rules or ())
         metrics = run_score(pick_source(args), args.responses, args.output, *how)
         print_summary(metrics)
         return exit_code("judgements", metrics["judge_settings"] or {}, args)

@@ -34,7 +34,7 @@ def load_items(benchmark: Benchmark, data: str | None, split: str, columns: tupl
         EvaluationError: if there are no items, a column is missing, a gold answer is null, or ids are missing or
             repeated.
     """
-    data = data or benchmark.hub_id
+    data, columns = data or benchmark.hub_id, tuple(dict.fromkeys(columns))
     if Path(data).suffix in SUFFIXES:
         items = _read_file(benchmark, Path(data))
     else:
@@ -45,8 +45,8 @@ def load_items(benchmark: Benchmark, data: str | None, split: str, columns: tupl
         missing = [column for column in columns if column not in item]
         if missing:
             raise EvaluationError(
-                f"{data}, item {position} (from 0) lacks the column {', '.join(missing)}. {benchmark.title} needs "
-                f"{', '.join(columns)}, named as published."
+                f"{data}, item {position} (from 0) lacks the column {', '.join(missing)}. It has "
+                f"{', '.join(map(str, item)) or 'none'}; {benchmark.title} needs its columns as published."
             )
         if item[benchmark.id_column] is None or item["answer"] is None:
             name = benchmark.id_column if item[benchmark.id_column] is None else "answer"

@@ -13,6 +13,7 @@ from .files import json_line, read_json, read_jsonl, write_json, write_jsonl
 
 
 SYNC_EVERY = 16
+REPLIES = frozenset({"response", "model_answer"})  # ours and MathVista's, MathVerse's
 
 
 def read_responses(path: Path, benchmark: Benchmark, items: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -21,7 +22,8 @@ def read_responses(path: Path, benchmark: Benchmark, items: list[dict[str, Any]]
 
     Args:
         path (`Path`):
-            Rows `{"id", "response"}` with, optionally, `extraction` and `judgement`.
+            Rows `{"id", "response"}` with, optionally, `extraction` and `judgement`, or the result file of an official
+            script: a json of items with `response` (MathVerse: `model_answer`), listed or keyed by id.
         benchmark ([`Benchmark`]):
             The benchmark.
         items (`list[dict[str, Any]]`):
@@ -37,8 +39,7 @@ def read_responses(path: Path, benchmark: Benchmark, items: list[dict[str, Any]]
     known = {benchmark.item_id(item) for item in items}
     rows: dict[str, dict[str, Any]] = {}
     unknown = []
-    for number, row in read_jsonl(path):
-        where = f"{path}, line {number}"
+    for where, row in _read_rows(path, benchmark):
         _check_row(row, where)
         key = str(row["id"])
         if key in rows:
@@ -53,6 +54,41 @@ def read_responses(path: Path, benchmark: Benchmark, items: list[dict[str, Any]]
             f"`{benchmark.id_column}`; check that responses and data belong together."
         )
     return rows
+
+
+def _read_rows(path: Path, benchmark: Benchmark) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (where, row) of every response, rows of official result files in the form of ours."""
+    if path.suffix == ".json":
+        content = read_json(path)
+        keyed = isinstance(content, dict)
+        pairs = (
+            list(content.items()) if keyed else list(enumerate(content if isinstance(content, list) else [content]))
+        )
+        rows = [(f"{path}, key {key!r}" if keyed else f"{path}, row {key} (from 0)", row) for key, row in pairs]
+        for where, row in rows:
+            if not isinstance(row, dict):
+                raise EvaluationError(
+                    f"{where}: {type(row).__name__} instead of an object. Expected objects with `response`, listed or "
+                    "keyed by id."
+                )
+        if keyed:
+            rows = [
+                (where, {benchmark.id_column: key} | row) for (key, _), (where, row) in zip(pairs, rows, strict=True)
+            ]
+    else:
+        rows = [(f"{path}, line {number}", row) for number, row in read_jsonl(path)]
+    if not any(REPLIES & row.keys() for _, row in rows):
+        return rows  # no results, but perhaps the benchmark's own file
+    return [(where, _from_official(row, benchmark)) for where, row in rows]
+
+
+def _from_official(row: dict[str, Any], benchmark: Benchmark) -> dict[str, Any]:
+    if "id" in row or benchmark.id_column not in row:
+        return row
+    # a script leaves out the reply of a model that gave none
+    response = row.get("response", row.get("model_answer", ""))
+    kept = {name: row[name] for name in ("extraction", "judgement") if name in row}
+    return {"id": row[benchmark.id_column], "response": response} | kept
 
 
 def _check_row(row: dict[str, Any], where: str) -> None:

@@ -86,10 +86,10 @@ def test_metrics_by_hand():
     }
 
 
-def test_text_only_alone_has_no_pooled_accuracy():
-    metrics = mathverse.compute_metrics([verse_item(1, "Text Only")], [True])
-    assert (metrics["accuracy"], metrics["total"], metrics["subject"]) == (None, 0, {})
-    assert metrics["text_only"]["Text Only"]["accuracy"] == 1.0
+def test_text_only_alone_reports_its_figure():
+    metrics = mathverse.compute_metrics([verse_item(1, "Text Only"), verse_item(2, "Text Only")], [True, False])
+    assert (metrics["accuracy"], metrics["correct"], metrics["total"], metrics["subject"]) == (0.5, 1, 2, {})
+    assert metrics["text_only"]["Text Only"]["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize(

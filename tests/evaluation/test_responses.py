@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from puma_trl.evaluation.responses import ResponseWriter, merge_ranks, rank_path, repair_last_line
+from puma_trl.errors import EvaluationError
+from puma_trl.evaluation.benchmarks import BENCHMARKS
+from puma_trl.evaluation.responses import ResponseWriter, merge_ranks, rank_path, read_responses, repair_last_line
 
-from .helpers import read_rows, write_rows
+from .helpers import make_items, read_rows, write_rows
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,61 @@ def test_merging_nothing_changes_nothing(tmp_path):
     path = tmp_path / "r.jsonl"
     merge_ranks(path)
     assert not path.exists()
+
+
+OFFICIAL = {
+    # id column of the official result file, and what it calls a reply
+    "mathverse": ("sample_index", "model_answer"),
+    "mathvista": ("pid", "response"),
+    "wemath": ("question number", "response"),
+}
+
+
+@pytest.mark.parametrize("benchmark", OFFICIAL)
+@pytest.mark.parametrize("form", ["list", "keyed", "keyed without ids", "jsonl"])
+def test_official_result_files(benchmark, form, tmp_path):
+    column, reply = OFFICIAL[benchmark]
+    items = make_items(benchmark)
+    results = [item | {reply: f"Answer: {index}", "query": "?"} for index, item in enumerate(items)]
+    results[1] |= {"extraction": "B", "prediction": "20 cm", "true_false": True}
+    del results[2][reply]  # the model said nothing
+    path = tmp_path / ("results.jsonl" if form == "jsonl" else "results.json")
+    if form == "jsonl":
+        write_rows(path, results)
+    elif form == "list":
+        path.write_text(json.dumps(results, indent=2))
+    else:
+        keyed = {str(row[column]): row for row in results}
+        if form == "keyed without ids":
+            keyed = {key: {name: row[name] for name in row if name != column} for key, row in keyed.items()}
+        path.write_text(json.dumps(keyed, indent=2))
+    rows = read_responses(path, BENCHMARKS[benchmark], items)
+    assert list(rows) == [str(item[column]) for item in items]
+    listed = list(rows.values())
+    assert [row["response"] for row in listed[:4]] == ["Answer: 0", "Answer: 1", "", "Answer: 3"]
+    assert listed[1]["extraction"] == "B"
+    assert all(row.keys() <= {"id", "response", "extraction"} for row in listed)
+
+
+def test_our_rows_may_be_a_json_list(tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps([{"id": 1, "response": "a", "judgement": 1}]))
+    rows = read_responses(path, BENCHMARKS["mathverse"], make_items("mathverse"))
+    assert rows == {"1": {"id": 1, "response": "a", "judgement": 1}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (make_items("mathverse"), "row 0 .from 0.: the row has no `id`"),
+        ({"1": "B"}, "key '1': str instead of an object"),
+        ("B", "row 0 .from 0.: str instead"),
+        ([{"sample_index": "99", "model_answer": "B"}], "1 ids are not in the MathVerse data: 99"),
+        ([{"sample_index": "1", "model_answer": 5}], "`response` is 5"),
+    ],
+)
+def test_files_without_results(content, message, tmp_path):
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(EvaluationError, match=message):
+        read_responses(path, BENCHMARKS["mathverse"], make_items("mathverse"))

@@ -222,6 +222,19 @@ def test_broken_files_are_named(name, content, message, tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_missing_column_is_named_once(score):
+    item = vista_item(1)
+    del item["precision"]
+    _, _, _, error = score("mathvista", [item], [], "--extraction", "official")
+    assert error.count("precision") == 1 and "lacks the column precision." in error
+
+
+def test_text_only_alone_reports_its_figure(score, capsys):
+    items = [verse_item(1, "Text Only"), verse_item(2, "Text Only")]
+    code, metrics, _, _ = score("mathverse", items, [{"id": "1", "response": "B"}, {"id": "2", "response": "A"}])
+    assert code == 0 and (metrics["accuracy"], metrics["correct"], metrics["total"]) == (0.5, 1, 2)
+
+
 def test_unknown_benchmark(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["score", "--benchmark", "mathvers", "--responses", "r.jsonl"])

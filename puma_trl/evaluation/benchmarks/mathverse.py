@@ -108,7 +108,8 @@ class MathVerse(Benchmark):
     def compute_metrics(self, items: list[dict[str, Any]], correct: list[bool]) -> dict[str, Any]:
         """
         Computes the micro accuracies: pooled over the five versions with a picture, per version, subject, subfield
-        within its subject, and question type; Text Only rows enter `text_only` alone.
+        within its subject, and question type. Text Only rows enter `text_only` alone, and the pooled accuracy where
+        there are no others.
 
         Args:
             items (`list[dict[str, Any]]`):
@@ -126,7 +127,8 @@ class MathVerse(Benchmark):
         for item, right in pooled:
             subfields[item["metadata"]["subject"]].append((item["metadata"]["subfield"], right))
         return {
-            **rate(right for _, right in pooled),
+            # alone, the text-only split has no other figure
+            **rate(right for _, right in pooled or text_only),
             "problem_version": group_rates((item["problem_version"], right) for item, right in pooled),
             "subject": group_rates((item["metadata"]["subject"], right) for item, right in pooled),
             "subfield": {subject: group_rates(rows) for subject, rows in subfields.items()},
