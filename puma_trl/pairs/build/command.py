@@ -28,6 +28,7 @@ from ...data.texts import shorten
 from ..mapping import add_columns
 from .files import finish, list_counts, prepare_output
 from .hub import check_login, push
+from .page import PAGE, join_showcases, write_page
 from .pairs import Builder, add_up, run_chunks
 from .presets import PRESETS
 from .settings import LEVELS, BuildSettings, read_settings, unread_columns
@@ -77,31 +78,36 @@ def main(args: argparse.Namespace) -> None:
     if prepare_output(args.output, settings):
         print(f"{args.output} holds this build already.")
     else:
-        results = list(run_chunks(builder, args.num_proc))
+        results, shown = [], {}
+        for result in run_chunks(builder, args.num_proc):
+            shown = join_showcases(shown, result.pop("showcase"))
+            results.append(result)
         total = add_up(results)
-        finish(args.output, settings, total, len(results))
         unread = dict.fromkeys([*unread_columns(sources, settings), *total["unread"]])
-        print(describe(total, args.output, settings, list(unread)))
+        lines = describe(total, settings, list(unread))
+        if total["rows"]:
+            write_page(args.output, lines, total, shown)
+        finish(args.output, settings, total, len(results))
+        data = args.output / ("train.jsonl" if settings.format == "jsonl" else "data")
+        print("\n".join(lines))
+        print(f"Look at some of it in {args.output / PAGE}. Train on it with `dataset_name: {data}`.")
     if args.push_to_hub:
         print(f"Pushed to {push(args.output, args.push_to_hub)}.")
 
 
-def describe(total: dict[str, Any], output: Path, settings: BuildSettings, unread: list[str]) -> str:
-    """Words the result of a build, and how to train on it."""
-    read = f"{total['read']:,} rows, {total['diagrams']:,} with a diagram"
-    lines = [f"{total['rows']:,} pairs from {read}, in {output}."]
+def describe(total: dict[str, Any], settings: BuildSettings, unread: list[str]) -> list[str]:
+    """Words the result of a build."""
+    lines = [f"{total['rows']:,} pairs from {total['read']:,} rows, {total['diagrams']:,} with a diagram."]
     if unread:
         lines.append(f"Columns not read: {', '.join(unread)}.")
     if total["skipped"]:
         lines.append(f"Levels that rows cannot have: {list_counts(total['skipped'])}.")
     if total["dropped"]:
-        lines.append(f"Left out: {list_counts(total['dropped'])}; see {output / DROPPED}.")
+        lines.append(f"Left out: {list_counts(total['dropped'])}; see {DROPPED}.")
     if total["by_position"]:
         positions = f"{total['by_position']:,} answers were positions of choices, counted from 0"
         lines.append(f"{positions}, and are letters now.")
-    lines += describe_source(total, settings)
-    data = output / ("train.jsonl" if settings.format == "jsonl" else "data")
-    return "\n".join([*lines, f"Train on it with `dataset_name: {data}`."])
+    return lines + describe_source(total, settings)
 
 
 def describe_source(total: dict[str, Any], settings: BuildSettings) -> list[str]:

@@ -61,6 +61,7 @@ class ChunkWriter:
         self.target = output / "data" / f"train-{number:05d}.parquet"
         self.count = 0  # pictures
         self.rows: list[dict[str, Any]] = []
+        self.last_picture = b""  # of those that were drawn
         self._files = ExitStack()
         self._table: pq.ParquetWriter | None = None
 
@@ -105,7 +106,8 @@ class ChunkWriter:
             image.putpalette(GREYS)
         buffer = BytesIO()
         image.save(buffer, format="PNG", compress_level=1)
-        return self._save(buffer.getvalue(), ".png")
+        self.last_picture = buffer.getvalue()
+        return self._save(self.last_picture, ".png")
 
     def add_diagram(self, value: dict[str, Any]) -> str | dict[str, Any]:
         """Copies a diagram of the input, byte by byte."""

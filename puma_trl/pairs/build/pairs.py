@@ -24,6 +24,7 @@ from ...files import whole_file
 from .compose import Composition, compose, draw_style
 from .files import ChunkWriter, find_marker
 from .fonts import FontBook
+from .page import Showcase
 from .presets import PRESETS, SourceProblem, read_problem, split_question
 from .settings import BuildSettings
 from .splits import NoConditions
@@ -36,6 +37,7 @@ VISION_ONLY_PROMPTS = (
     "Answer the question in the image.",
 )
 COUNTS = ("read", "rows", "diagrams", "formulas", "source_pictures", "by_position")
+LONGEST_REASON = 300  # characters
 EXAMPLES = 3  # of pictures that would show source, of each chunk
 
 
@@ -71,7 +73,8 @@ class Builder:
         Returns:
             `rows` (written), `read`, `diagrams`, `formulas`, `source_pictures` (that show source, or would),
             `by_position` (answers that were positions of choices), `skipped` (level and reason → rows that cannot have
-            it), `dropped` (reason → rows), `examples` (of source) and `unread` (columns that only some rows have).
+            it), `dropped` (reason → rows), `first_dropped` (reason → the first such row), `examples` (of source),
+            `showcase` (pairs for the page), and `unread` (columns that only some rows have).
 
         Raises:
             DataError: if rows cannot be used and `bad_rows` is `"error"`.
@@ -82,7 +85,7 @@ class Builder:
             return json.loads(marker.read_text())
         source = self.sources[chunk.source]
         dropped, counts, skipped, unread = [], Counter(dict.fromkeys(COUNTS, 0)), Counter(), set()
-        examples, stopping = [], []
+        examples, stopping, showcase = [], [], Showcase(self.settings.seed)
         with ChunkWriter(self.output, number, embedded=self.settings.format == "parquet") as writer:
             for number, raw in read_chunk(source, chunk):
                 row_id = source.row_id(number)
@@ -91,7 +94,7 @@ class Builder:
                     problem = self._read(raw, source)
                     unread.update(problem.unread)
                     counts["by_position"] += problem.by_position
-                    skipped.update(self._build_row(problem, row_id, writer, counts, examples))
+                    skipped.update(self._build_row(problem, row_id, writer, counts, examples, showcase))
                 except DataError as error:
                     written = raw.text if isinstance(raw, BrokenRow) else repr(raw)
                     dropped.append({"row_id": row_id, "reason": str(error), "raw": written[:1000]})
@@ -102,7 +105,11 @@ class Builder:
             writer.finish(dropped)
         reasons = Counter(row["reason"].split(":", 1)[0] for row in dropped)
         result = {**counts, "skipped": skipped, "dropped": reasons, "unread": sorted(unread)}
-        result["examples"] = examples[:EXAMPLES]
+        result |= {"examples": examples[:EXAMPLES], "showcase": showcase.to_json()}
+        result["first_dropped"] = {
+            row["reason"].split(":", 1)[0]: {"row_id": row["row_id"], "reason": row["reason"][:LONGEST_REASON]}
+            for row in reversed(dropped)
+        }
         with whole_file(marker) as file:
             json.dump(result, file)
         return result
@@ -128,7 +135,13 @@ class Builder:
         return problem if self.clean is None else self.clean(problem)
 
     def _build_row(
-        self, problem: SourceProblem, row_id: str, writer: ChunkWriter, counts: Counter, examples: list[dict[str, str]]
+        self,
+        problem: SourceProblem,
+        row_id: str,
+        writer: ChunkWriter,
+        counts: Counter,
+        examples: list[dict[str, str]],
+        showcase: Showcase,
     ) -> list[str]:
         """
         Writes the pairs of a problem; returns the levels that it cannot have, with the reasons.
@@ -167,7 +180,10 @@ class Builder:
         for level, (prompt, composition) in made.items():
             picture = writer.add_picture(composition.image)
             vision_rich = {"image_url_2": picture, "instruction_2": prompt, "output_2": problem.answer}
-            writer.add_row(text_rich | vision_rich | {"kind": level})
+            row = text_rich | vision_rich | {"kind": level}
+            writer.add_row(row)
+            size = composition.image.size
+            showcase.consider(row_id, row, writer.last_picture, size, len(composition.failures))
             counts.update(formulas=composition.formulas)
         counts.update(rows=len(made), diagrams=bool(made) and diagram is not None)
         return skipped
@@ -225,5 +241,8 @@ def add_up(results: list[dict[str, Any]]) -> dict[str, Any]:
     for name in ("skipped", "dropped"):
         total[name] = dict(sum((Counter(result[name]) for result in results), Counter()).most_common())
     total["examples"] = [example for result in results for example in result["examples"]][:EXAMPLES]
+    total["first_dropped"] = {}
+    for result in results:
+        total["first_dropped"] = result["first_dropped"] | total["first_dropped"]
     total["unread"] = sorted({name for result in results for name in result["unread"]})
     return total
