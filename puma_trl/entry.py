@@ -1,6 +1,6 @@
 """
 What every command does around its work: an error of the user's is one line, no secret is printed, and other libraries
-say nothing about a machine without a GPU. Import it before them.
+say nothing about a machine without a GPU, and draw no bars where no terminal shows them. Import it before them.
 """
 
 import logging
@@ -113,6 +113,9 @@ def _hide_in_logs() -> None:
 
 
 def _quieten() -> None:
+    if not sys.stderr.isatty():  # in a file, bars of loading, checking and writing are long lines of nothing
+        for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(name, "1")  # which transformers reads too
     # bitsandbytes looks for a kernel on CPUs with AVX512, and can do without
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # DeepSpeed, which other libraries import wherever it is installed, finds that there is no GPU

@@ -75,6 +75,7 @@ def main(argv: list[str]) -> int | None:
     # 1. Recipe
     script_args, training_args, model_args, values = parse_recipe(argv)
     training_args.trainable_parts = training_args.trainable_parts or ["all"]
+    training_args.disable_tqdm |= "disable_tqdm" not in values and not sys.stderr.isatty()  # bars, where none are seen
     name_idle(model_args)
     check_login(training_args)
     if training_args.push_to_hub:

@@ -176,6 +176,18 @@ def test_errors_of_a_launched_run(tmp_path, tiny_model, processor, processes, ch
     assert not re.search("gemm_4bit|Setting accelerator|is deprecated", done.stdout + done.stderr)
 
 
+def test_bars_are_for_terminals():
+    code = "import datasets, transformers\n"
+    code += "print(datasets.are_progress_bars_disabled(), transformers.utils.logging.is_progress_bar_enabled())"
+    bars = {"HF_HUB_DISABLE_PROGRESS_BARS": None, "HF_DATASETS_DISABLE_PROGRESS_BARS": None}
+    environment = {name: value for name, value in os.environ.items() if name not in bars}
+    body = f"import sys\n{{}}import puma_trl.entry\n{code}"
+    for terminal, expected in (("", "True False"), ("sys.stderr.isatty = lambda: True\n", "False True")):
+        argv = [sys.executable, "-c", body.format(terminal)]
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[1])}
+        assert subprocess.run(argv, env=environment, capture_output=True, text=True).stdout.strip() == expected
+
+
 def test_other_libraries_are_quiet():
     assert not logging.getLogger("bitsandbytes.backends.cpu.ops").isEnabledFor(logging.WARNING)
     record = logging.makeLogRecord({"msg": "Setting accelerator to CPU. If you have GPU", "levelno": logging.WARNING})

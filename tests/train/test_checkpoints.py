@@ -216,7 +216,7 @@ def test_the_batch_size_that_was_found(train, tiny_model, pairs, out, monkeypatc
         train(tiny_model(), pairs(8), **flags)
         marker = read_marker(out / "checkpoint-2")
         assert (marker["batch_size"], marker["rows_per_step"]) == (2, 2)
-        assert "4 rows per device do not fit into memory. From here on each has 2 and a step 2 in all" in caplog.text
+        assert "3 rows per device do not fit into memory. From here on each has 2 and a step 2 in all" in caplog.text
         training = read_provenance(out)["training"]
         assert training == {"per_device_train_batch_size": 2, "global_batch_size": 2, "seed": 42}
         assert torch.load(out / "checkpoint-2" / "training_args.bin", weights_only=False).train_batch_size == 2
