@@ -18,13 +18,8 @@ install: .venv/installed
 
 # The three stages and the evaluation on the embedded model and data, on a CPU.
 demo: install
-	rm -rf outputs/mini
-	$(BIN)/python -m puma_trl.mini --output_dir outputs/mini --family $(FAMILY)
-	$(LAUNCH) recipes/mini/stage1.yaml
-	$(LAUNCH) recipes/mini/stage2.yaml
-	$(LAUNCH) recipes/mini/stage3.yaml
-	$(BIN)/python -m puma_trl.evaluation gap --model outputs/mini/model outputs/mini/stage1 outputs/mini/stage2 outputs/mini/stage3 \
-		--data outputs/mini/data/heldout.jsonl --output outputs/mini/gap.json
+	@rm -rf outputs/mini
+	@$(BIN)/python -m puma_trl.start.demo --output_dir outputs/mini --family $(FAMILY)
 
 test: install
 	$(SIDE_BY_SIDE)

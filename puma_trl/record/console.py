@@ -85,7 +85,7 @@ def describe_log(logs: dict[str, Any], step: int, max_steps: int, left: float = 
             *word_measures(logs),
             speed and f"{word_count(speed)} tok/s",
             memory and word_memory(memory),
-            left and f"{word_time(left)} left",
+            left >= 0.5 and f"{word_time(left)} left",
         )
     split = _split_of(logs)
     if split is None:
