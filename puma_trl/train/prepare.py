@@ -11,6 +11,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from trl import ModelConfig
 
 from ..config import PumaKLConfig
+from ..data.cache import fill_first
 from ..data.collator import DataCollatorForPumaPairs, find_placeholder_sides
 from ..data.encode import tokenize_rows
 from ..data.load import load_data
@@ -262,7 +263,7 @@ def prepare_rows(
     if not takes_images:
         rows = {name: dataset for name, dataset in splits.items() if _is_checked(dataset)}
         if rows:
-            with args.main_process_first(desc="tokenising the data"):
+            with fill_first(args, "tokenising the data"):
                 splits = splits | tokenize_rows(
                     DatasetDict(rows), processor, args.special_tokens, args.completion_only_loss, args.dataset_num_proc
                 )
