@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DistributedType
+from accelerate.utils import DeepSpeedPlugin, DistributedType
 from deepspeed.runtime.config import DeepSpeedConfig, DtypeEnum
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from transformers import SchedulerType
@@ -127,9 +127,12 @@ def test_deepspeed_file(path):
     settings = load_config_from_file(str(path)).deepspeed_config
     values = json.loads((ROOT / settings["deepspeed_config_file"]).read_text())
     stage = int(re.search(r"zero(\d)", path.name)[1])
-    given = values | {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1}
-    config = DeepSpeedConfig(given | {"gradient_clipping": 1.0, "bf16": {"enabled": True}})
+    plugin = DeepSpeedPlugin(hf_ds_config=str(ROOT / settings["deepspeed_config_file"]), zero3_init_flag=False)
+    plugin.set_mixed_precision("bf16")  # of the recipe
+    given = plugin.deepspeed_config | {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 8}
+    config = DeepSpeedConfig(given | {"gradient_accumulation_steps": 1, "gradient_clipping": 1.0})
     zero = config.zero_config
+    assert config.bfloat16_config.enabled and not config.float16_config.enabled
     assert zero.stage == stage and settings["zero3_init_flag"] == (stage == 3)
     assert DtypeEnum(config.grad_accum_dtype).value == config.communication_data_type == torch.float32
     is_offloaded = zero.offload_optimizer is not None and zero.offload_optimizer.device == "cpu"
