@@ -111,8 +111,14 @@ def ask(args: argparse.Namespace) -> list[str]:
     """Asks for what is not given, and returns it as options; nothing is returned for what is left empty."""
     options = []
     for name, question in QUESTIONS.items():
-        if getattr(args, name) is None and (answer := input(f"{question}: ").strip()):
-            options += [f"--{name}", *(answer.replace(",", " ").split() if name == "data" else [answer])]
+        if getattr(args, name) is None:
+            try:
+                answer = input(f"{question}: ").strip()
+            except EOFError:  # Ctrl-D: no more answers
+                print()
+                break
+            if answer:
+                options += [f"--{name}", *(answer.replace(",", " ").split() if name == "data" else [answer])]
     return options
 
 

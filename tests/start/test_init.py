@@ -117,6 +117,19 @@ def test_the_terminal_is_asked(folder, tmp_path, monkeypatch, capsys):
     assert len(asked) == len(init.QUESTIONS)
 
 
+def test_no_more_answers(tmp_path, monkeypatch):
+    """Ctrl-D at the first question."""
+
+    def end(question):
+        raise EOFError
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", end)
+    monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    with pytest.raises(ConfigError, match="`--model` and `--data` must be given"):
+        main([])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
