@@ -92,12 +92,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     """Writes the recipe that the command line, or the person at the terminal, describes."""
-    parser = make_parser()
+    parser, argv = make_parser(), sys.argv[1:] if argv is None else argv
     args = parser.parse_args(argv)
     if args.output.exists():
         raise ConfigError(f"{args.output} exists already. Name another file with `--output`.")
     if None in (args.model, args.data) and sys.stdin.isatty():
-        args = parser.parse_args([*(argv or sys.argv[1:]), *ask(args)])
+        args = parser.parse_args([*argv, *ask(args)])
     missing = [f"`--{name}`" for name in ("model", "data") if getattr(args, name) is None]
     if missing:
         raise ConfigError(f"{' and '.join(missing)} must be given. `puma-trl init --help` lists all options.")
