@@ -118,7 +118,7 @@ def _check_names(mapped: list[str], ignored: list[str], samples: list[Sample]) -
 
 
 def _find_marks(form: Form, sample: Sample) -> list[str]:
-    names = [name for name in form.unread if name not in form.ignored and name not in form.suspects]
+    names = [name for name in form.unread if name not in form.ignored]
     return [name for name in names if is_mark(name, [row.get(name) for row in sample.rows.values()])]
 
 
@@ -284,14 +284,14 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
         )
 
 
-def _texts_without_pictures(raw: dict[str, Any], form: Form) -> list[str]:
-    """Returns all before the answer of those sides that have no picture."""
+def _texts_without_pictures(raw: dict[str, Any], form: Form) -> list[tuple[str, str]]:
+    """Returns all before the answer, and the answer, of those sides that have no picture."""
     found = []
     for suffix, texts in read_texts(raw, form).items():
         columns = {path[0] for path in form.fields.get(f"image_url{suffix}", ())} & {*form.seen}
         # bytes of pictures are not in the rows of a sample
         if not columns - raw.keys() and not any(raw[column] for column in columns):
-            found.append("\n".join(texts[:-1]))
+            found.append(("\n".join(texts[:-1]), texts[-1]))
     return found
 
 

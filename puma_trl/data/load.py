@@ -111,8 +111,8 @@ def _refuse_shared(splits: dict[str, list[Source]]) -> None:
         shared = next((source for source in sources if split != "train" and source.identity in trained), None)
         if shared is not None:
             raise DataError(
-                f"'{shared.path or shared.name}' is trained on and is the {split} data too, where it would show what "
-                "was learned by heart. Name other data, or hold a part out with `eval_split_size`."
+                f"'{shared.path or shared.name}' is among the train data and the {split} data, where it would show "
+                "what was learned by heart. Name other data, or hold a part out with `eval_split_size`."
             )
 
 

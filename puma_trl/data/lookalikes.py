@@ -58,7 +58,8 @@ BESIDE_SIGNS = "上下文 題幹 题干 文章 材料 背景 已知 条件 條�
 # Columns of whole questions, of what comes before them, and of answers, by all of their letters
 SYSTEMS = set("sys sysprompt sysmsg systemmsg systemmessage systemtext systeminstruction persona preamble".split())
 QUESTIONS = set("question problem query dialog dialogue chat turn".split())
-REPLIES = {"chosen", "rejected"}
+REPLIES = {"chosen", "rejected", "preferred", "dispreferred"}
+REPLY_FILLERS = set("answer response solution output completion reply text".split())
 
 # Names that differ by one letter are taken for the same from this length on.
 SHORTEST = 5
@@ -115,7 +116,9 @@ def suspicion(name: str, known: Iterable[str], given: Collection[str]) -> str | 
         return SYSTEM
     if joined in QUESTIONS and QUESTION not in given:
         return QUESTION
-    return REPLY if joined in REPLIES and REPLY not in given else None
+    if REPLY not in given and (replies := REPLIES & set(words)) and set(words) - replies <= REPLY_FILLERS:
+        return REPLY
+    return None
 
 
 def names_choices(name: str) -> bool:

@@ -9,7 +9,8 @@ from .lookalikes import split_name
 # Words of names that say that a row is right, or that it is wrong, and those that may stand beside them
 RIGHT = set(
     "correct correctness right valid validity accepted acceptable pass passed solved success chosen preferred "
-    "positive good ok keep train trainable include included use used enabled active".split()
+    "positive good ok keep train trainable include included use used enabled active verdict judgment judgement "
+    "grading outcome".split()
 )
 WRONG = set(
     "wrong incorrect invalid rejected failed negative bad flagged corrupted hallucinated exclude excluded skip "
@@ -19,8 +20,8 @@ BESIDE = set("is was are flag answer response solution output example row sample
 # Names of measures, all of which are low where a row is bad
 MEASURES = set("label weight reward score rating quality".split())
 # What such columns hold of a row, as text; yes and no may be labels of what is asked
-FALSE = {"false", "0", "0.0", "-1", "-1.0", "no", "incorrect", "wrong", "rejected"}
-TRUE = {"true", "1", "1.0", "yes", "correct", "right", "accepted"}
+FALSE = {"false", "0", "0.0", "-1", "-1.0", "no", "incorrect", "wrong", "rejected", "bad", "fail", "failed"}
+TRUE = {"true", "1", "1.0", "yes", "correct", "right", "accepted", "good", "pass", "passed"}
 ANSWERS = {"yes", "no"}
 
 

@@ -1,12 +1,12 @@
 """Questions that refer to choices or to a text which they do not have, and the columns that may have them."""
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 from .json_lists import TURN_KEYS
-from .lookalikes import BESIDE, has_choices, split_name
+from .lookalikes import BESIDE, has_choices, is_about, split_name
 
 
 TO_CHOICES = re.compile(
@@ -23,47 +23,69 @@ TO_TEXT = re.compile(
     r"|\bthe (?:author|passage|excerpt|narrator|writer)\b"
     r"|根据(?:文章|材料|上文|原文|下表|表格)|短文|文中|本文|dem text|le texte|el texto|согласно тексту"
 )
+# Something that is announced, at the end of a question or nearly so, with nothing of its kind behind it
+TO_NEXT = re.compile(
+    r"(?i)\b(?:(?:the|this|these) (?:following|given|above)|this (?=code|program|function|snippet|sentence|claim|"
+    r"statement|equation|expression|text|table)|the (?=claim|snippet)) ?[^\d$\\=:\n]{0,60}[:.?!]*\s*$"
+)
+# An answer that names a choice
+LETTER = re.compile(r"\(?[A-H]\)?\.?")
 # A question of more characters may have its text in it, and a shorter column is no such text.
-LONGEST_QUESTION, SHORTEST_TEXT = 400, 100
+LONGEST_QUESTION, SHORTEST_TEXT, FEWEST_WORDS = 400, 100, 3
 # Words of columns of answers, of their reasons, and of facts on the row
 ELSEWHERE = set(
     "answer answers solution solutions rationale explanation explanations reasoning analysis cot thought thoughts "
     "thinking response responses output label labels target step steps tag tags keyword keywords metadata meta url id "
     "caption captions".split()
 )
+FACTS = set("level difficulty subject split language lang task dataset name title skill skills date concept".split())
 
 
-def find_referred(rows: list[tuple[dict[str, Any], list[str]]], unread: list[str]) -> dict[str, str]:
+def find_referred(rows: list[tuple[dict[str, Any], list[tuple[str, str]]]], unread: list[str]) -> dict[str, str]:
     """
     Finds columns that may have what questions refer to.
 
     Args:
-        rows (`list[tuple[dict, list[str]]]`):
-            Rows as they stand in the file, each with the texts of those sides that have no picture: all before the
-            answer.
+        rows (`list[tuple[dict, list[tuple[str, str]]]]`):
+            Rows as they stand in the file, each with all before the answer, and the answer, of those sides that have
+            no picture.
         unread (`list[str]`):
             Columns that are not read.
 
     Returns:
         `dict[str, str]`: column → why it must not hold anything. For a text, most of the rows that refer to one have
-        it there.
+        it there, and most have another.
     """
     names = [name for name in unread if not ELSEWHERE & set(split_name(name))]
     found: dict[str, str] = {}
-    referring, holding = 0, Counter()
-    for raw, texts in rows:
-        for text in texts:
-            if TO_CHOICES.search(text) and not has_choices(text):
+    referring, held = 0, defaultdict(list)
+    for raw, sides in rows:
+        for text, answer in sides:
+            if (TO_CHOICES.search(text) or LETTER.fullmatch(answer.strip())) and not has_choices(text):
                 for name in names:
                     if _are_choices(raw.get(name), text):
-                        found.setdefault(name, f"{BESIDE}, which refers to choices: {_end(text)!r}")
-            if len(text) <= LONGEST_QUESTION and TO_TEXT.search(text):
-                referring += 1
-                holding.update(name for name in names if _is_text(raw.get(name), text))
-    for name, count in holding.items():
-        if count * 2 >= referring:
+                        found.setdefault(name, f"{BESIDE}, which needs choices: {_end(text)!r}")
+            is_short = len(text) <= LONGEST_QUESTION
+            to_text, to_next = is_short and TO_TEXT.search(text), is_short and TO_NEXT.search(text)
+            referring += bool(to_text or to_next)
+            for name in names:
+                whole = "\n".join(map(str, _leaves(raw.get(name)))).strip()
+                if (to_text and len(whole) >= max(SHORTEST_TEXT, len(text)) and whole not in text) or (
+                    to_next and not _is_fact(name) and _is_sentence(whole) and whole not in f"{text}\n{answer}"
+                ):
+                    held[name].append(whole)
+    for name, texts in held.items():
+        if len(texts) * 2 >= referring and len(set(texts)) * 2 >= len(texts):
             found.setdefault(name, f"{BESIDE}, which refers to a text")
     return found
+
+
+def _is_fact(name: str) -> bool:
+    return is_about(name) or bool(FACTS & set(split_name(name)))
+
+
+def _is_sentence(text: str) -> bool:
+    return len(text.split()) >= FEWEST_WORDS or (not text.isascii() and len(text) >= 2 * FEWEST_WORDS)
 
 
 def _end(text: str) -> str:
@@ -81,11 +103,6 @@ def _are_choices(value: Any, text: str) -> bool:
     leaves = list(_leaves(value)) if isinstance(value, list | dict) else []
     short = [leaf for leaf in leaves if isinstance(leaf, int | float) or len(leaf) <= LONGEST_QUESTION]
     return len(leaves) > 1 and len(short) == len(leaves) and not all(str(leaf) in text for leaf in leaves)
-
-
-def _is_text(value: Any, text: str) -> bool:
-    whole = value if isinstance(value, str) else "\n".join(map(str, _leaves(value)))
-    return len(whole) >= max(SHORTEST_TEXT, len(text)) and whole.strip() not in text
 
 
 def _leaves(value: Any) -> Iterator[str | int | float]:

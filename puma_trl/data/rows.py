@@ -23,7 +23,7 @@ from .turns import (
     read_history,
     read_turns,
 )
-from .unread import is_said, loss_reason, unread_parts
+from .unread import is_said, is_shown, loss_reason, unread_parts
 
 
 LONGEST_PATH = 4096  # of Linux
@@ -99,9 +99,18 @@ def find_losses(raw: dict[str, Any], form: Form) -> Iterator[tuple[str, Any, str
         reason = loss_reason(name, value, form) if value else None
         if reason is not None:
             texts = read_texts(raw, form) if texts is None else texts
-            if is_said(value, reason, [text for side in texts.values() for text in side]):
+            said = is_said(value, reason, [text for side in texts.values() for text in side])
+            if said or is_shown(value, _picture_values(raw, form)):
                 reason = None
         yield name, value, reason
+
+
+def _picture_values(raw: dict[str, Any], form: Form) -> list[Any]:
+    """Returns what the columns of pictures hold; of pairs nothing, as a column may be meant for either side."""
+    try:
+        return [] if _has_second_side(raw, form) else [_pick(raw, path) for path in form.fields["image_url"]]
+    except DataError:  # which is told when the row is read
+        return []
 
 
 def _find_unread(raw: dict[str, Any], form: Form) -> list[str] | None:

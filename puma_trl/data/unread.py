@@ -45,7 +45,7 @@ def loss_reason(name: str, value: Any, form: Form) -> str | None:
     if name.endswith(".…"):  # of a list, some other entry was asked for
         return None
     reason = form.suspicion(name)
-    if reason in (QUESTION, SYSTEM) and isinstance(value, bool | int | float):
+    if isinstance(value, bool | int | float) and (reason in (QUESTION, SYSTEM) or form.is_mark(name)):
         reason = None
     if reason is None and (picture := find_picture(value)) is not None:
         return f"holds a picture ('{shorten(picture)}')"
@@ -79,13 +79,21 @@ def is_said(value: Any, reason: str, texts: Sequence[str]) -> bool:
     return all(piece in texts or (len(piece) >= SHORTEST_PIECE and piece in "\n".join(texts)) for piece in pieces)
 
 
+def is_shown(value: Any, pictures: Any) -> bool:
+    """Whether all that a column holds are names of pictures that are read, or longer or shorter paths to these."""
+    named, read = list(_pieces(value)), [name for name in _pieces(pictures) if find_picture(name)]
+    return bool(named) and all(
+        any(f"/{one}".endswith(f"/{other}") or f"/{other}".endswith(f"/{one}") for other in read) for one in named
+    )
+
+
 def _pieces(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         value = [part for key, part in value.items() if key not in ("role", "from")]
     if isinstance(value, list):
         for part in value:
             yield from _pieces(part)
-    elif value is not None:
+    elif not isinstance(value, bytes | None):
         yield " ".join(str(value).split())
 
 

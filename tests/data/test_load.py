@@ -200,7 +200,7 @@ def test_data_that_is_trained_on_cannot_be_evaluated_on(kind, folder, load):
     elif kind == "hard link":
         os.link(path, other)
     name = {"same": path, "in a folder": folder}.get(kind, other)
-    with pytest.raises(DataError, match="is trained on and is the eval data too.*`eval_split_size`"):
+    with pytest.raises(DataError, match="is among the train data and the eval data.*`eval_split_size`"):
         load(path, eval_dataset_name=str(name))
     load(path, eval_dataset_name=write(folder / "other" / "y.jsonl", [pair(2)]), image_root=str(folder))
 
@@ -208,7 +208,7 @@ def test_data_that_is_trained_on_cannot_be_evaluated_on(kind, folder, load):
 def test_a_dataset_in_memory_cannot_be_evaluated_on_if_it_is_trained_on(folder, processor):
     table = Dataset.from_list([pair(0), pair(1)])
     args = PumaKLConfig(str(folder / "out"), use_cpu=True, bf16=False, max_length=None, image_root=str(folder))
-    with pytest.raises(DataError, match="'b' is trained on and is the b data too"):
+    with pytest.raises(DataError, match="'b' is among the train data and the b data"):
         load_data({"train": table, "b": table}, args, processor, QWEN_VL)
     load_data({"train": table.select([0]), "b": table.select([1])}, args, processor, QWEN_VL)
 

@@ -73,7 +73,7 @@ def test_what_is_listed_alone(find):  # noqa: F811
     assert source.form.unread == LISTED
 
 
-@pytest.mark.parametrize("reply", ["chosen", "rejected"])
+@pytest.mark.parametrize("reply", ["chosen", "rejected", "rejected_answer", "chosen_response"])
 def test_answers_beside_the_one_that_is_read(reply, find):  # noqa: F811
     with pytest.raises(DataError, match=f"`{reply}` may be the answer, or one to avoid"):
         find([QUESTION | {reply: "C"}])
@@ -152,6 +152,19 @@ def test_what_stands_in_the_texts_by_chance_is_refused(row, more, find):  # noqa
             texts(source)
 
 
+@pytest.mark.parametrize("value", ["train/a.png", "a.png", ["a.png"], {"path": "train/a.png"}])
+def test_other_names_of_pictures_that_are_read(value, find):  # noqa: F811
+    row = {"question": "a", "answer": "b", "image": "/d/train/a.png"}
+    (source,) = find([row | {"image_path": value, "file_name": value}])
+    assert texts(source) == [["a", "b", None, None, "/d/train/a.png"]]
+    assert source.form.unread == ["image_path", "file_name"]
+    with pytest.raises(DataError, match="`picture` has the name of pictures"):  # of which side?
+        find([PAIR | {"image_url": "/d/train/a.png", "picture": "train/a.png"}])
+    for other in ("test/a.png", "xa.png", ["a.png", "b.png"]):
+        with pytest.raises(DataError, match="`file_name` holds a picture"):
+            find([row | {"file_name": other}])
+
+
 def test_parts_of_a_column_are_looked_at_too(find):  # noqa: F811
     columns = {"instruction": "data.question", "output": "data.answers.0"}
     row = {"data": {"question": "a", "answers": ["b", "c"], "unit": "m", "more": {"image": "/a.png"}}}
@@ -185,11 +198,18 @@ PASSAGE = "The river rises in the hills and reaches the sea after a long way thr
         ("According to the passage, where does the river end?", "source_text", PASSAGE),
         ("What does the author say of rivers?", "long_field", [PASSAGE]),
         ("根据材料，河流流向哪里？", "cailiao", PASSAGE),
+        ("Answer with a letter.", "mcq", ["3", "4"]),
+        ("Translate the following sentence to French:", "en", "Good day to you"),
+        ("What does this code print?", "snippets", "x = 1\nprint(x + 2)"),
+        ("Is the claim supported?", "claimed", "The earth is round and turns."),
+        ("Simplify the given expression.", "formula", "$3 x + 2 x$"),
     ],
 )
 def test_what_a_question_refers_to_is_missed_under_any_name(question, name, value, find):  # noqa: F811
     row = {"question": question, "answer": "B"}
-    with pytest.raises(DataError, match=f"`{name}` may belong to the question, which refers to (choices|a text)"):
+    with pytest.raises(
+        DataError, match=f"`{name}` may belong to the question, which (needs choices|refers to a text)"
+    ):
         find([row | {name: value}])
     (source,) = find([row | {name: value}], columns={name: "ignore"})
     assert source.form.unread == [name]
@@ -209,11 +229,15 @@ def test_what_a_question_refers_to_is_missed_under_any_name(question, name, valu
         {"question": f"{PASSAGE}\nAccording to the passage, where does it end?", "xs": PASSAGE},
         {"question": "According to the passage, where does it end?", "rationale": PASSAGE, "url": PASSAGE},
         {"question": "Where does the river end?", "xs": PASSAGE, "ys": ["a", "b"]},
+        {"question": "Simplify the following expression: $3x + 2x$", "formula": "$3 x + 2 x$"},
+        {"question": "Solve the following equation for x. 2x = 4", "formula": "a b c d", "skill": "a b c"},
+        {"question": "Simplify the given expression.", "category": "a b c d", "subject": "a b c", "kind": "simple"},
         {"question": "According to the table, which is it?", "image": "/a.png", "ocr": PASSAGE},
     ],
 )
 def test_questions_that_have_what_they_refer_to(row, find):  # noqa: F811
-    (source,) = find([row | {"answer": "B"}])
+    answer = "B" if "A. 4" in row["question"] else "Seven"
+    (source,) = find([row | {"answer": answer}])
     assert len(source.form.unread) == len(row) - 1 - ("image" in row)
 
 
@@ -224,31 +248,25 @@ def test_pictures_of_tables_may_have_what_a_question_refers_to(find):  # noqa: F
     assert source.form.unread == ["ocr"]
 
 
+FALSE = "label is_correct answer_is_correct train chosen valid".split()
+ZERO = "correct weight score keep".split()
+WORDS = {"isCorrect": "False", "is_correct_answer": "0", "correctness": "incorrect", "ok": "no", "verdict": "wrong"}
+TRUE = "is_wrong skip rejected is_rejected".split()
 MARKS = [
-    *(("label", False), ("is_correct", False), ("correct", 0), ("weight", 0), ("score", 0.0), ("isCorrect", "False")),
-    *(("answer_is_correct", False), ("is_correct_answer", "0"), ("correctness", "incorrect"), ("accepted", "no")),
-    *(
-        ("reward", -1),
-        ("train", False),
-        ("is_wrong", True),
-        ("skip", True),
-        ("rejected_flag", 1),
-        ("valid", False),
-        ("keep", 0),
-    ),
+    *((name, False) for name in FALSE),
+    *((name, 0) for name in ZERO),
+    *WORDS.items(),
+    ("reward", -1),
+    ("score", 0.0),
+    *((name, True) for name in TRUE),
 ]
 
 
 @pytest.mark.parametrize(("name", "value"), MARKS)
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find):  # noqa: F811
-    good = (
-        type(value)(0)
-        if name.startswith(("is_wrong", "rejected", "skip"))
-        else {"incorrect": "correct", "no": "yes"}.get(
-            value, type(value)("True") if isinstance(value, str) else type(value)(1)
-        )
-    )
+    words = {"False": "True", "0": "1", "incorrect": "correct", "no": "yes", "wrong": "right"}
+    good = words[value] if isinstance(value, str) else type(value)(name not in TRUE)
     (source,) = find([ONE | {name: good}] * 3, suffix=suffix)
     assert len(texts(source)) == 3 and source.form.unread == [name]
     (source,) = find([ONE | {name: good}, ONE | {name: value}], suffix=suffix)
