@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..record.charts import chart
+from .gap_answers import SIDES
 
 
 # Column of the table → how it is written
@@ -42,15 +43,72 @@ def name_models(paths: list[str]) -> list[str]:
     return names
 
 
-def print_gap(summaries: list[dict[str, Any]]) -> None:
-    """Prints one table, a row per model; KL is in nats per answer token, shuffled = against another problem's text."""
+def print_gap(summaries: list[dict[str, Any]], comparisons: list[dict[str, Any]] = ()) -> None:
+    """
+    Prints one table, a row per model, then the intervals, how the replies are, the gap of each kind and level, and how
+    models differ. KL is in nats per answer token, shuffled = against another problem's text.
+
+    Args:
+        summaries (`list[dict[str, Any]]`):
+            What [`summarise`] returned per model.
+        comparisons (`list[dict[str, Any]]`, *optional*):
+            What [`compare_models`] returned.
+    """
     table = Table(title=f"Modality gap on {summaries[0]['pairs']:,} pairs", box=box.SIMPLE)
     table.add_column("model", overflow="fold")
     for title in COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     for summary in summaries:
         table.add_row(summary["label"], *(form.format(**summary) for form in COLUMNS.values()))
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for summary in summaries:
+        for line in describe_summary(summary):
+            console.print(line, markup=False, highlight=False)
+    for comparison in comparisons:
+        console.print(f"{comparison['second']} against {comparison['first']}:", markup=False, highlight=False)
+        for side in SIDES:
+            console.print(f"  {describe_comparison(side, comparison[side])}", markup=False, highlight=False)
+
+
+def describe_summary(summary: dict[str, Any]) -> list[str]:
+    """Returns lines about a model: intervals, agreement, replies, and the gap of each kind and level."""
+    sides = [f"{_name(side)} {_interval(summary[f'{side}_interval'])}" for side in SIDES]
+    lines = [
+        f"{summary['label']}: 95 % intervals: {', '.join(sides)},",
+        f"  gap {_interval(summary['gap_interval'])} (McNemar p = {summary['gap_p']:.2g}); "
+        f"same answer on both sides: {summary['agreement']:.1%}",
+    ]
+    replies = []
+    for side in SIDES:
+        length = summary[f"{side}_tokens"]
+        words = "" if length is None else f"{length:.1f} tokens, "
+        replies.append(f"{_name(side)} {words}{summary[f'{side}_cut']:.1%} cut off")
+    lines.append(f"  replies: {'; '.join(replies)}")
+    for field, values in summary["by"].items():
+        for value, group in values.items():
+            rates = " / ".join(f"{group[f'{side}_accuracy']:.1%}" for side in SIDES)
+            lines.append(
+                f"  {field} {value}: {rates}, gap {group['gap']:+.1%} {_interval(group['gap_interval'])}, "
+                f"{group['pairs']:,} pairs"
+            )
+    return lines
+
+
+def describe_comparison(side: str, change: dict[str, Any]) -> str:
+    """Returns a line about two models on one side."""
+    return (
+        f"{_name(side)} {change['difference']:+.1%} {_interval(change['interval'])}, McNemar p = {change['p']:.2g}; "
+        f"same answer: {change['agreement']:.1%}"
+    )
+
+
+def _name(side: str) -> str:
+    return side.replace("_", "-")
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"[{bounds[0]:.1%}, {bounds[1]:.1%}]"
 
 
 def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
@@ -68,12 +126,11 @@ def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
         for axis, (title, bars) in zip(axes, PANELS.items(), strict=True):
             width = 0.8 / len(bars)
             for index, (name, key) in enumerate(bars.items()):
-                axis.bar(
-                    [place + (index - (len(bars) - 1) / 2) * width for place in places],
-                    [summary[key] for summary in summaries],
-                    width,
-                    label=name,
-                )
+                spots = [place + (index - (len(bars) - 1) / 2) * width for place in places]
+                axis.bar(spots, [summary[key] for summary in summaries], width, label=name)
+                if title == "Accuracy":
+                    intervals = [summary[key.replace("accuracy", "interval")] for summary in summaries]
+                    axis.vlines(spots, *zip(*intervals, strict=True), color="black", linewidth=1)
             axis.set_xticks(list(places), [summary["label"] for summary in summaries])
             axis.set_title(title, fontsize=10)
             axis.grid(axis="y", alpha=0.3)

@@ -1,12 +1,20 @@
 """Replies of a transformers model, in batches of prompts of similar length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 
 from ..data.images import image_size, open_image
 from ..data.render import end_token_id, render_prompt
@@ -37,6 +45,53 @@ class Prompt:
     history: Sequence[dict[str, str]] = ()
 
 
+class Reply(str):
+    """
+    What a model says.
+
+    Args:
+        text (`str`):
+            The text.
+        num_tokens (`int`):
+            Its tokens, with the one that ends it.
+        is_cut (`bool`):
+            Whether it was cut off before such a token.
+    """
+
+    num_tokens: int
+    is_cut: bool
+
+    def __new__(cls, text: str, num_tokens: int, is_cut: bool) -> "Reply":
+        reply = super().__new__(cls, text)
+        reply.num_tokens, reply.is_cut = num_tokens, is_cut
+        return reply
+
+
+def load_for_prompts(path: str) -> tuple[PreTrainedConfig, ProcessorMixin]:
+    """
+    Loads what reads prompts: configuration and processor of a model.
+
+    Args:
+        path (`str`):
+            Folder or Hub name of the model.
+
+    Raises:
+        EvaluationError: if the folder lacks them or the chat template.
+        ModelError: if its files are torn, or its weights are pickled.
+    """
+    check_folder(path)
+    try:
+        processor = AutoProcessor.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"No image-text-to-text model with its processor in {path}: {error}") from error
+    if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:
+        raise EvaluationError(f"{path} has no processor with a chat template. Copy those of the base model into it.")
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return config, processor
+
+
 def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel, ProcessorMixin]:
     """
     Loads model and processor, on this process's device.
@@ -51,16 +106,11 @@ def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel
         EvaluationError: if the folder lacks the model, its processor or its chat template.
         ModelError: if its files are torn, or its weights are pickled.
     """
-    check_folder(path)
+    _, processor = load_for_prompts(path)
     try:
-        processor = AutoProcessor.from_pretrained(path)
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"No image-text-to-text model with its processor in {path}: {error}") from error
-    if not isinstance(processor, ProcessorMixin) or processor.chat_template is None:
-        raise EvaluationError(f"{path} has no processor with a chat template. Copy those of the base model into it.")
-    if processor.tokenizer.pad_token is None:
-        processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return model.eval().to(PartialState().device), processor
 
 
@@ -114,18 +164,22 @@ class Generator:
             **(sampling or {"do_sample": False}),
         )
 
-    def generate(self, prompts: Sequence[Prompt]) -> Iterator[list[tuple[int, str]]]:
+    def generate(
+        self, prompts: Sequence[Prompt], share: Callable[[list[list[int]]], list[list[int]]] = list
+    ) -> Iterator[list[tuple[int, "Reply"]]]:
         """
         Answers all prompts, the longest first, so that a batch too large for the memory fails at once.
 
         Args:
             prompts (`Sequence[Prompt]`):
                 What to ask.
+            share (`Callable`, *optional*):
+                Chooses this process's batches from those of all. Defaults to all.
 
         Yields:
             (position in `prompts`, reply) of one batch after the other.
         """
-        for batch in self.batches(prompts):
+        for batch in share(self.batches(prompts)):
             yield list(zip(batch, self.answer([prompts[position] for position in batch]), strict=True))
 
     def batches(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -144,7 +198,7 @@ class Generator:
         return len(self.processor.tokenizer(prompt.text)["input_ids"]) + pixels / PIXELS_PER_TOKEN
 
     @torch.inference_mode()
-    def answer(self, prompts: Sequence[Prompt]) -> list[str]:
+    def answer(self, prompts: Sequence[Prompt]) -> list[Reply]:
         """Answers one batch."""
         texts = [render_prompt(self.processor, prompt.text, len(prompt.images), prompt.history) for prompt in prompts]
         images = [[open_image(image) for image in prompt.images] for prompt in prompts]
@@ -156,7 +210,13 @@ class Generator:
             return_tensors="pt",
         ).to(self.model.device, self.model.dtype)
         tokens = self.model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-        return [text.strip() for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+        ends = torch.isin(tokens, tokens.new_tensor(self.model.generation_config.eos_token_id))
+        lengths = [int(row.int().argmax()) + 1 if row.any() else len(row) for row in ends]
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [
+            Reply(text.strip(), length, not bool(end.any()))
+            for text, length, end in zip(texts, lengths, ends, strict=True)
+        ]
 
 
 def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:

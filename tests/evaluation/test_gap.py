@@ -1,6 +1,7 @@
 """The modality gap of a pair file: answer match, accuracies, divergence per token and its shuffled control."""
 
 import json
+import random
 
 import pytest
 import torch
@@ -9,17 +10,13 @@ from PIL import Image
 from puma_trl.data.images import open_image
 from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import EvaluationError
-from puma_trl.evaluation import gap
 from puma_trl.evaluation.__main__ import main
-from puma_trl.evaluation.gap import (
-    answer_pairs,
-    load_pairs,
-    measure_divergence,
-    same_answer,
-    shuffle_teachers,
-    summarise,
-)
-from puma_trl.evaluation.settings import GapSettings
+from puma_trl.evaluation.divergence import measure_divergence, shuffle_teachers
+from puma_trl.evaluation.gap import load_pairs, longest_reply
+from puma_trl.evaluation.gap_answers import answer_pairs, options_of, same_answer
+from puma_trl.evaluation.gap_summary import compare_models, summarise
+from puma_trl.evaluation.local_model import Generator, Prompt, Reply
+from puma_trl.evaluation.paired import compare_outcomes, mcnemar
 from puma_trl.models.families import get_family
 
 
@@ -36,6 +33,8 @@ def pair_file(tmp_path):
                 "image_url_2": f"{index}.png",
                 "instruction_2": "Find the other.",
                 "output_2": f"90 - {10 + index} = {80 - index}. Answer: {80 - index}",
+                "kind": "angles" if index % 2 else "sums",
+                "level": 1,
             }
         )
     path = tmp_path / "pairs.jsonl"
@@ -62,10 +61,20 @@ def checked_pairs(pair_file, processor, tiny_model):
         ("", "Answer: 79", False),
         ("parallel lines", "Parallel  lines", True),
         ("1,250", "Answer: 1250", True),
+        ("It is 79 cm.", "Answer: 79", True),
+        ("\\boxed{\\frac{3}{4}}", "Answer: 0.75", True),
+        ("<think>78?</think>79", "Answer: 79", True),
     ],
 )
 def test_same_answer(reply, gold, same):
     assert same_answer(reply, gold) is same
+
+
+def test_options_are_consulted_where_the_gold_answer_is_a_letter():
+    row = {"instruction": "How long is AB?\nA: 10\nB: 20", "output_2": "So it is 20.\nAnswer: B"}
+    assert options_of(row) == ("10", "20") and options_of(row | {"output_2": "Answer: 20"}) == ()
+    assert same_answer("AB is 20 long.", row["output_2"], ("10", "20"))
+    assert not same_answer("AB is 10 long.", row["output_2"], ("10", "20"))
 
 
 def test_accuracy_on_both_sides(checked_pairs):
@@ -74,28 +83,83 @@ def test_accuracy_on_both_sides(checked_pairs):
     class Oracle:
         """Right on the text-rich side, right on every other picture."""
 
-        def generate(self, prompts):
+        def generate(self, prompts, share=list):
             gold = [output.split()[-1] for output in rows["output_2"]]
             yield [
-                (position, f"Answer: {gold[position] if not prompt.images or position % 2 else 1}")
+                (
+                    position,
+                    Reply(f"Answer: {gold[position] if not prompt.images or position % 2 else 1}", 4, position > 3),
+                )
                 for position, prompt in reversed(list(enumerate(prompts)))
             ]
 
     pairs = answer_pairs(Oracle(), rows, "oracle")
     assert [pair["text_rich_correct"] for pair in pairs] == [True] * 5
     assert [pair["vision_rich_correct"] for pair in pairs] == [False, True, False, True, False]
-    assert pairs[3]["vision_rich_reply"] == "Answer: 77"
+    assert pairs[3]["vision_rich_reply"] == "Answer: 77" and pairs[3]["vision_rich_answer"] == "77"
+    assert [pair["agree"] for pair in pairs] == [False, True, False, True, False]
     divergence = {"num_tokens": 2, "forward_kl": 0.5, "reverse_kl": 1.0}
     control = {"shuffled_forward_kl": 2.0, "shuffled_reverse_kl": 3.0}
-    weighted = [pair | divergence | control for pair in pairs]
+    groups = [{"kind": "angles" if index % 2 else "sums"} for index in range(5)]
+    weighted = [pair | group | divergence | control for pair, group in zip(pairs, groups, strict=True)]
     weighted[0] |= {"num_tokens": 12, "forward_kl": 1.5}
     summary = summarise("oracle", "path/oracle", weighted)
     assert summary["text_rich_accuracy"] == 1.0
     assert summary["vision_rich_accuracy"] == 0.4
-    assert summary["gap"] == pytest.approx(0.6)
+    assert summary["gap"] == pytest.approx(0.6) and summary["gap_p"] == 0.25  # 2 · (1/2)^3
+    assert summary["text_rich_interval"] == pytest.approx((0.5655, 1.0), abs=1e-4)
+    assert summary["gap_interval"][0] < 0.6 < summary["gap_interval"][1]
+    assert (summary["agreement"], summary["vision_rich_tokens"], summary["vision_rich_cut"]) == (0.4, 4, 0.2)
+    assert {value: group["gap"] for value, group in summary["by"]["kind"].items()} == {"angles": 0.0, "sums": 1.0}
+    assert "level" not in summary["by"]
     assert summary["answer_tokens"] == 20
     assert summary["forward_kl"] == pytest.approx((12 * 1.5 + 8 * 0.5) / 20)
     assert summary["shuffled_reverse_kl"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [(0, 0, 1.0), (3, 0, 0.25), (0, 6, 2 / 64), (5, 5, 1.0), (1, 7, 2 * (1 + 8) / 256), (1000, 1100, 0.0308)],
+)
+def test_mcnemar(only_first, only_second, p):
+    assert mcnemar(only_first, only_second) == pytest.approx(p, rel=1e-2)
+
+
+def test_interval_of_a_paired_difference():
+    """Without correlation it is Newcombe's for two samples; with it, it is narrower, and it covers what it should."""
+    independent = (
+        [True] * 6 + [True] * 6 + [False] * 4 + [False] * 4,
+        ([True] * 3 + [False] * 3) * 2 + [True] * 2 + [False] * 2 + [True] * 2 + [False] * 2,
+    )
+    loose = compare_outcomes(*independent)
+    (low_1, high_1), (low_2, high_2) = (0.3866, 0.7812), (0.2993, 0.7007)  # Wilson of 12 and of 10 of 20
+    assert loose["difference"] == pytest.approx(0.1)
+    assert loose["interval"][0] == pytest.approx(0.1 - ((0.6 - low_1) ** 2 + (high_2 - 0.5) ** 2) ** 0.5, abs=1e-3)
+    assert loose["interval"][1] == pytest.approx(0.1 + ((high_1 - 0.6) ** 2 + (0.5 - low_2) ** 2) ** 0.5, abs=1e-3)
+    tight = compare_outcomes([True] * 12 + [False] * 8, [True] * 10 + [False] * 10)
+    assert tight["difference"] == pytest.approx(0.1) and (tight["only_first"], tight["only_second"]) == (2, 0)
+    assert tight["interval"][0] > loose["interval"][0] and tight["interval"][1] < loose["interval"][1]
+    rng, covered = random.Random(0), 0
+    for _ in range(1000):
+        draws = rng.choices([(True, True), (True, False), (False, True), (False, False)], (5, 3, 1, 3), k=60)
+        low, high = compare_outcomes(*zip(*draws, strict=True))["interval"]
+        covered += low <= 2 / 12 <= high
+    assert 930 <= covered <= 975
+
+
+def test_two_models_are_compared_on_the_same_pairs():
+    def answered(*answers):
+        return [
+            {f"{side}_{name}": value for side in ("text_rich", "vision_rich") for name, value in given.items()}
+            for given in ({"answer": answer, "correct": answer == "1"} for answer in answers)
+        ]
+
+    pairs = {"before": answered("1", "2", "3", None), "after": answered("1", "1", "1", None)}
+    (comparison,) = compare_models(pairs)
+    assert (comparison["first"], comparison["second"]) == ("before", "after")
+    change = comparison["vision_rich"]
+    assert (change["difference"], change["only_first"], change["only_second"], change["p"]) == (0.5, 0, 2, 0.5)
+    assert change["agreement"] == 0.25  # no answer agrees with nothing
 
 
 @pytest.mark.parametrize("num_rows", [2, 3, 50])
@@ -170,6 +234,11 @@ def test_gap_command_compares_models(pair_file, processor, tiny_model, tmp_path,
     assert Image.open(output.with_suffix(".png")).width > 100
     table = capsys.readouterr().out
     assert "before" in table and "after" in table and "4 pairs" in table
+    assert "McNemar p = " in table and "kind angles: " in table and "after against before:" in table
+    assert all(pair["vision_rich_tokens"] <= 4 and pair["kind"] in ("angles", "sums") for pair in pairs)
+    assert set(summaries[0]["by"]) == {"kind", "level"} and summaries[0]["by"]["level"]["1"]["pairs"] == 4
+    (comparison,) = json.loads(output.read_text())["comparisons"]
+    assert (comparison["first"], comparison["second"]) == ("before", "after")
 
 
 @pytest.mark.parametrize("fault", ["no model", "no second side"])
@@ -189,11 +258,29 @@ def test_gap_command_explains_bad_input(pair_file, processor, tiny_model, tmp_pa
     assert not (tmp_path / "g.json").exists()
 
 
-def test_longest_reply_follows_gold(pair_file, processor, tiny_model, tmp_path, monkeypatch):
+def test_data_are_checked_before_a_model_is_loaded(pair_file, processor, tiny_model, tmp_path, monkeypatch, capsys):
     tiny_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    seen = []
-    monkeypatch.setattr(gap, "answer_pairs", lambda generator, rows, title: seen.append(generator) or [{}] * len(rows))
-    gap.measure_model(GapSettings(str(pair_file), batch_size=4), str(tmp_path / "model"), "model")
+    (tmp_path / "2.png").unlink()
+    monkeypatch.setattr("puma_trl.evaluation.gap.load_for_generation", lambda *_: pytest.fail("loaded"))
+    options = ["--data", str(pair_file), "--output", str(tmp_path / "g.json")]
+    assert main(["gap", "--model", str(tmp_path / "model"), *options]) == 1
+    assert "2.png" in capsys.readouterr().err
+
+
+def test_replies_say_how_long_they_are(processor, tiny_model):
+    model = tiny_model().eval()
+    generator = Generator(model, processor, max_new_tokens=5)
+    prompts = [Prompt("How long is it?"), Prompt("Why?")]
+    assert all((reply.num_tokens, reply.is_cut) == (5, True) for reply in generator.answer(prompts))
+    end = model.generation_config.eos_token_id[0]
+    model.generate = lambda input_ids, **_: torch.cat(
+        (input_ids, torch.tensor([[7, 8, end, 0, 0], [7, 8, 9, 7, 8]])), dim=1
+    )
+    assert [(reply.num_tokens, reply.is_cut) for reply in generator.answer(prompts)] == [(3, False), (5, True)]
+
+
+def test_longest_reply_follows_gold(checked_pairs, processor):
+    rows, _ = checked_pairs
     answer_tokens = len(processor.tokenizer("90 - 10 = 80. Answer: 80")["input_ids"]) + 1
-    assert seen[0].model.generation_config.max_new_tokens == 8 + answer_tokens * 5 // 4
+    assert longest_reply(rows, None) == 8 + answer_tokens * 5 // 4 and longest_reply(rows, 7) == 7

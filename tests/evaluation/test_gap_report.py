@@ -23,7 +23,10 @@ def test_names_differ(paths, names):
 @pytest.fixture
 def summaries():
     accuracies = {"text_rich_accuracy": 1.0, "vision_rich_accuracy": 0.023, "gap": 0.977}
-    kl = {"forward_kl": 11.846, "reverse_kl": 13.112, "shuffled_forward_kl": 12.341, "shuffled_reverse_kl": 13.339}
+    kl = {"by": {}, "gap_p": 0.0, "agreement": 0.5, "gap_interval": (0.95, 0.99)}
+    for side in ("text_rich", "vision_rich"):
+        kl |= {f"{side}_interval": (0.0, 0.9), f"{side}_tokens": 12.34, f"{side}_cut": 0.01}
+    kl |= {"forward_kl": 11.846, "reverse_kl": 13.112, "shuffled_forward_kl": 12.341, "shuffled_reverse_kl": 13.339}
     names = ("stage1", "a_long_name_of_a_model/checkpoint-1000")
     return [{"label": name, "pairs": 300, **accuracies, **kl} for name in names]
 
@@ -32,7 +35,7 @@ def test_table_fits(summaries, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     print_gap(summaries)
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert max(len(line) for line in lines) <= 80 and not any("…" in line for line in lines)
     row = next(line for line in lines if "stage1" in line)
     assert row.split() == ["stage1", *"100.0% 2.3% +97.7% 11.846 / 13.112 12.341 / 13.339".split()]
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from puma_trl.errors import ConfigError
-from puma_trl.evaluation.gap import same_answer
+from puma_trl.evaluation.gap_answers import same_answer
 from puma_trl.mini import IMAGE_SIZE
 from puma_trl.mini import KINDS as MINI_KINDS
 from puma_trl.pairs.__main__ import main

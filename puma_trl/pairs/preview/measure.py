@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixi
 from ...data.collator import DataCollatorForPumaPairs, split_sides
 from ...data.render import render_answer
 from ...errors import EvaluationError
-from ...evaluation.gap import SIDES, answer_logits, answer_pairs, divergence_per_pair
+from ...evaluation.divergence import answer_logits, divergence_per_pair
+from ...evaluation.gap_answers import SIDES, answer_pairs
 from ...evaluation.local_model import Generator, load_for_generation
 from ...evaluation.progress import Progress
 from ...models.families import Family, get_family
