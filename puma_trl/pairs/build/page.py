@@ -17,7 +17,9 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 1100px
 table { border-collapse: collapse; margin: .5em 0 } td { padding: .2em .8em .2em 0; vertical-align: top }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1.5em; border-top: 1px solid #ccc; padding: 1em 0 }
-.pair img { max-width: 100%; border: 1px solid #ddd } .words { white-space: pre-wrap; overflow-wrap: anywhere }
+@media (max-width: 700px) { .pair { grid-template-columns: minmax(0, 1fr) } }
+td, .words { overflow-wrap: anywhere } .words { white-space: pre-wrap }
+.pair img { max-width: 100%; border: 1px solid #ddd }
 h3 { margin: 0 0 .3em; font-size: 1em } small, .why { color: #666 } .why { grid-column: 1 / -1 }
 """
 
@@ -116,7 +118,8 @@ def write_page(output: Path, lines: list[str], total: dict[str, Any], shown: dic
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     with whole_file(output / PAGE, errors="backslashreplace") as file:
         file.write(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" '
+            f'content="width=device-width, initial-scale=1"><meta http-equiv="Content-Security-Policy" '
             f'content="{policy}"><title>Built pairs</title><style>{STYLE}</style><h1>Built pairs</h1>{"".join(parts)}'
             "</html>\n"
         )
