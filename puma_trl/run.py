@@ -10,6 +10,8 @@ accelerate launch -m puma_trl.run --config recipes/stage3.yaml --resume_from_che
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from puma_trl.entry import run_command  # before the libraries that it quietens
@@ -26,6 +28,7 @@ from transformers import IntervalStrategy, ProcessorMixin, set_seed
 
 from puma_trl.data.load import load_data
 from puma_trl.data.policy import DataReport
+from puma_trl.errors import ConfigError, PumaError
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.attention import check_padding_free
 from puma_trl.models.families import get_family
@@ -69,6 +72,17 @@ def end_process_group() -> None:
         PartialState().destroy_process_group()
 
 
+@contextmanager
+def telling_refusals() -> Iterator[None]:
+    """Lets settings that TRL and transformers refuse be an error of the user's, told in one line."""
+    try:
+        yield
+    except PumaError:
+        raise
+    except (ValueError, ImportError) as error:
+        raise ConfigError(str(error)) from error
+
+
 def main(argv: list[str]) -> int | None:
     """Runs the stage that the command line describes; returns the exit code of a run that a signal has stopped."""
     end_on_signals()
@@ -102,15 +116,16 @@ def main(argv: list[str]) -> int | None:
     peft_config = build_peft_config(model, model_args, training_args.trainable_parts, family)
 
     # 4. Trainer
-    trainer = PumaKLTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=dataset["train"],
-        eval_dataset=dataset.get("eval"),
-        processing_class=processor,
-        callbacks=[ProvenanceCallback(), CurvesCallback()],
-        peft_config=peft_config,
-    )
+    with telling_refusals():
+        trainer = PumaKLTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=dataset["train"],
+            eval_dataset=dataset.get("eval"),
+            processing_class=processor,
+            callbacks=[ProvenanceCallback(), CurvesCallback()],
+            peft_config=peft_config,
+        )
     if checkpoint:
         trainer.compare_checkpoint(checkpoint)
     if trainer.is_world_process_zero():

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from puma_trl import run
+from puma_trl.errors import PumaError
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -105,7 +106,7 @@ PAIR = {"instruction": "a", "output": "b", "image_url_2": "0.png", "instruction_
 )
 def test_bad_arguments_stop_before_training(main, folder, no_training, flags, message):
     flags = {key: value.format(folder=folder) if isinstance(value, str) else value for key, value in flags.items()}
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(PumaError, match=message):
         main(**flags)
 
 

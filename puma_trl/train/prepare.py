@@ -111,8 +111,19 @@ def prepare(
     if takes_images:
         # rows become tensors in the collator, where images are opened
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        if args.ddp_find_unused_parameters is None and has_own_rows:
+            args.ddp_find_unused_parameters = _may_leave_unused(config)
         collator = collator or make_collator(train_dataset, eval_dataset, args, processor, config)
     return Prepared(processor, train_dataset, eval_dataset, collator, has_own_rows and takes_images)
+
+
+def _may_leave_unused(config: PreTrainedConfig) -> bool:
+    """
+    Returns whether a step may leave parameters without gradient, for which DDP must look in every step. TRL always
+    lets it, for rows without pictures; the collator gives them a hidden one.
+    """
+    # LLaVA reads an inner layer of its tower
+    return not get_family(config).parts or hasattr(config, "vision_feature_layer")
 
 
 def prepare_model(model: PreTrainedModel | PeftModel, args: PumaKLConfig, given: Prepared) -> None:

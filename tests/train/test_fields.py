@@ -13,7 +13,7 @@ import trl
 from accelerate import ParallelismConfig
 from datasets import Dataset
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 from trl import ModelConfig
 
 from puma_trl.config import PumaKLConfig
@@ -31,6 +31,7 @@ from puma_trl.train.unused import (
 )
 
 from ..checkpoints.test_assemble import write_language_model
+from ..models.family_models import build_family
 
 
 FIELDS = {field.name for field in dataclasses.fields(PumaKLConfig)}
@@ -340,6 +341,23 @@ def test_packing_of_evaluation(make):
 def test_router_of_a_dense_model(make):
     with pytest.raises(ValueError, match="`router_aux_loss_coef` is set to 0.1"):
         make(TEXT, {"router_aux_loss_coef": 0.1})
+
+
+@pytest.mark.parametrize(("name", "expected"), [("qwen2_vl", False), ("llava", True)])
+def test_ddp_looks_for_unused_parameters_where_there_may_be_some(make, pairs, name, expected):
+    """All others get a gradient in every step, whatever the rows; torch warns where it looks for nothing."""
+    processor, model = build_family(name)
+    found = []
+
+    class Look(TrainerCallback):
+        def on_pre_optimizer_step(self, *args, model, **kwargs):
+            found.append(any(each.grad is None for each in model.parameters()))
+
+    arguments = {"model": model, "processing_class": processor, "callbacks": [Look()]}
+    rows = [pairs[0], pairs[1]]
+    trainer = make(rows, {"max_steps": 1, "max_length": 4000, "trainable_parts": ["all"]}, **arguments)
+    trainer.train()
+    assert trainer.args.ddp_find_unused_parameters == found[0] == expected
 
 
 OTHER_VALUES = {
