@@ -29,7 +29,7 @@ def read_header(path: str) -> list[str]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             header = next(read_csv(file), [])
     except csv.Error as error:
-        raise DataError(f"Broken csv in '{path}' on line 1: {error}. Repair the file.") from error
+        raise _csv_error(path, error, 1) from error
     except UnicodeDecodeError as error:
         raise _encoding_error(path, error, error.object.count(b"\n", 0, error.start) + 1) from error
     other = next((sign for sign in SEPARATORS if len(header) == 1 and sign in header[0]), None)
@@ -74,11 +74,16 @@ def find_rows(path: str, chunk_bytes: int) -> Iterator[tuple[int, int, int]]:
                     yield start, consumed, first
                     start, first = consumed, reader.line_num + 1
         except csv.Error as error:
-            raise DataError(f"Broken csv in '{path}' on line {reader.line_num}: {error}. Repair the file.") from error
+            raise _csv_error(path, error, reader.line_num) from error
         except UnicodeDecodeError as error:  # which comes before the line is counted
             raise _encoding_error(path, error, reader.line_num + 1) from error
         if consumed > start:
             yield start, consumed, first
+
+
+def _csv_error(path: str, error: csv.Error, line: int) -> DataError:
+    reason = "a line ends in CR alone" if str(error).startswith("new-line character") else error
+    return DataError(f"Broken csv in '{path}' on line {line}: {reason}. Repair the file.")
 
 
 def _encoding_error(path: str, error: UnicodeDecodeError, line: int) -> DataError:

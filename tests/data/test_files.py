@@ -202,6 +202,7 @@ def test_a_first_line_that_is_broken_leaves_the_others(tmp_path):
         (b"instruction,output,output\na,b,c\n", "column `output` more than once"),
         (b'instruction,output\na,"b"c\n', "on line 2: "),
         (b'instruction,output\na,b\n"a,b\n', "Broken csv .* on line 3: unexpected end of data"),
+        (b"instruction,output\ra,b\r", "Broken csv .* on line 1: a line ends in CR alone. Repair"),
         (b"instruction,output\na,\xff\n", "is not UTF-8 text on line 2, but perhaps Latin-1"),
     ],
 )
