@@ -405,7 +405,7 @@ def test_columns_of_data_and_evaluation_data(rows, generated, tmp_path, monkeypa
     assert f"NOTE columns not read: {', '.join(report.unread)}" in page
     assert run(monkeypatch, path, "--columns", json.dumps({"image_url_2": "picture"})) == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert "`photo` has the name of pictures" in error and "photo: ignore" in error
+    assert "`photo` has the name of pictures" in error and '{"photo": "ignore"}' in error
 
 
 def test_rows_of_every_form_are_checked(tmp_path):
