@@ -1,7 +1,10 @@
 """`puma-trl train`: which accelerate configuration, which recipe, and how the launcher is called."""
 
+import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,3 +182,17 @@ def test_what_cannot_be_read_is_told_before_the_launch(launched, argv, message):
     with pytest.raises(ConfigError, match=message):
         main(argv)
     assert launched == []
+
+
+@pytest.mark.distributed
+def test_errors_of_two_processes_are_one_line_and_their_code(tmp_path):
+    engine = {"compute_environment": "LOCAL_MACHINE", "num_machines": 1, "use_cpu": True, "mixed_precision": "no"}
+    (tmp_path / "two.yaml").write_text(json.dumps(engine | {"num_processes": 2, "distributed_type": "MULTI_GPU"}))
+    recipe = {"model_name_or_path": "model", "dataset_name": "a.jsonl", "output_dir": "out", "use_cpu": True}
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe | {"bf16": False, "report_to": "none", "alpha_kl": 3}))
+    argv = [sys.executable, "-m", "puma_trl.cli", "train", "recipe.yaml", "--accelerate_config", "two.yaml"]
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: `alpha_kl` is 3, but it must be between 0 and 1."]
