@@ -23,7 +23,7 @@ FLAGS = {
 
 @pytest.mark.parametrize(("engine", "adapters"), [("ddp", True), ("zero3", False), ("fsdp2", False)])
 def test_best_model(launch, workspace, engine, adapters):
-    flags = FLAGS | {"eval_dataset_name": workspace / "pairs.jsonl"}
+    flags = FLAGS | {"eval_dataset_name": workspace / "eval.jsonl"}
     run = launch(engine, use_peft=adapters, **flags)
     state = json.loads((run.output_dir / "trainer_state.json").read_text())
     best = Path(state["best_model_checkpoint"])

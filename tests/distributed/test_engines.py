@@ -63,7 +63,7 @@ def reference(launch, workspace):
 
 
 def flags(case, workspace):
-    return CASES[case] | {"eval_dataset_name": workspace / "pairs.jsonl"}
+    return CASES[case] | {"eval_dataset_name": workspace / "eval.jsonl"}
 
 
 @pytest.mark.parametrize(
