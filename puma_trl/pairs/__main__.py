@@ -12,6 +12,7 @@ TOOLS = {
     "build": "build pairs from ordinary problems",
     "generate": "generate problems with drawings",
     "check": "check pairs before training",
+    "split": "split into training and evaluation data without leaks",
     "preview": "write a page to look at pairs",
 }
 

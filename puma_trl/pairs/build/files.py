@@ -78,7 +78,8 @@ class ChunkWriter:
             self._write_group()
 
     def _write_group(self) -> None:
-        schema = PAIR_FEATURES.arrow_schema
+        marked = {"shows_source": Value("bool")} if "shows_source" in self.rows[0] else {}
+        schema = Features(PAIR_FEATURES | marked).arrow_schema
         if self._table is None:
             file = self._files.enter_context(whole_file(self.target, "wb"))
             self._table = self._files.enter_context(pq.ParquetWriter(file, schema))

@@ -181,6 +181,8 @@ class Builder:
             picture = writer.add_picture(composition.image)
             vision_rich = {"image_url_2": picture, "instruction_2": prompt, "output_2": problem.answer}
             row = text_rich | vision_rich | {"kind": level}
+            if self.settings.source == "keep":
+                row["shows_source"] = bool(composition.failures)
             writer.add_row(row)
             size = composition.image.size
             showcase.consider(row_id, row, writer.last_picture, size, len(composition.failures))

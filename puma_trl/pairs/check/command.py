@@ -22,18 +22,28 @@ import numpy as np
 from ...data.files import Source, find_chunks, find_sources
 from ...data.forms import find_forms
 from ...data.load import MAX_PROCESSES
-from ...data.policy import MISMATCH, REMEDIES
+from ...data.policy import REMEDIES
 from ...data.readers import read_chunk
 from ...errors import DataError
 from ..mapping import add_columns, read_columns
-from . import leakage, overlap
+from ..subset import write_subset
+from . import leakage
+from .kinds import (
+    BENCHMARK,
+    CONTRADICTION,
+    DUPLICATE_PICTURE,
+    DUPLICATE_ROW,
+    EVAL,
+    FINDING_KINDS,
+    NOT_A_PAIR,
+    NOT_COMPARED,
+    REFUSED,
+)
 from .overlap import Reference
 from .report import ERROR, NOTE, WARNING, Finding, Report, describe_forms, print_report, write_report
 from .scan import (
-    BLANK_PICTURE,
     CUT_PICTURE,
     CUT_SHARE,
-    NO_PICTURE,
     ChunkSummary,
     ReferenceReader,
     Scanner,
@@ -41,13 +51,6 @@ from .scan import (
     map_chunks,
 )
 
-
-EVAL, BENCHMARK = "eval data", "benchmark"
-NOT_A_PAIR = "not a pair"
-DUPLICATE_ROW = "duplicate row"
-DUPLICATE_PICTURE = "duplicate picture"
-CONTRADICTION = "contradicting answers"
-NOT_COMPARED = "not compared"
 
 # Columns of question and picture in benchmarks, the first that is there. MathVista's pictures are in `decoded_image`.
 QUESTION_COLUMNS = ("question", "instruction", "problem", "query", "question_text")
@@ -57,57 +60,6 @@ IMAGE_COLUMNS = ("decoded_image", "image", "images", "image_path", "image_url", 
 # fewest such rows that say so.
 CHANCE_SHARE, CHANCE_ROWS = 0.2, 20
 
-# Kind → level, meaning, remedy. Any other kind is a row that training refuses.
-FINDING_KINDS = {
-    MISMATCH: (ERROR, "The two sides must have one answer.", REMEDIES[MISMATCH]),
-    NOT_A_PAIR: (ERROR, "Other rows of the file are pairs.", "Give `instruction_2` and `output_2`, or another file."),
-    leakage.IDENTICAL: (
-        ERROR,
-        "Both sides have the same prompt and pictures, so there is nothing to align.",
-        "Take the words that the picture shows out of `instruction_2`.",
-    ),
-    leakage.IN_VISION_RICH: (
-        ERROR,
-        "The prompt says what the picture should be read for.",
-        "Take the answer out of `instruction_2`.",
-    ),
-    leakage.IN_TEXT_RICH: (
-        WARNING,
-        "The question gives its answer away, so the teacher only copies.",
-        "Take the answer out of `instruction`, unless it is a proof.",
-    ),
-    leakage.NUMBER_IN_PROMPT: (
-        NOTE,
-        "The answer equals something given in the question, which happens by chance.",
-        "Look at the examples.",
-    ),
-    NO_PICTURE: (WARNING, "The vision-rich side has no picture.", "Give `image_url_2`."),
-    BLANK_PICTURE: (WARNING, "The picture shows nothing.", "Draw it again, or leave the row out."),
-    CUT_PICTURE: (
-        WARNING,
-        "The model's processor cuts pixels off, so the model does not see the whole picture.",
-        "Set `do_center_crop: false` in its file, with `crop_size` as `size`, or pad the pictures to squares.",
-    ),
-    DUPLICATE_ROW: (WARNING, "The same row twice: texts and pictures.", "Leave one out."),
-    CONTRADICTION: (
-        WARNING,
-        "The same prompt with the same pictures has another final answer.",
-        "Find out which is right.",
-    ),
-    DUPLICATE_PICTURE: (NOTE, "The same pixels as in another row.", "Nothing, if questions share pictures."),
-    NOT_COMPARED: (WARNING, "These rows could not be read, and the data was not compared with them.", "Repair them."),
-    overlap.SAME_QUESTION: (ERROR, "The question stands in the {where} too.", "Leave the row out."),
-    overlap.NEAR_QUESTION: (WARNING, "The {where} has nearly the same problem.", "Compare the two."),
-    overlap.SAME_PICTURE: (WARNING, "The {where} has the picture too, with another question.", "Compare the two."),
-    overlap.NEAR_PICTURE: (
-        WARNING,
-        "The {where} has a picture that looks the same (at most "
-        + f"{overlap.NEAR_BITS} of 256 bits differ), with another question.",
-        "Compare the two.",
-    ),
-}
-REFUSED = "Training refuses the row."
-
 
 @dataclass
 class _Findings:
@@ -115,9 +67,13 @@ class _Findings:
 
     sources: list[Source]
     by_kind: dict[str, Finding] = field(default_factory=dict)
+    flawed: set[tuple[int, int]] = field(default_factory=set)  # rows with an error or a warning of their own
 
     def add(self, kind: str, source: int, index: int, detail: str) -> None:
-        self._get(kind).add(self.sources[source], index, detail)
+        finding = self._get(kind)
+        finding.add(self.sources[source], index, detail)
+        if finding.level != NOTE and kind != CUT_PICTURE:
+            self.flawed.add((source, index))
 
     def _get(self, kind: str) -> Finding:
         if kind not in self.by_kind:
@@ -141,6 +97,7 @@ def check_pairs(
     question_column: str | None = None,
     image_column: str | None = None,
     num_proc: int | None = None,
+    write_clean: Path | None = None,
 ) -> Report:
     """
     Checks data.
@@ -166,6 +123,8 @@ def check_pairs(
             Columns of `against`. By default the first of `QUESTION_COLUMNS` and `IMAGE_COLUMNS` that is there.
         num_proc (`int`, *optional*):
             Processes. Defaults to the number of cores, up to 16.
+        write_clean (`Path`, *optional*):
+            Folder that gets the rows without errors and warnings, as they stand in the data.
 
     Raises:
         DataError: if data or the model's processor cannot be read, an option is out of range, or a file is empty.
@@ -197,6 +156,11 @@ def check_pairs(
     report.unread = list(dict.fromkeys([*unread, *sorted(name for part in parts for name in part.unread)]))
     report.findings += findings.by_kind.values()
     _judge_chance(report)
+    if write_clean is not None:
+        kept: list[list[int]] = [[] for _ in sources]
+        for part in parts:
+            kept[part.source] += [index for index in part.index if (part.source, index) not in findings.flawed]
+        report.clean, report.clean_rows = write_subset(sources, kept, write_clean / "train"), sum(map(len, kept))
     return report
 
 
@@ -359,6 +323,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
     parser.add_argument("--split", default="train", help="split of Hub data sets (default: train)")
     parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")
+    parser.add_argument(
+        "--write_clean", type=Path, metavar="DIR", help="write the rows without errors and warnings to train.* there"
+    )
     parser.add_argument("--output", type=Path, help="json file for all findings with their rows")
 
 

@@ -15,7 +15,8 @@ from hashlib import blake2b
 import numpy as np
 from PIL import Image
 
-from ...evaluation.answers import ANSWER_PHRASE, final_answer
+from ...evaluation.answers import final_answer
+from ...evaluation.answers.statements import find_statements
 
 
 CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"  # scripts without spaces: each character is a word
@@ -87,7 +88,7 @@ def short_answer(output: str) -> str | None:
     Returns the final answer of an output: what it announces (`\boxed{…}`, "the answer is"), else its last option
     letter or number; an output of at most five words that announces nothing is the answer itself.
     """
-    announced = "\\boxed" in output or ANSWER_PHRASE.search(output)
+    announced = next(find_statements(output), None) is not None
     if not announced and len(output.split()) <= SHORT_ANSWER and "=" not in output:
         return output.strip()
     return final_answer(output, "text")

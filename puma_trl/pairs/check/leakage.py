@@ -13,7 +13,8 @@ IN_TEXT_RICH = "answer in text-rich prompt"
 NUMBER_IN_PROMPT = "answer among the numbers"
 
 # Options such as "(A) 40" or "B. 50" name the right answer by design: only the text before them is looked at.
-OPTION = re.compile(r"(?:^|[\s(（])([A-D])\s?[).:：、．）]")
+OPTION = re.compile(r"(?:^|[\s(（])([A-H])\s?[).:：、．）]")
+LISTED = re.compile(r"(?:^|\n|\s)(?:choices|options|选项)\s*[:：]", re.IGNORECASE)
 # "The answer is: $110$", but neither "answer yes or no" nor an example of the form: "e.g., Answer: B".
 ANNOUNCED = (
     r"(?:\banswers?\b|\bsolution\b|答案)[\s:=：]*(?:is|are|为|是)?[\s:=：$*\\({{\[]*{answer}"
@@ -64,6 +65,8 @@ def find_leaks(row: dict[str, str], text_rich: Side, vision_rich: Side) -> Itera
 
 
 def _before_options(prompt: str) -> str:
+    listed = LISTED.search(prompt)
+    prompt = prompt[: listed.start()] if listed else prompt
     options = list(OPTION.finditer(prompt))
     first = next((option for option in options if option[1] == "A"), None)
     if first is None or not any(option[1] == "B" and option.start() > first.start() for option in options):

@@ -66,17 +66,11 @@ class Reference:
         Yields:
             Kind of match and details; the questions first, and a picture only where no question was found with it.
         """
-        equal = self._texts.get(side.text)
-        pictures = self._near_pictures(side)
-        same = [
-            item
-            for item in equal
-            if not (side.pictures and self.sides[item].pictures) or side.says_all or pictures.get(item) == EQUAL
-        ]
+        equal, same, pictures = self._match(side)
+        shares = {} if same else self._near_questions(side, pictures) | {item: 1 for item in equal if item in pictures}
         for item in same[:1]:
             answers = ", with the same answer" if side.answer and side.answer == self.sides[item].answer else ""
             yield SAME_QUESTION, f"{self.names[item]}{answers}{_more(same)}"
-        shares = {} if same else self._near_questions(side, pictures) | {item: 1 for item in equal if item in pictures}
         for item in sorted(shares, key=shares.get, reverse=True)[:1]:
             detail = (
                 f"{shares[item]:.0%} of its word 8-grams"
@@ -89,6 +83,22 @@ class Reference:
             kind = SAME_PICTURE if pictures[item] == EQUAL else NEAR_PICTURE
             bits = "" if pictures[item] == EQUAL else f", {pictures[item]} of {PICTURE_BITS} bits differ"
             yield kind, f"{self.names[item]}{bits}{_more(pictures)}"
+
+    def related(self, side: Side) -> set[int]:
+        """Returns all items that are the same as a side, or nearly, by their questions or their pictures."""
+        _, same, pictures = self._match(side)
+        return {*same, *self._near_questions(side, pictures), *pictures}
+
+    def _match(self, side: Side) -> tuple[list[int], list[int], dict[int, int]]:
+        """Returns items with equal words, those with the same question, and those with near pictures."""
+        equal = self._texts.get(side.text) if side.text else []
+        pictures = self._near_pictures(side)
+        same = [
+            item
+            for item in equal
+            if not (side.pictures and self.sides[item].pictures) or side.says_all or pictures.get(item) == EQUAL
+        ]
+        return equal, same, pictures
 
     def _near_pictures(self, side: Side) -> dict[int, int]:
         """Returns item → bits that differ, `EQUAL` for equal pixels."""

@@ -91,6 +91,10 @@ class Report:
             Words for a form of rows → the files that have it.
         unread (`list[str]`):
             Columns that are not read.
+        clean (`Path`, *optional*):
+            File of the rows without errors and warnings.
+        clean_rows (`int`):
+            Their number.
     """
 
     data: list[str]
@@ -106,6 +110,8 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     forms: dict[str, list[str]] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    clean: Path | None = None
+    clean_rows: int = 0
 
     @property
     def has_errors(self) -> bool:
@@ -157,6 +163,12 @@ def print_report(report: Report, output: Path | None) -> None:
         console.print(f"\n[{STYLES[NOTE]}]{NOTE.upper():8}[/][bold]columns not read[/bold]: {names}")
     console.print()
     _print_lengths(console, report)
+    if report.clean is not None:
+        left_out = report.rows_read - report.clean_rows
+        console.print(
+            f"\n{report.clean_rows:,} rows without errors and warnings, {left_out:,} left out: "
+            f"{escape(str(report.clean))}"
+        )
     if output is not None:
         console.print(f"\nAll rows: {escape(str(output))}")
 

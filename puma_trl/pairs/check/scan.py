@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import AutoConfig, AutoProcessor
 
+from ...config import PumaKLConfig
 from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, TokenCounter
 from ...data.files import Chunk, Source
 from ...data.images import open_image
@@ -28,12 +29,18 @@ from ...models.families import get_family
 from ...models.pixels import cropped_share
 from .content import Picture, Side, describe_picture, describe_side, digest, short_answer
 from .leakage import find_leaks
+from .missing import SHOWS_SOURCE, find_missing
 from .overlap import Reference
 
 
 NO_PICTURE = "no picture"
 BLANK_PICTURE = "blank picture"
 CUT_PICTURE = "cut picture"
+LONG_SIDE = "longer than max_length"
+# Where `pairs build --source keep` says that a picture shows source
+SOURCE_COLUMN = "shows_source"
+# What training allows where nothing else is set
+MAX_LENGTH = PumaKLConfig.__dataclass_fields__["max_length"].default
 # Share of pixels from which on a processor cuts too much
 CUT_SHARE = 0.01
 
@@ -176,7 +183,7 @@ class Scanner:
     def __call__(self, chunk: Chunk) -> ChunkSummary:
         rows = self.checker.check(chunk)
         part = ChunkSummary(chunk.source, len(rows))
-        kept = []
+        kept, marked = [], self._find_marked(chunk)
         for row in rows:
             index = row["number"]
             if row["problem"] is None:
@@ -192,9 +199,19 @@ class Scanner:
             part.unread.update(row["unread"] or ())
             part.findings += [(CUT_PICTURE, index, detail) for detail in self._find_cuts(sides, part)]
             part.findings += [(kind, index, detail) for kind, detail in self._find(row, sides)]
+            if index in marked:
+                part.findings.append((SHOWS_SOURCE, index, f"`{SOURCE_COLUMN}` is true"))
             kept.append((row, sides))
         self._measure(kept, part)
         return part
+
+    def _find_marked(self, chunk: Chunk) -> set[int]:
+        """Returns the rows whose picture is marked as showing source."""
+        source = self.checker.sources[chunk.source]
+        if SOURCE_COLUMN not in source.form.seen:
+            return set()
+        rows = read_chunk(source, chunk, [SOURCE_COLUMN])
+        return {index for index, raw in rows if isinstance(raw, dict) and raw.get(SOURCE_COLUMN) is True}
 
     def _describe(self, row: dict[str, Any]) -> dict[str, Side]:
         """Returns the sides of a row: `""`, and `"_2"` for pairs."""
@@ -206,6 +223,7 @@ class Scanner:
         }
 
     def _find(self, row: dict[str, Any], sides: dict[str, Side]) -> Iterator[tuple[str, str]]:
+        yield from find_missing(row, sides[""])
         if len(sides) == 2:
             yield from find_leaks(row, sides[""], sides["_2"])
             if not sides["_2"].pictures:
@@ -244,6 +262,18 @@ class Scanner:
                 lengths = [len(row[f"instruction{name}"]) + len(row[f"output{name}"]) for name in sides]
                 part.lengths.extend(lengths if len(sides) == 2 else (*lengths, -1))
             return
+        done = len(part.lengths)
+        self._count_tokens(kept, part)
+        if self.checker.max_length is None:
+            lengths = zip(part.lengths[done::2], part.lengths[done + 1 :: 2], strict=True)
+            for (row, _), pair in zip(kept, lengths, strict=True):
+                for name, length in zip(("text-rich", "vision-rich"), pair, strict=True):
+                    if length > MAX_LENGTH:
+                        side = name if pair[1] >= 0 else "only"
+                        detail = f"the {side} side has {length} tokens, more than {MAX_LENGTH}"
+                        part.findings.append((LONG_SIDE, row["number"], detail))
+
+    def _count_tokens(self, kept: list[tuple[dict[str, Any], dict[str, Side]]], part: ChunkSummary) -> None:
         pairs = [(row, sides[""]) for row, sides in kept if len(sides) == 2]
         prompts = self.checker.renderer.prompts([prompt_of(row, "") for row, _ in pairs])
         counts = iter(self.checker.counter.count_texts(prompts))
@@ -274,17 +304,27 @@ class ReferenceReader:
 
     def __call__(self, chunk: Chunk) -> tuple[list[tuple[str, Side]], list[tuple[int, int, str]]]:
         source = self.sources[chunk.source]
+        sides, problems = [], []
+        for index, found, problem in self.read(chunk):
+            sides += [(source.row_id(index), side) for side in found]
+            problems += [(chunk.source, index, problem)] if problem else []
+        return sides, problems
+
+    def read(self, chunk: Chunk) -> list[tuple[int, list[Side], str | None]]:
+        """Returns number, sides and, if it cannot be read, the problem of each row."""
+        source = self.sources[chunk.source]
         names = None if self.columns is None else self.columns[chunk.source]
         rows = read_chunk(source, chunk, None if names is None else [name for name in names if name])
-        sides, problems = [], []
+        results = []
         for index, raw in rows:
-            name = source.row_id(index)
+            sides, problem = [], None
             try:
                 for side in self._read(self._as_row(raw, names), source):
-                    sides.append((name, side))
+                    sides.append(side)
             except DataError as error:
-                problems.append((chunk.source, index, str(error)))
-        return sides, problems
+                problem = str(error)
+            results.append((index, sides, problem))
+        return results
 
     @staticmethod
     def _as_row(raw: Any, names: tuple[str, str | None] | None) -> Any:

@@ -1,0 +1,1 @@
+"""Train and evaluation data without leaks between them."""

@@ -1,0 +1,180 @@
+"""
+Splits data into training and evaluation data that share no problem: rows with the same or nearly the same question, or
+with the same or nearly the same picture, go to one side together.
+
+```bash
+python -m puma_trl.pairs split outputs/built/train.jsonl --eval_size 0.05 --output outputs/split
+python -m puma_trl.pairs check outputs/split/train.jsonl --eval outputs/split/eval.jsonl
+```
+
+What is nearly the same is what `check` calls so. Rows that cannot be read are in neither file. The split depends on
+the data and the seed alone.
+"""
+
+import argparse
+import os
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...data.files import Chunk, Source, find_chunks, find_sources
+from ...data.forms import find_forms
+from ...data.load import MAX_PROCESSES
+from ...errors import DataError
+from ..check.content import Side
+from ..check.overlap import Reference
+from ..check.scan import ReferenceReader, map_chunks
+from ..mapping import add_columns, read_columns
+from ..subset import write_subset
+
+
+Row = tuple[int, int]  # position of the file, number of the row
+
+
+class RowReader:
+    """
+    Reads the sides of rows, for [`map_chunks`].
+
+    Args:
+        sources (`list[Source]`):
+            Where chunks come from.
+    """
+
+    def __init__(self, sources: list[Source]):
+        self.reader = ReferenceReader(sources, None)
+
+    def __call__(self, chunk: Chunk) -> tuple[int, list[tuple[int, list[Side], str | None]]]:
+        return chunk.source, self.reader.read(chunk)
+
+
+def group_rows(sides: Sequence[tuple[Row, Side]]) -> list[list[Row]]:
+    """
+    Groups rows that must not be divided: each is the same as another of its group, or nearly.
+
+    Args:
+        sides (`Sequence[tuple[Row, Side]]`):
+            The sides of all rows.
+
+    Returns:
+        `list[list[Row]]`: the groups, in the order of their first rows.
+    """
+    reference = Reference((str(position), side) for position, (_, side) in enumerate(sides))
+    leaders = {row: row for row, _ in sides}
+
+    def find(row: Row) -> Row:
+        while leaders[row] != row:
+            leaders[row] = leaders[leaders[row]]
+            row = leaders[row]
+        return row
+
+    for row, side in sides:
+        for item in reference.related(side):
+            first, second = sorted((find(row), find(sides[item][0])))
+            leaders[second] = first
+    groups = defaultdict(list)
+    for row in leaders:
+        groups[find(row)].append(row)
+    return list(groups.values())
+
+
+def choose_eval(groups: list[list[Row]], count: int, seed: int) -> list[Row]:
+    """Chooses whole groups by chance, up to a number of rows."""
+    groups = list(groups)
+    random.Random(seed).shuffle(groups)
+    chosen: list[Row] = []
+    for group in groups:
+        if len(chosen) + len(group) <= count:
+            chosen += group
+    return chosen
+
+
+def split_pairs(
+    data: list[str],
+    output: Path,
+    *,
+    eval_size: float = 0.05,
+    seed: int = 0,
+    columns: dict[str, str | list[str]] | None = None,
+    image_root: str | None = None,
+    split: str = "train",
+    num_proc: int | None = None,
+) -> dict[str, int | Path]:
+    """
+    Splits data.
+
+    Args:
+        data (`list[str]`):
+            Files, folders or Hub datasets with rows of any form that training reads.
+        output (`Path`):
+            Folder for `train` and `eval`, parquet of tables, else JSON lines.
+        eval_size (`float`, *optional*, defaults to `0.05`):
+            Share of the rows for evaluation, or their number if it is 1 or more.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the choice.
+        columns (`dict[str, str | list[str]]`, *optional*):
+            Where the data calls its columns otherwise, as in training: our column → the data's.
+        image_root (`str`, *optional*):
+            Folder that relative image paths start from. Defaults to the folder of each file.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of the Hub datasets.
+        num_proc (`int`, *optional*):
+            Processes. Defaults to the number of cores, up to 16.
+
+    Returns:
+        `dict[str, int | Path]`: `train`, `eval`, `unread` (numbers of rows), `groups`, `largest` (rows of the largest
+        group), `train_file` and `eval_file`.
+
+    Raises:
+        DataError: if an option is out of range, or no group is small enough for the evaluation data.
+    """
+    if eval_size <= 0 or (eval_size >= 1 and eval_size != int(eval_size)):
+        raise DataError(f"`--eval_size` is {eval_size}, but must be a share between 0 and 1, or a number of rows.")
+    sources = find_forms(find_sources(data, image_root, None, split), columns)
+    sides: list[tuple[Row, Side]] = []
+    unread = 0
+    workers = num_proc or min(os.cpu_count(), MAX_PROCESSES)
+    for source, rows in map_chunks(RowReader(sources), list(find_chunks(sources)), workers, "Reading"):
+        for number, found, problem in rows:
+            unread += problem is not None
+            sides += [((source, number), side) for side in found if problem is None]
+    groups = group_rows(sides)
+    total, largest = sum(map(len, groups)), max(map(len, groups), default=0)
+    chosen = set(choose_eval(groups, round(eval_size * total) if eval_size < 1 else int(eval_size), seed))
+    if not chosen or len(chosen) == total:
+        raise DataError(
+            f"No split: {total:,} rows make {len(groups):,} groups that hang together, the largest of {largest:,} "
+            f"rows, and `--eval_size {eval_size:g}` leaves {'no' if not chosen else 'all'} rows for evaluation."
+        )
+    files = {}
+    for name, wanted in (("train", {row for group in groups for row in group} - chosen), ("eval", chosen)):
+        kept: list[list[int]] = [[] for _ in sources]
+        for source, number in sorted(wanted):
+            kept[source].append(number)
+        files[f"{name}_file"] = write_subset(sources, kept, output / name)
+    counts = {"train": total - len(chosen), "eval": len(chosen), "unread": unread}
+    return counts | {"groups": len(groups), "largest": largest} | files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `python -m puma_trl.pairs split`."""
+    parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
+    add_columns(parser)
+    parser.add_argument("--output", type=Path, required=True, help="folder for train.* and eval.*")
+    parser.add_argument("--eval_size", type=float, default=0.05, help="share or number of rows (default: 0.05)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
+    parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
+    parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
+    parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Splits, and says what hangs together."""
+    options = {name: value for name, value in vars(args).items() if name != "command"}
+    done = split_pairs(**options | {"columns": read_columns(args.columns)})
+    print(
+        f"{done['train']:,} rows in {done['train_file']}, {done['eval']:,} in {done['eval_file']}: {done['groups']:,} "
+        f"groups of rows that hang together, the largest of {done['largest']:,}."
+    )
+    if done["unread"]:
+        print(f"{done['unread']:,} rows cannot be read and are in neither; `check` says why.")

@@ -1,0 +1,87 @@
+"""Some rows of data files → a file of their own, as they stand there, with paths that lead to the same pictures."""
+
+import json
+import os
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import concatenate_datasets
+
+from ..data.files import Source, find_chunks
+from ..data.images import ADDRESS
+from ..data.readers import BrokenRow, read_chunk
+from ..data.turns import PICTURE_KEYS
+from ..errors import DataError
+from ..files import whole_file
+
+
+def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> Path:
+    """
+    Writes rows of several files of one kind into one.
+
+    Args:
+        sources (`Sequence[Source]`):
+            The files, with their forms.
+        kept (`Sequence[Collection[int]]`):
+            The numbers of the rows to write, of each file.
+        path (`Path`):
+            The file, without its ending: rows of tables become parquet, all others JSON lines.
+
+    Returns:
+        `Path`: what was written.
+
+    Raises:
+        DataError: if files of both kinds are given.
+    """
+    tables = [source.kind == "table" for source in sources]
+    if any(tables) and not all(tables):
+        raise DataError("Tables and other files cannot be written into one file. Give those of one kind at a time.")
+    path = path.with_suffix(".parquet" if all(tables) else ".jsonl")
+    for source in sources:
+        if source.path is not None and path.exists() and os.path.samefile(source.path, path):
+            raise DataError(f"'{path}' is read, and would be written over. Choose another folder.")
+    if all(tables):
+        return _write_table(sources, kept, path)
+    with whole_file(path) as file:
+        for position, source in enumerate(sources):
+            numbers = frozenset(kept[position])
+            for chunk in find_chunks([source]):
+                for number, raw in read_chunk(source, chunk):
+                    if number in numbers and not isinstance(raw, BrokenRow):
+                        row = _with_paths(raw, source, path.parent)
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
+def _write_table(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> Path:
+    parts = [
+        source.table.select([number - 1 for number in sorted(numbers)])
+        for source, numbers in zip(sources, kept, strict=True)
+    ]
+    with whole_file(path, "wb") as file:
+        concatenate_datasets(parts).to_parquet(file)
+    return path
+
+
+def _with_paths(row: dict[str, Any], source: Source, folder: Path) -> dict[str, Any]:
+    """Returns a row whose relative paths of pictures start from another folder."""
+    if source.root is None:
+        return row
+    columns = {path[0] for name, paths in source.form.fields.items() if "image" in name for path in paths}
+    return {
+        name: _lead(value, source.root, folder, name in columns) if name not in source.form.ignored else value
+        for name, value in row.items()
+    }
+
+
+def _lead(value: Any, root: str, folder: Path, is_picture: bool) -> Any:
+    if isinstance(value, str):
+        if not is_picture or not value or ADDRESS.match(value) or os.path.isabs(value):
+            return value
+        return os.path.relpath(os.path.join(root, value), folder)
+    if isinstance(value, list):
+        return [_lead(part, root, folder, is_picture) for part in value]
+    if isinstance(value, dict):
+        return {key: _lead(part, root, folder, is_picture or key in PICTURE_KEYS) for key, part in value.items()}
+    return value
