@@ -4,10 +4,12 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
+from transformers import get_scheduler
 from trl import SFTConfig
 
 from .errors import ConfigError
-from .fields import check_values
+from .fields import check_value, check_values
 from .redact import hide_secrets
 
 
@@ -236,6 +238,14 @@ class PumaKLConfig(SFTConfig):
                 f"`warmup_steps: {self.warmup_steps}` has no effect with `lr_scheduler_type: constant`. Set "
                 "`lr_scheduler_type: constant_with_warmup`, or leave it out."
             )
+        try:
+            optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+            get_scheduler(self.lr_scheduler_type, optimizer, 10, 100, self.lr_scheduler_kwargs)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"`lr_scheduler_kwargs: {self.lr_scheduler_kwargs}` does not go with `lr_scheduler_type: "
+                f"{self.lr_scheduler_type.value}`: {error}"
+            ) from error
 
     def _check_data_settings(self) -> None:
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
@@ -275,10 +285,18 @@ def rows_per_step(args: PumaKLConfig) -> int:
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
+def _read_rate(part: str, rate: Any) -> float:
+    name = f"part_learning_rates` of `{part}"
+    rate = float(check_value(name, rate, float))
+    if rate < 0:
+        raise ConfigError(f"`{name}` is {rate}, but it must be at least 0.")
+    return rate
+
+
 def _read_rates(rates: Any) -> dict[str, float]:
     try:
-        return {part: float(rate) for part, rate in rates.items()}  # YAML reads 1e-4 as text
-    except (AttributeError, TypeError, ValueError):
+        return {part: _read_rate(part, rate) for part, rate in rates.items()}
+    except AttributeError:
         raise ConfigError(
             f"`part_learning_rates` is {rates!r}, but it must map parts to numbers: `{{aligner: 1e-4}}` in a recipe, "
             """'{"aligner": 1e-4}' on the command line."""

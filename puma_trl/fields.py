@@ -23,25 +23,32 @@ WORDS = {
 _AT_LEAST = {number: (lambda value, number=number: value >= number, f"at least {number}") for number in (0, 1)}
 _POSITIVE = (lambda value: value > 0, "above 0")
 _SHARE = (lambda value: 0 <= value <= 1, "between 0 and 1")
+_SHARE_OR_COUNT = (
+    lambda value: 0 < value < 1 or value >= 1 and value == int(value),
+    "a share below 1 or a whole number",
+)
+_SEED = (lambda value: 0 <= value < 2**32, "between 0 and 4294967295")
 _BELOW_ONE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
 RANGES = {
     "adam_beta1": _BELOW_ONE,
     "adam_beta2": _BELOW_ONE,
     "adam_epsilon": _AT_LEAST[0],
     "alpha_kl": _SHARE,
+    "data_seed": _SEED,
     "dataloader_num_workers": _AT_LEAST[0],
     "dataloader_prefetch_factor": _AT_LEAST[1],
     "dataset_num_proc": _AT_LEAST[1],
+    "ddp_bucket_cap_mb": _AT_LEAST[1],
     "ddp_timeout": _AT_LEAST[1],
     "eval_accumulation_steps": _AT_LEAST[1],
     "eval_delay": _AT_LEAST[0],
-    "eval_split_size": _POSITIVE,
-    "eval_steps": _POSITIVE,
+    "eval_split_size": _SHARE_OR_COUNT,
+    "eval_steps": _SHARE_OR_COUNT,
     "gradient_accumulation_steps": _AT_LEAST[1],
     "label_smoothing_factor": _BELOW_ONE,
     "lambda_kl": _SHARE,
     "learning_rate": _AT_LEAST[0],
-    "logging_steps": _POSITIVE,
+    "logging_steps": _SHARE_OR_COUNT,
     "lora_alpha": _AT_LEAST[1],
     "lora_dropout": _BELOW_ONE,
     "lora_r": _AT_LEAST[1],
@@ -50,17 +57,19 @@ RANGES = {
     "max_pixels": _AT_LEAST[1],
     "max_steps": (lambda value: value == -1 or value >= 1, "at least 1, or -1 for `num_train_epochs`"),
     "min_pixels": _AT_LEAST[1],
+    "neftune_noise_alpha": _POSITIVE,
     "num_train_epochs": _POSITIVE,
     "pad_to_multiple_of": _AT_LEAST[1],
     "per_device_eval_batch_size": _AT_LEAST[1],
     "per_device_train_batch_size": _AT_LEAST[1],
-    "save_steps": _POSITIVE,
+    "router_aux_loss_coef": _AT_LEAST[0],
+    "save_steps": _SHARE_OR_COUNT,
     "save_total_limit": _AT_LEAST[1],
-    "seed": _AT_LEAST[0],
+    "seed": _SEED,
     "teacher_sync_steps": _AT_LEAST[1],
     "teacher_update_rate": (lambda value: 0 < value <= 1, "above 0 and at most 1; `teacher: frozen` never changes"),
     "temp_kl": _POSITIVE,
-    "warmup_steps": _AT_LEAST[0],
+    "warmup_steps": (lambda value: value == 0 or _SHARE_OR_COUNT[0](value), f"0, {_SHARE_OR_COUNT[1]}"),
     "weight_decay": _AT_LEAST[0],
 }
 # Columns of a list of fields, and those of them for names and defaults

@@ -24,6 +24,7 @@ from .fields import NOT_HERE, NOT_IN_RECIPES, OTHER_NAMES, check_values, list_fi
 from .redact import HIDDEN, REMEDY, is_secret_name, refuse_hidden, refuse_secrets, remember_secrets
 
 
+MERGE = "tag:yaml.org,2002:merge"  # `<<`
 TYPES = (PumaScriptArguments, PumaKLConfig, ModelConfig)
 # Where Linux tells the version of NVIDIA's driver
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -71,16 +72,34 @@ def describe_keys(with_others: bool) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice; the last one would win, unseen."""
+    """YAML in which no key stands twice, since the last one would win unseen, and numbers are what they look like."""
+
+    # `010` would be 8, `1:30` would be 90, and `2024-01-01` a date
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":int", ":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
         twice = next((key for key in keys if keys.count(key) > 1), None)
         if twice is not None:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key `{twice}` stands twice; keep one", node.start_mark
             )
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+][0-9]+)?|\.[0-9][0-9_]*|\.(?:inf|Inf|INF))$|\.(?:nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$"), list("-+0123456789")
+)
 
 
 def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, ModelConfig, dict[str, Any]]:
@@ -111,7 +130,7 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
         names = {field.name for field in dataclasses.fields(each)} & values.keys()
         try:
             arguments.append(None if problems else each(**{name: values[name] for name in names}))
-        except (ValueError, ImportError, OSError) as error:  # what transformers and TRL refuse
+        except (ValueError, TypeError, KeyError, ImportError, OSError) as error:  # what transformers and TRL refuse
             problems.append(str(error))
     if problems:
         raise ConfigError(problems[0] if len(problems) == 1 else f"{len(problems)} problems. {' '.join(problems)}")
@@ -294,7 +313,10 @@ def _set_environment(values: Any, recipe: str) -> None:
         raise ConfigError(f"`env` in the recipe {recipe} must map names of environment variables to values.")
     # what a saved recipe does not tell may stand in the environment already
     refuse_hidden({name: value for name, value in values.items() if value != HIDDEN or str(name) not in os.environ})
-    os.environ.update({str(name): str(value) for name, value in values.items() if value != HIDDEN})
+    try:
+        os.environ.update({str(name): str(value) for name, value in values.items() if value != HIDDEN})
+    except ValueError as error:  # such as a name with `=`
+        raise ConfigError(f"`env` in the recipe {recipe} cannot be set: {error}.") from None
 
 
 if __name__ == "__main__":  # python -m puma_trl.recipe > recipes/schema.json

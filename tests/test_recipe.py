@@ -168,6 +168,45 @@ def test_values_of_another_type(recipe, lines, message):
         parse_recipe([str(recipe)])
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("max_steps: 1:30\n", "`max_steps` is '1:30'"),
+        ('env: {A: "x\\0y"}\n', "`env` in the recipe .* cannot be set"),
+        ("accelerator_config: {split: true}\n", "unexpected keyword argument 'split'"),
+        (
+            "lr_scheduler_kwargs: {cycles: 2}\n",
+            "does not go with `lr_scheduler_type: linear`: .*cycles",
+        ),
+        ("lr_scheduler_type: cosine_with_min_lr\n", "does not go with .*min_lr"),
+        ("part_learning_rates: {aligner: true}\n", "`part_learning_rates` of `aligner` is True, but it must"),
+        (
+            "part_learning_rates: {aligner: -1e-4}\n",
+            "`aligner` is -0.0001, but it must be at least 0",
+        ),
+        ("part_learning_rates: {aligner: .nan}\n", "`part_learning_rates` of `aligner` is nan, but it must"),
+    ],
+)
+def test_values_that_do_not_look_like_what_they_are(recipe, lines, message):
+    recipe.write_text(recipe.read_text() + lines)
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe([str(recipe)])
+
+
+def test_numbers_and_texts_of_yaml(recipe):
+    """Numbers are read as they look; anchors and merged mappings are YAML's own."""
+    lines = (
+        "max_steps: 1_000\nseed: 0x10\ntemp_kl: 2.50\nadam_epsilon: 1.0e-8\nweight_decay: .1\nrun_name: 2024-01-01\n"
+    )
+    lines += "save_total_limit: 010\npart_learning_rates: &rates {aligner: 1e-4}\nlr_scheduler_kwargs: {<<: {num_cycles: 2}}\n"
+    recipe.write_text(recipe.read_text() + lines + "lr_scheduler_type: cosine\nlambda_kl: 1\n")
+    _, args, _, _ = parse_recipe([str(recipe)])
+    assert (args.max_steps, args.seed, args.temp_kl, args.adam_epsilon) == (1000, 16, 2.5, 1e-8)
+    assert (args.weight_decay, args.run_name, args.lambda_kl) == (0.1, "2024-01-01", 1)
+    assert args.save_total_limit == 10  # and not 8
+    assert (args.part_learning_rates, args.lr_scheduler_kwargs) == ({"aligner": 1e-4}, {"num_cycles": 2})
+
+
 RANGES_BROKEN = [
     ("gradient_accumulation_steps", -2),
     ("gradient_accumulation_steps", 0),
@@ -196,6 +235,11 @@ RANGES_BROKEN = [
     ("lora_r", 0),
     ("lora_dropout", 1.0),
     ("eval_split_size", 0.0),
+    ("eval_split_size", 1.5),
+    ("warmup_steps", 2.5),
+    ("seed", 2**32),
+    ("data_seed", -1),
+    ("neftune_noise_alpha", -5),
 ]
 
 

@@ -10,6 +10,7 @@ from trl import ModelConfig
 
 from ..config import PumaKLConfig
 from ..errors import ConfigError
+from .metrics import MEANS
 
 
 logger = get_logger(__name__)
@@ -65,6 +66,8 @@ UNUSED_WITHOUT_METRICS = {
     name: ((plain,), "it is for `compute_metrics`, which is not given")
     for name, plain in (("batch_eval_metrics", False), ("include_for_metrics", []))
 }
+# What the script measures on `gap_dataset_name`
+GAP_METRICS = ("gap", "text_rich_accuracy", "vision_rich_accuracy", "agreement")
 
 
 def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -108,12 +111,24 @@ def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str
             raise ConfigError(f"`{name}` cannot be used here: {reason}.")
     if functions.get("compute_metrics") is None:
         _refuse(args, UNUSED_WITHOUT_METRICS, "")
+        _refuse_metric(args)
 
 
 def _refuse(args: PumaKLConfig, table: Mapping[str, tuple[tuple, str]], where: str) -> None:
     for name, (plain, reason) in table.items():
         if (value := getattr(args, name)) not in plain:
             raise ConfigError(f"`{name}: {value}` has no effect{where}: {reason}. Leave it out.")
+
+
+def _refuse_metric(args: PumaKLConfig) -> None:
+    """A name that no evaluation gives would end the run at the first one; `SET_loss` is that of one set of several."""
+    known = [*MEANS, "modality_gap", *GAP_METRICS]
+    wanted = args.metric_for_best_model
+    if wanted is not None and not any(wanted == name or wanted.endswith(f"_{name}") for name in known):
+        raise ConfigError(
+            f"`metric_for_best_model: {wanted}` is not measured. Name one of {', '.join(known)}, or give "
+            "`compute_metrics` in Python."
+        )
 
 
 def _refuse_keys(args: PumaKLConfig) -> None:

@@ -389,6 +389,19 @@ def test_batches_that_are_divided_are_refused(make, pairs, key):
         make(pairs, {"accelerator_config": {key: True}})
 
 
+def test_metrics_that_nobody_measures(make, pairs):
+    values = {
+        "save_strategy": "best",
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "metric_for_best_model": "eval_acuracy",
+    }
+    with pytest.raises(
+        ConfigError, match="`metric_for_best_model: eval_acuracy` is not measured. Name one of loss, kl,"
+    ):
+        make(pairs, values, eval_dataset=Dataset.from_list(pairs))
+
+
 def test_keys_of_dataset_kwargs(make):
     with pytest.raises(ConfigError, match="`dataset_kwargs` has the keys append_concat_token, but TRL knows"):
         make(TEXT, {"dataset_kwargs": {"append_concat_token": True}})
