@@ -320,6 +320,12 @@ class PumaScriptArguments:
             Data to evaluate on, in the same forms as `dataset_name`.
         eval_split_size (`float`, *optional*):
             Part of the training data to evaluate on instead, chosen by the seed: a share below 1, or a number of rows.
+        gap_dataset_name (`list[str]`, *optional*):
+            Held-out pairs, in the same forms as `dataset_name`, which the model answers on both sides as it trains.
+        gap_eval_steps (`int`, *optional*):
+            Optimizer steps between two measurements of the gap on them, which are logged as `eval_gap`,
+            `eval_text_rich_accuracy`, `eval_vision_rich_accuracy` and `eval_agreement`; each may be the
+            `metric_for_best_model`.
         dry_run (`bool`, *optional*, defaults to `False`):
             Whether to stop before training: recipe, data and model are checked, and the first row is shown as the
             model gets it.
@@ -341,6 +347,12 @@ class PumaScriptArguments:
         default=None,
         metadata={"help": "Part of the training data to evaluate on: a share below 1, or a number of rows."},
     )
+    gap_dataset_name: list[str] | None = field(
+        default=None, metadata={"help": "Held-out pairs on which the model is asked both sides while it trains."}
+    )
+    gap_eval_steps: int | None = field(
+        default=None, metadata={"help": "Steps between two measurements of accuracy and gap on `gap_dataset_name`."}
+    )
     dry_run: bool = field(
         default=False,
         metadata={"help": "Check everything, show the first row as the model gets it, and train nothing."},
@@ -350,6 +362,10 @@ class PumaScriptArguments:
         _check_fields(self)
         self.dataset_name = as_names(self.dataset_name)
         self.eval_dataset_name = as_names(self.eval_dataset_name) or None
+        self.gap_dataset_name = as_names(self.gap_dataset_name) or None
+        if (self.gap_dataset_name is None) != (self.gap_eval_steps is None):
+            given, other = ("gap_dataset_name", "gap_eval_steps")[:: 1 if self.gap_eval_steps is None else -1]
+            raise ConfigError(f"`{given}` is set without `{other}`. Set both, or neither.")
         if not self.dataset_name:
             raise ConfigError("`dataset_name` is missing: name the files, folders or datasets of the Hub to train on.")
         if self.eval_split_size is not None and self.eval_dataset_name is not None:

@@ -44,6 +44,7 @@ RANGES = {
     "eval_delay": _AT_LEAST[0],
     "eval_split_size": _SHARE_OR_COUNT,
     "eval_steps": _SHARE_OR_COUNT,
+    "gap_eval_steps": _AT_LEAST[1],
     "gradient_accumulation_steps": _AT_LEAST[1],
     "label_smoothing_factor": _BELOW_ONE,
     "lambda_kl": _SHARE,

@@ -29,6 +29,7 @@ from transformers import IntervalStrategy, ProcessorMixin, set_seed
 from puma_trl.data.load import load_data
 from puma_trl.data.policy import DataReport
 from puma_trl.errors import ConfigError, PumaError
+from puma_trl.evaluation.training_gap import GapCallback, load_gap_pairs
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.attention import check_padding_free
 from puma_trl.models.families import get_family
@@ -110,6 +111,7 @@ def main(argv: list[str]) -> int | None:
         check_padding_free(config, model_args.attn_implementation)
     prepare_processor(processor, config, training_args)
     dataset, reports = load_data(script_args, training_args, processor, family)
+    gap_pairs = load_gap_pairs(script_args, training_args, processor, family)
 
     # 3. Model
     model = load_model(model_args, training_args, config, family)
@@ -126,6 +128,8 @@ def main(argv: list[str]) -> int | None:
             callbacks=[ProvenanceCallback(), CurvesCallback()],
             peft_config=peft_config,
         )
+    if gap_pairs is not None:
+        trainer.add_callback(GapCallback(trainer, gap_pairs, script_args.gap_eval_steps))
     if checkpoint:
         trainer.compare_checkpoint(checkpoint)
     if trainer.is_world_process_zero():

@@ -1,5 +1,6 @@
 """Both sides of pairs, answered by a model and compared with the gold answer."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +56,7 @@ def options_of(row: dict[str, Any]) -> tuple[str, ...]:
     return parse_options(row["instruction"])
 
 
-def answer_pairs(generator: Generator, rows: Dataset, title: str, share: Callable = list) -> list[dict[str, Any]]:
+def answer_pairs(generator: Generator, rows: Dataset, title: str) -> list[dict[str, Any]]:
     """
     Answers problems on both sides.
 
@@ -66,15 +67,38 @@ def answer_pairs(generator: Generator, rows: Dataset, title: str, share: Callabl
             Checked pairs.
         title (`str`):
             Words of the progress bar.
-        share (`Callable`, *optional*):
-            Chooses this process's batches from those of all. Defaults to all.
 
     Returns:
         One row per pair with, for each side, `{side}_reply`, `{side}_answer` (by the `final` rule), `{side}_correct`,
         `{side}_tokens` and `{side}_cut` (whether the reply was cut off), and `agree`, whether both sides give the same
-        answer. Of several processes each has what it answered.
+        answer.
     """
-    pairs = [{"row_id": row_id, "gold": gold} for row_id, gold in zip(rows["row_id"], rows["output_2"], strict=True)]
+    return join_answers(rows, [answer_sides(generator, rows, title)])
+
+
+def answer_sides(
+    generator: Generator, rows: Dataset, title: str, share: Callable[..., list] = list, quiet: bool = False
+) -> dict[int, dict[str, Any]]:
+    """
+    Answers a share of both sides.
+
+    Args:
+        generator ([`Generator`]):
+            The model.
+        rows ([`~datasets.Dataset`]):
+            Checked pairs.
+        title (`str`):
+            Words of the progress bar.
+        share (`Callable`, *optional*):
+            Chooses this process's batches from those of all. Defaults to all.
+        quiet (`bool`, *optional*, defaults to `False`):
+            Whether to show no bar.
+
+    Returns:
+        Position of a pair → what [`describe_reply`] returns of the sides that were answered.
+    """
+    answers: dict[int, dict[str, Any]] = defaultdict(dict)
+    golds = rows["output_2"][:]
     options = [options_of(row) for row in rows.select_columns(["instruction", "output_2"])]
     for side, suffix in SIDES.items():
         texts = [prompt_of(row, suffix) for row in rows]
@@ -82,13 +106,22 @@ def answer_pairs(generator: Generator, rows: Dataset, title: str, share: Callabl
             Prompt(text, images or (), history)
             for (text, _, history), images in zip(texts, rows[f"image_url{suffix}"], strict=True)
         ]
-        with Progress(f"{title}, {side} replies", len(prompts)) as progress:
+        with Progress(f"{title}, {side} replies", len(prompts), disable=quiet) as progress:
             for batch in generator.generate(prompts, share):
                 for position, reply in batch:
-                    pairs[position] |= describe_reply(side, reply, pairs[position]["gold"], options[position])
-                progress.advance(len(batch), sum(pairs[position][f"{side}_correct"] for position, _ in batch))
+                    answers[position] |= describe_reply(side, reply, golds[position], options[position])
+                progress.advance(len(batch), sum(answers[position][f"{side}_correct"] for position, _ in batch))
+    return dict(answers)
+
+
+def join_answers(rows: Dataset, parts: list[dict[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Returns what [`answer_pairs`] does, from what each process has answered."""
+    pairs = [{"row_id": row_id, "gold": gold} for row_id, gold in zip(rows["row_id"], rows["output_2"], strict=True)]
+    for part in parts:
+        for position, answers in part.items():
+            pairs[position] |= answers
     for pair in pairs:
-        answers = [pair.get(f"{side}_answer") for side in SIDES]
+        answers = [pair[f"{side}_answer"] for side in SIDES]
         pair["agree"] = None not in answers and equal_answers(*answers)
     return pairs
 

@@ -18,6 +18,8 @@ PANELS = {
     "KL per answer token": {"kl": "weighted", "forward_kl": "forward", "reverse_kl": "reverse"},
     "Cross-entropy per answer token": {"ce": "student", "teacher_ce": "teacher"},
     "Token accuracy": dict(zip(ACCURACIES, ("student", "teacher"), strict=True)),
+    "Accuracy by generation": {"vision_rich_accuracy": "vision-rich", "text_rich_accuracy": "text-rich"},
+    "Modality gap by generation": {"gap": "text-rich - vision-rich"},
     "Gradient norm": {"grad_norm": "gradient norm"},
     "Learning rate": {"learning_rate": "learning rate"},
 }

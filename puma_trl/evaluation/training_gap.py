@@ -1,0 +1,183 @@
+"""The modality gap by generation while a model trains: measured on held-out pairs, logged, and good to choose by."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, is_peft_model
+from datasets import Dataset
+from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
+from trl.models import unwrap_model_for_generation
+
+from ..config import PumaKLConfig, PumaScriptArguments
+from ..data.files import find_sources
+from ..data.load import load_data
+from ..errors import ConfigError, DataError
+from ..models.families import Family
+from .gap_answers import answer_sides, join_answers
+from .gap_summary import summarise_answers
+from .local_model import Generator
+
+
+METRICS = ("text_rich_accuracy", "vision_rich_accuracy", "gap", "agreement")
+
+
+def load_gap_pairs(
+    data: PumaScriptArguments, args: PumaKLConfig, processor: ProcessorMixin, family: Family
+) -> Dataset | None:
+    """
+    Loads and checks the pairs on which a run measures its gap, by the rules of training.
+
+    Args:
+        data ([`PumaScriptArguments`]):
+            `gap_dataset_name` is read, and the data to train on is looked at.
+        args ([`PumaKLConfig`]):
+            Training arguments.
+        processor ([`~transformers.ProcessorMixin`]):
+            Processor of the model.
+        family ([`Family`]):
+            Its family.
+
+    Returns:
+        The pairs, or `None` where no gap is measured.
+
+    Raises:
+        ConfigError: if the model reads no pictures, or the gap would be chosen by the wrong way round.
+        DataError: if the pairs cannot be used, or are trained on.
+    """
+    metric = (args.metric_for_best_model or "").removeprefix("eval_")
+    if data.gap_dataset_name is None:
+        if metric in METRICS:
+            raise ConfigError(
+                f"`metric_for_best_model: {metric}` is measured on pairs: name them with `gap_dataset_name`, and set "
+                "`gap_eval_steps`."
+            )
+        return None
+    if not isinstance(processor, ProcessorMixin):
+        raise ConfigError("`gap_dataset_name` is set, but the model reads no pictures. Leave it out.")
+    if metric == "gap" and args.greater_is_better:
+        raise ConfigError("`metric_for_best_model: gap` is better the smaller it is. Set `greater_is_better: false`.")
+    sources = {
+        name: find_sources(names, args.image_root, data.dataset_config, data.dataset_train_split)
+        for name, names in (("train", data.dataset_name), ("gap", data.gap_dataset_name))
+    }
+    trained = {source.identity for source in sources["train"]}
+    shared = next((source for source in sources["gap"] if source.identity in trained), None)
+    if shared is not None:
+        raise DataError(
+            f"`gap_dataset_name`: '{shared.path or shared.name}' is trained on. Name pairs that are held out."
+        )
+    settings = copy.copy(args)
+    settings.use_kl, settings.answer_mismatch, settings.max_length = True, "student", None
+    settings.columns = args.columns if args.use_kl else None  # which is of one-sided rows
+    splits, _ = load_data(PumaScriptArguments(dataset_name=data.gap_dataset_name), settings, processor, family)
+    return splits["train"]
+
+
+class GapCallback(TrainerCallback):
+    """
+    Measures the gap every so many steps and at the last one, on all processes, and logs it as `eval_gap`,
+    `eval_text_rich_accuracy`, `eval_vision_rich_accuracy` and `eval_agreement`.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer, whose `processing_class` reads the pairs.
+        pairs ([`~datasets.Dataset`]):
+            What [`load_gap_pairs`] returned.
+        steps (`int`):
+            Optimizer steps between two measurements. Where the best model is chosen by one of the metrics, each
+            evaluation measures it too.
+    """
+
+    def __init__(self, trainer: Trainer, pairs: Dataset, steps: int):
+        self.trainer, self.pairs, self.steps = trainer, pairs, steps
+        self.measured: tuple[int, dict[str, float]] | None = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
+            self._measure(state.global_step)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        name = (args.metric_for_best_model or "").removeprefix("eval_")
+        if name in METRICS and not self._is_measured(state.global_step):
+            self._measure(state.global_step)
+        if metrics is not None and self._is_measured(state.global_step):
+            metrics |= self.measured[1]  # among which the trainer looks for that of the best model
+
+    def _is_measured(self, step: int) -> bool:
+        return self.measured is not None and self.measured[0] == step
+
+    def _measure(self, step: int) -> None:
+        summary = measure_gap(self.trainer, self.pairs)
+        logs = {f"eval_{name}": summary[name] for name in METRICS}
+        logs |= {"eval_gap_low": summary["gap_interval"][0], "eval_gap_high": summary["gap_interval"][1]}
+        self.measured = (step, logs)
+        self.trainer.log(dict(logs))
+
+
+def measure_gap(trainer: Trainer, pairs: Dataset) -> dict[str, Any]:
+    """
+    Measures the gap of the model in training; its state is afterwards as it was. Each process answers a share.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer.
+        pairs ([`~datasets.Dataset`]):
+            Checked pairs.
+
+    Returns:
+        What [`summarise_answers`] returns, the same on all processes.
+    """
+    accelerator, args = trainer.accelerator, trainer.args
+    longest = 8 + max(pairs["num_answer_tokens"]) * 5 // 4
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    with whole_model(trainer) as model:
+        generator = Generator(model, trainer.processing_class, args.per_device_eval_batch_size, longest)
+        answers = answer_sides(generator, pairs, "gap", lambda batches: batches[rank::ranks], quiet=rank > 0)
+    accelerator.wait_for_everyone()
+    return summarise_answers(join_answers(pairs, gather_object([answers]) if ranks > 1 else [answers]))
+
+
+@contextmanager
+def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
+    """
+    Gives the model with all its weights on this process, in evaluation, and its state back in the end.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            Its trainer, under any engine.
+
+    Yields:
+        The model, unwrapped from the engine and from adapters, whose layers stay.
+    """
+    tokenizer = trainer.processing_class.tokenizer
+    side = tokenizer.padding_side
+    how = {"gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs}
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **how) as unwrapped:
+        model = unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
+        config, training = model.generation_config, unwrapped.training
+        shards = _shards(unwrapped)
+        unwrapped.eval()
+        try:
+            for shard in shards:
+                shard.set_reshard_after_forward(False, recurse=False)
+                shard.unshard()
+            with torch.inference_mode(False), torch.no_grad():
+                yield model
+        finally:
+            for shard in shards:
+                shard.reshard()
+                shard.set_reshard_after_forward(True, recurse=False)
+            unwrapped.train(training)
+            model.generation_config, tokenizer.padding_side = config, side
+
+
+def _shards(model: torch.nn.Module) -> list[Any]:
+    """Returns the modules whose weights FSDP2 divides over the processes."""
+    if not torch.distributed.is_available():
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
