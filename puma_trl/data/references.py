@@ -38,7 +38,10 @@ ELSEWHERE = set(
     "thinking response responses output label labels target step steps tag tags keyword keywords metadata meta url id "
     "caption captions".split()
 )
-FACTS = set("level difficulty subject split language lang task dataset name title skill skills date concept".split())
+FACTS = set(
+    "level difficulty subject subjects split language lang task dataset name title skill skills date concept concepts "
+    "topics".split()
+)
 
 
 def find_referred(rows: list[tuple[dict[str, Any], list[tuple[str, str]]]], unread: list[str]) -> dict[str, str]:
@@ -63,7 +66,7 @@ def find_referred(rows: list[tuple[dict[str, Any], list[tuple[str, str]]]], unre
         for text, answer in sides:
             if (TO_CHOICES.search(text) or LETTER.fullmatch(answer.strip())) and not has_choices(text):
                 for name in names:
-                    if _are_choices(raw.get(name), text):
+                    if not _is_fact(name) and _are_choices(raw.get(name), text):
                         found.setdefault(name, f"{BESIDE}, which needs choices: {_end(text)!r}")
             is_short = len(text) <= LONGEST_QUESTION
             to_text, to_next = is_short and TO_TEXT.search(text), is_short and TO_NEXT.search(text)

@@ -226,6 +226,7 @@ def test_what_a_question_refers_to_is_missed_under_any_name(question, name, valu
             "tags": ["number theory", "primes"],
             "metadata": {"a": "b", "c": "d"},
         },
+        {"question": "Which of these is prime?", "topics": ["a", "b"], "skills": ["a", "b"]},
         {"question": f"{PASSAGE}\nAccording to the passage, where does it end?", "xs": PASSAGE},
         {"question": "According to the passage, where does it end?", "rationale": PASSAGE, "url": PASSAGE},
         {"question": "Where does the river end?", "xs": PASSAGE, "ys": ["a", "b"]},
