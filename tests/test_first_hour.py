@@ -70,10 +70,9 @@ def test_recipes_and_configurations_are_in_the_wheel(wheel):
 @pytest.mark.timeout(900)
 def test_first_hour(environment, server, tiny_model, processor, tmp_path):
     """The very commands of the page, on the mini model in place of the real one."""
-    for part, rows in (("train", 16), ("heldout", 4)):
-        problems = generate_pairs(rows, seed=0, split=part, with_images=False)
-        texts = [{"question": row["instruction"], "answer": row["output"]} for row in problems]
-        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    problems = generate_pairs(20, seed=0, with_images=False)
+    texts = [{"question": row["instruction"], "answer": row["output"]} for row in problems]
+    (tmp_path / "problems.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     for each in (tiny_model(), processor):
         each.save_pretrained(tmp_path / "model")
     environment = environment | {name: os.environ[name] for name in ("HF_ENDPOINT", "HF_TOKEN")}
@@ -92,7 +91,7 @@ def test_first_hour(environment, server, tiny_model, processor, tmp_path):
     commands = read_commands().strip().splitlines()
     assert len(commands) == 6
     outputs = [call(command.replace(MODEL, "model")) for command in commands]
-    assert "16 pairs from 16 rows" in outputs[0] and "4 pairs from 4 rows" in outputs[0]
+    assert "20 pairs from 20 rows" in outputs[0] and "18 rows in data/split/train.jsonl, 2 in" in outputs[1]
     assert "first.yaml is written: stage 2, full fine-tuning, CPU" in outputs[2]
     assert outputs[3].count("Launched with cpu.yaml, 1 process") == 2
     assert (tmp_path / "outputs" / "first" / "model.safetensors").is_file()
