@@ -74,7 +74,16 @@ def test_a_stage_end_to_end(main, folder, capsys, use_kl):
     for name in ("README.md", "curves.png", "generation_config.json", "processor_config.json", "trainer_state.json"):
         assert (out / name).is_file(), name
     table = capsys.readouterr().out
-    for text in ("Trains: aligner", "Trains: language_model", "4 of 4", "Answer tokens", "Global batch size", "Steps"):
+    for text in (
+        "Trains: aligner",
+        "Trains: language_model",
+        "4 of 4",
+        "Answer tokens",
+        "Global batch size",
+        "Steps",
+        "Written to",
+        "Next: ",
+    ):
         assert text in table, text
 
 
