@@ -238,9 +238,14 @@ def run_subcommand(args: argparse.Namespace) -> int:
     elif args.command == "score":
         from .scoring import run_score
 
-        how = (args.extraction, args.judge, pick_llm(args), args.allow_partial, args.rules or ())
+        how = (args.extraction, args.judge, pick_llm(args), args.allow_partial)
         metrics = run_score(pick_source(args), args.responses, args.output, *how)
         print_summary(metrics)
+        if args.rules:
+            from .rules import run_rules
+
+            files = (args.responses, args.output)
+            print(run_rules(pick_source(args), *files, args.rules, args.judge, pick_llm(args)))
         return exit_code("judgements", metrics["judge_settings"] or {}, args)
     elif args.command == "report":
         from .report import run_report

@@ -1,13 +1,17 @@
 """`score --rules`: the same replies by several extraction rules, so that one sees how much of a score is the rule."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from .benchmarks import Benchmark
 from .files import write_json, write_text
-from .judging import Judge
+from .items import load_items
+from .judging import Judge, make_judge
 from .rates import wilson
+from .responses import read_responses, read_settings
 from .scoring import score_responses
+from .settings import ItemSource, LLMSettings
 
 
 MAX_EXAMPLES = 10
@@ -71,6 +75,46 @@ def compare_rules(
         if len({rows[position]["correct"] for rows in scored.values()}) > 1
     ]
     return {"rules": figures, "items": len(items), "differ": len(differences), "differences": differences}
+
+
+def run_rules(
+    source: ItemSource,
+    responses_path: Path,
+    output: Path,
+    rules: Sequence[str],
+    judge_name: str = "exact",
+    llm: LLMSettings | None = None,
+) -> str:
+    """
+    Runs what `score` does beyond scoring where several rules are asked for.
+
+    Args:
+        source ([`ItemSource`]):
+            The items.
+        responses_path (`Path`):
+            The responses file.
+        output (`Path`):
+            The metrics file, beside which `rules.json` and `rules.md` are written.
+        rules (`Sequence[str]`):
+            Some of `RULES`.
+        judge_name (`str`, *optional*, defaults to `"exact"`):
+            One of `JUDGES`.
+        llm ([`LLMSettings`], *optional*):
+            The language model of the judge `"openai"`.
+
+    Returns:
+        The table, to be printed.
+
+    Raises:
+        EvaluationError: if input is bad.
+    """
+    benchmark, rules = source.benchmark, list(dict.fromkeys(rules))
+    judge = make_judge(judge_name, benchmark, llm, output.with_name("judgements.jsonl"))
+    columns = sum((benchmark.extraction_columns.get(rule, ()) for rule in rules), benchmark.columns)
+    items = load_items(benchmark, source.data, source.split, columns)
+    responses = read_responses(responses_path, benchmark, items)
+    null_is_none = read_settings(responses_path).get("extraction") == "final"
+    return write_comparison(compare_rules(benchmark, items, responses, rules, judge, null_is_none), output)
 
 
 def write_comparison(comparison: dict[str, Any], output: Path) -> str:

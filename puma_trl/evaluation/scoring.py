@@ -1,7 +1,6 @@
 """`score`: from items and responses to `metrics.json` and `scored.jsonl`."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,7 +146,6 @@ def run_score(
     judge_name: str = "exact",
     llm: LLMSettings | None = None,
     allow_partial: bool = False,
-    rules: Sequence[str] = (),
 ) -> dict[str, Any]:
     """
     Runs the subcommand: reads, scores, writes `metrics.json` and, beside it, `scored.jsonl`.
@@ -167,8 +165,6 @@ def run_score(
             The language model of the judge `"openai"`.
         allow_partial (`bool`, *optional*, defaults to `False`):
             Whether headline scores of incomplete runs are computed, labelled as partial.
-        rules (`Sequence[str]`, *optional*):
-            Rules to compare on the same replies; `rules.json` and `rules.md` are written beside the metrics.
 
     Returns:
         The metrics.
@@ -178,7 +174,7 @@ def run_score(
     """
     benchmark = source.benchmark
     judge = make_judge(judge_name, benchmark, llm, output.with_name("judgements.jsonl"))
-    columns = benchmark.columns + sum((benchmark.extraction_columns.get(each, ()) for each in (rule, *rules)), ())
+    columns = benchmark.columns + benchmark.extraction_columns.get(rule, ())
     items = load_items(benchmark, source.data, source.split, columns)
     benchmark.check_items(items, allow_partial)
     responses = read_responses(responses_path, benchmark, items)
@@ -197,9 +193,4 @@ def run_score(
     }
     write_jsonl(output.with_name("scored.jsonl"), scored)
     write_json(output, metrics)
-    if rules:
-        from .rules import compare_rules, write_comparison
-
-        how = (list(dict.fromkeys(rules)), judge, settings.get("extraction") == "final")
-        print(write_comparison(compare_rules(benchmark, items, responses, *how), output))
     return metrics
