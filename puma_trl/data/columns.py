@@ -7,7 +7,7 @@ from functools import cached_property
 import yaml
 
 from ..errors import DataError
-from .lookalikes import CHOICE, QUESTION, REPLY, find_series, suspicion
+from .lookalikes import BESIDE, CHOICE, QUESTION, REPLY, find_series, suspicion
 from .marks import is_mark
 
 
@@ -236,10 +236,10 @@ def find_form(
     known, given = _known(fields, mapped), _given(mapped)
     settled = {path[0] for paths in fields.values() for path in paths}
     unread = [name for name in free if name not in settled]
-    suspects |= {name: CHOICE for name in find_series(unread) if name not in suspects}
     for name in unread:
         if name not in suspects and (reason := suspicion(name, known, given)):
             suspects[name] = reason
+    suspects |= {name: CHOICE for name in find_series(unread) if suspects.get(name, BESIDE) == BESIDE}
     return Form(fields, tuple(seen), suspects, tuple(sorted(ignored)), mapped)
 
 

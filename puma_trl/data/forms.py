@@ -6,6 +6,7 @@ What a source holds and its form does not read is listed, and refused where it w
 
 import difflib
 import itertools
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -348,7 +349,7 @@ def _is_of_pictures(reason: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    return name.rstrip("0123456789")
+    return re.sub(r"\d+$|(?<=_)[a-h]$", "", name)
 
 
 def _place_of_picture(name: str, sample: Sample) -> str:

@@ -60,6 +60,12 @@ def test_of_several_choices_none_is_named_as_the_rest_of_the_question(find):  # 
         find([{name: value for name, value in row.items() if name != "support"}])
 
 
+def test_pictures_in_columns_that_go_on_by_letters(find):  # noqa: F811
+    row = {"figure_a": "/a.png", "figure_b": "/b.png"}
+    with pytest.raises(DataError, match="`figure_a` has the name of pictures .*{image_url: .figure_a, figure_b.}`"):
+        find([QUESTION | row])
+
+
 LISTED = (
     "id source split difficulty url question_type chart_type graph_id image_topic support_level evidence_count "
     "level_1 level_2 tag1 tag2 model_a model_b correct_option answer_index given_name body_part document_url class "

@@ -135,7 +135,8 @@ def describe_forms(sources: list[Source]) -> dict[str, list[str]]:
         columns = []
         for name, paths in source.form.fields.items():
             found = [".".join(path) for path in paths if path[0] in source.form.seen]
-            columns += [name if found == [name] else f"{name} from {' or '.join(found)}"] if found else []
+            link = " and " if name in source.form.mapped else " or "
+            columns += [name if found == [name] else f"{name} from {link.join(found)}"] if found else []
         forms.setdefault(", ".join(columns), []).append(source.name)
     return forms
 
