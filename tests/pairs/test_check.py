@@ -412,6 +412,12 @@ def test_columns_of_data_and_evaluation_data(rows, generated, tmp_path, monkeypa
     assert "`photo` has the name of pictures" in error and '{"photo": "ignore"}' in error
 
 
+def test_pictures_of_several_columns_are_named_together(rows, tmp_path):
+    row = {name: value for name, value in rows[0].items() if name != "image_url_2"} | {"a": "a.png", "b": "b.png"}
+    report = check_pairs([write(tmp_path / "x.jsonl", [row])], columns={"image_url_2": ["a", "b"]}, num_proc=1)
+    assert any("image_url_2 from a and b" in form for form in report.forms)
+
+
 def test_rows_of_every_form_are_checked(tmp_path):
     turns = [{"from": "human", "value": "Two angles are 28 and 48. The third?"}, {"from": "gpt", "value": "104"}]
     problem = {"problem": "Three sides are 5 long. The perimeter?", "solution": "It is 15.", "level": 1}
