@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from ..config import rows_per_step
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..record.provenance import update_provenance
 from ..record.report import count_steps
 from ..step.forward import SelfTeacher, SeparateTeacher
@@ -91,6 +91,10 @@ class ExactCheckpoints:
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ):
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
+            raise ConfigError(
+                "No parameter of the model requires a gradient. Name what is to train: `trainable_parts`."
+            )
         if resume_from_checkpoint is None and str(self.args.resume_from_checkpoint or "false").lower() != "false":
             resume_from_checkpoint = find_checkpoint(self.args)
         elif resume_from_checkpoint is True:

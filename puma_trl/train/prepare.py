@@ -7,7 +7,7 @@ from typing import Any
 from accelerate.utils import is_peft_model
 from datasets import Dataset, DatasetDict, IterableDataset
 from peft import PeftModel
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from trl import ModelConfig
 
 from ..config import PumaKLConfig
@@ -21,7 +21,7 @@ from ..data.tokens import get_tokenizer
 from ..errors import ConfigError, DataError
 from ..models.attention import attention_of, check_padding_free
 from ..models.families import get_family
-from ..models.load import check_vocabulary, load_processor
+from ..models.load import check_vocabulary, load_config, load_processor
 from ..models.parts import check_parts, count_parameters, resolve_part, set_trainable_parts
 from ..models.pixels import set_pixels
 from ..models.templates import set_chat_template
@@ -76,12 +76,10 @@ def prepare(
     Raises:
         PumaError: if they do not go together, or something would have no effect.
     """
-    if train_dataset is None:
-        raise ConfigError("`train_dataset` is missing. Give the rows to train on.")
+    _require_kinds(model, args, train_dataset)
     init = args.model_init_kwargs or {}
     if isinstance(model, str):
-        remote = {"trust_remote_code": args.trust_remote_code, "revision": init.get("revision")}
-        config = AutoConfig.from_pretrained(model, **remote)
+        config = load_config(ModelConfig(model, model_revision=init.get("revision") or "main"), args)
     else:
         refuse_with_model(args, functions["quantization_config"])
         config = model.config
@@ -115,6 +113,19 @@ def prepare(
             args.ddp_find_unused_parameters = _may_leave_unused(config)
         collator = collator or make_collator(train_dataset, eval_dataset, args, processor, config)
     return Prepared(processor, train_dataset, eval_dataset, collator, has_own_rows and takes_images)
+
+
+def _require_kinds(model: Any, args: Any, train_dataset: Any) -> None:
+    if not isinstance(args, PumaKLConfig):
+        raise ConfigError(
+            f"`args` is of the type {type(args).__name__}. Give a `PumaKLConfig`, which takes its fields too."
+        )
+    if not isinstance(model, str) and (isinstance(model, type) or not hasattr(model, "config")):
+        raise ConfigError(
+            f"`model` is of the type {type(model).__name__}. Give a transformers model, or its id or folder as text."
+        )
+    if train_dataset is None:
+        raise ConfigError("`train_dataset` is missing. Give the rows to train on.")
 
 
 def _may_leave_unused(config: PreTrainedConfig) -> bool:
@@ -248,12 +259,18 @@ def prepare_rows(
         The datasets, by the same names.
 
     Raises:
-        ConfigError: if rows with pictures come from a stream, or a setting has no effect on who reads the rows.
+        ConfigError: if a dataset is of another type, rows with pictures come from a stream, or a setting has no effect
+            on who reads the rows.
         DataError: if rows cannot be used (see [`load_data`]).
     """
     takes_images = isinstance(processor, ProcessorMixin)
     own, left = {}, []
     for name, dataset in splits.items():
+        if not isinstance(dataset, Dataset | IterableDataset):
+            raise ConfigError(
+                f"The {name} dataset is of the type {type(dataset).__name__}. Give a `datasets.Dataset`, such as "
+                "`Dataset.from_list(...)` makes; `load_data` reads files."
+            )
         if isinstance(dataset, IterableDataset):
             if takes_images:
                 raise ConfigError(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from PIL import Image
 from transformers import AutoModelForImageTextToText
+from trl import SFTConfig
 
 from puma_trl import run
 from puma_trl.config import PumaKLConfig
@@ -205,6 +207,43 @@ def test_arguments_of_sft_trainer(make, tiny_model, rows):
 def test_streams_are_refused(make, rows):
     with pytest.raises(ConfigError, match="is a stream"):
         make(IterableDataset.from_generator(lambda: iter(rows)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"args": SFTConfig("out", use_cpu=True, bf16=False)},
+            "`args` is of the type SFTConfig. Give",
+        ),
+        ({"args": {"output_dir": "out"}}, "`args` is of the type dict"),
+        ({"model": Path("model")}, "`model` is of the type PosixPath.*its id or folder as text"),
+        ({"model": torch.nn.Linear(2, 2)}, "`model` is of the type Linear"),
+        ({"model": "/nowhere/at/all"}, "No model configuration was found for `model_name_or_path: /nowhere/at/all`"),
+        (
+            {"train_dataset": [{"instruction": "a"}]},
+            "The train dataset is of the type list. Give a",
+        ),
+        ({"train_dataset": "rows.jsonl"}, "The train dataset is of the type str.*`load_data` reads files"),
+        ({"eval_dataset": [{"instruction": "a"}]}, "The eval dataset is of the type list"),
+        (
+            {"eval_dataset": {"easy": torch.utils.data.TensorDataset()}},
+            "The easy dataset is of the type Tensor",
+        ),
+    ],
+)
+def test_arguments_of_another_type(tiny_model, processor, rows, tmp_path, change, message):
+    args = PumaKLConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to="none")
+    given = {"model": tiny_model(), "args": args, "train_dataset": Dataset.from_list(rows)}
+    with pytest.raises(PumaError, match=message):
+        PumaKLTrainer(processing_class=processor, **given | change)
+
+
+def test_a_model_of_which_nothing_trains(make, tiny_model, rows):
+    trainer = make(Dataset.from_list(rows), tiny_model().requires_grad_(False))
+    assert "test_loss" in trainer.predict(Dataset.from_list(rows)).metrics
+    with pytest.raises(ConfigError, match="No parameter of the model requires a gradient.*`trainable_parts`"):
+        trainer.train()
 
 
 def test_adapters_on_other_parts_than_the_named_ones(make, rows):
