@@ -43,10 +43,21 @@ def name_models(paths: list[str]) -> list[str]:
     return names
 
 
+def print_table(summaries: list[dict[str, Any]]) -> None:
+    """Prints one table, a row per model; KL is in nats per answer token, shuffled = against another problem's text."""
+    table = Table(title=f"Modality gap on {summaries[0]['pairs']:,} pairs", box=box.SIMPLE)
+    table.add_column("model", overflow="fold")
+    for title in COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    for summary in summaries:
+        table.add_row(summary["label"], *(form.format(**summary) for form in COLUMNS.values()))
+    Console().print(table)
+
+
 def print_gap(summaries: list[dict[str, Any]], comparisons: list[dict[str, Any]] = ()) -> None:
     """
-    Prints one table, a row per model, then the intervals, how the replies are, the gap of each kind and level, and how
-    models differ. KL is in nats per answer token, shuffled = against another problem's text.
+    Prints the table (see [`print_table`]), then the intervals, how the replies are, the gap of each kind and level,
+    and how models differ.
 
     Args:
         summaries (`list[dict[str, Any]]`):
@@ -54,14 +65,8 @@ def print_gap(summaries: list[dict[str, Any]], comparisons: list[dict[str, Any]]
         comparisons (`list[dict[str, Any]]`, *optional*):
             What [`compare_models`] returned.
     """
-    table = Table(title=f"Modality gap on {summaries[0]['pairs']:,} pairs", box=box.SIMPLE)
-    table.add_column("model", overflow="fold")
-    for title in COLUMNS:
-        table.add_column(title, justify="right", no_wrap=True)
-    for summary in summaries:
-        table.add_row(summary["label"], *(form.format(**summary) for form in COLUMNS.values()))
+    print_table(summaries)
     console = Console()
-    console.print(table)
     for summary in summaries:
         for line in describe_summary(summary):
             console.print(line, markup=False, highlight=False)

@@ -3,9 +3,9 @@
 from itertools import combinations
 from typing import Any
 
+from ..record.intervals import wilson
 from .gap_answers import SIDES, equal_answers
 from .paired import compare_outcomes
-from .rates import wilson
 
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "shuffled_forward_kl", "shuffled_reverse_kl")

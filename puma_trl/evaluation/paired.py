@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .rates import wilson
+from ..record.intervals import wilson
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..record.intervals import wilson
 from .benchmarks import Benchmark
 from .files import write_json, write_text
 from .items import load_items
 from .judging import Judge, make_judge
-from .rates import wilson
 from .responses import read_responses, read_settings
 from .scoring import score_responses
 from .settings import ItemSource, LLMSettings

@@ -28,7 +28,7 @@ from ..errors import HubError
 from ..models.families.math_puma_qwen2 import MathPumaQwen2ForConditionalGeneration
 from ..redact import hide_secrets
 from .hub_calls import LOGIN_SECONDS, describe_failure, push_within, within
-from .intervals import wilson_interval
+from .intervals import wilson
 from .provenance import RECIPE, describe_base, describe_software, name_stage, read_provenance
 
 
@@ -313,8 +313,10 @@ def _describe_rows(rows: dict[str, Any]) -> str:
 
 def _describe_rate(rate: dict[str, Any]) -> tuple[str, str, str]:
     """Returns value, 95 % interval and count."""
-    low, high = wilson_interval(rate["correct"], rate["total"])
-    return f"{rate['accuracy']:.2%}", f"{low:.1%} to {high:.1%}", f"{rate['correct']:,}/{rate['total']:,}"
+    interval, count = wilson(rate["correct"], rate["total"]), f"{rate['correct']:,}/{rate['total']:,}"
+    if interval is None:
+        return "none", "", count
+    return f"{rate['accuracy']:.2%}", f"{interval[0]:.1%} to {interval[1]:.1%}", count
 
 
 def _read_metrics(folder: Path) -> tuple[list[tuple[str, ...]], list[str]]:

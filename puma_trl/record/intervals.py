@@ -1,22 +1,25 @@
-"""How far a measured share may be from the true one."""
+"""How far a measured rate may be from the true one."""
 
 import math
 
 
-Z = 1.96  # 95 %
+Z95 = 1.959963984540054
 
 
-def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+def wilson(correct: int, total: int) -> tuple[float, float] | None:
     """
-    Returns the 95 % interval of a share by Wilson's score, which stays within 0 and 1 also for few items.
+    Returns the 95 % interval of a rate by Wilson's score, which stays within 0 and 1 also for few items; `None` where
+    nothing was counted.
 
     Args:
         correct (`int`):
             How many of the items.
         total (`int`):
-            Number of items, at least one.
+            Number of items.
     """
-    share, weight = correct / total, Z * Z / total
-    center = (share + weight / 2) / (1 + weight)
-    half = Z * math.sqrt(share * (1 - share) / total + weight / (4 * total)) / (1 + weight)
-    return max(center - half, 0.0), min(center + half, 1.0)
+    if not total:
+        return None
+    share, square = correct / total, Z95 * Z95
+    middle = (share + square / (2 * total)) / (1 + square / total)
+    half = Z95 * math.sqrt(share * (1 - share) / total + square / (4 * total * total)) / (1 + square / total)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -24,7 +24,7 @@ from ..entry import run_command  # before the libraries that it quietens
 
 # isort: split
 from ..errors import PumaError
-from ..evaluation.gap_report import print_gap
+from ..evaluation.gap_report import print_table
 from ..record.console import word_time
 from ..record.provenance import STAGES
 from .shipped import PACKAGE, find_engine, find_recipe
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     asked = ["gap", "--model", *models, "--data", str(output / "data" / "heldout.jsonl"), "--output", str(gap)]
     with timed(log := output / "logs" / "gap.log"):
         list(run_logged(asked, log, "puma_trl.evaluation"))
-    print_gap(json.loads(gap.read_text(encoding="utf-8"))["models"])
+    print_table(json.loads(gap.read_text(encoding="utf-8"))["models"])
     print_files(output, time.monotonic() - start)
 
 

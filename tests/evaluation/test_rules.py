@@ -5,7 +5,8 @@ import json
 import pytest
 
 from puma_trl.evaluation.__main__ import main
-from puma_trl.evaluation.rates import rate, wilson
+from puma_trl.evaluation.rates import rate
+from puma_trl.record.intervals import wilson
 
 from .helpers import verse_item, vista_item, write_rows
 
