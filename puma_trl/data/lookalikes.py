@@ -68,9 +68,10 @@ SHORTEST = 5
 NUMBERED = re.compile(r"(?P<stem>.*?)(?P<sign>[A-Ha-h]|\d)")
 CHOICE_STEMS = {"op", "opt", "ans", "sol"}
 
-# Lettered choices, or lines of a list
+# Lettered choices, lines of a list, or choices with a heading
 CHOICE_LIST = re.compile(
     r"(?s)(?:^|[\s(（])[Aa]\s*[.:)．：、）].*?[\s(（][Bb]\s*[.:)．：、）]"
+    r"|(?i:\b(?:options|choices))\s*[:：]|选项\s*[:：]|①.*②"
     r"|(?:^|\n)\s*(?:[-*•]|\(?1\s*[.)]).*\n\s*(?:[-*•]|\(?2\s*[.)])"
 )
 

@@ -31,12 +31,15 @@ TO_NEXT = re.compile(
 # An answer that names a choice
 LETTER = re.compile(r"\(?[A-H]\)?\.?")
 # A question of more characters may have its text in it, and a shorter column is no such text.
-LONGEST_QUESTION, SHORTEST_TEXT, FEWEST_WORDS = 400, 100, 3
-# Words of columns of answers, of their reasons, and of facts on the row
+LONGEST_QUESTION, SHORTEST_TEXT = 400, 100
+# The same for something that is announced
+LONGEST_ANNOUNCEMENT, FEWEST_WORDS = 120, 3
+# Words of columns of answers, of their reasons, of other versions of a question, and of facts on the row
 ELSEWHERE = set(
     "answer answers solution solutions rationale explanation explanations reasoning analysis cot thought thoughts "
-    "thinking response responses output label labels target step steps tag tags keyword keywords metadata meta url id "
-    "caption captions".split()
+    "thinking trajectory trajectories attempt attempts generation generations generated prediction predictions "
+    "completion response responses output critique feedback review proof label labels target step steps tag tags "
+    "keyword keywords metadata meta url id caption captions original question query problem prompt".split()
 )
 FACTS = set(
     "level difficulty subject subjects split language lang task dataset name title skill skills date concept concepts "
@@ -68,8 +71,8 @@ def find_referred(rows: list[tuple[dict[str, Any], list[tuple[str, str]]]], unre
                 for name in names:
                     if not _is_fact(name) and _are_choices(raw.get(name), text):
                         found.setdefault(name, f"{BESIDE}, which needs choices: {_end(text)!r}")
-            is_short = len(text) <= LONGEST_QUESTION
-            to_text, to_next = is_short and TO_TEXT.search(text), is_short and TO_NEXT.search(text)
+            to_text = len(text) <= LONGEST_QUESTION and TO_TEXT.search(text)
+            to_next = len(text) <= LONGEST_ANNOUNCEMENT and TO_NEXT.search(text)
             referring += bool(to_text or to_next)
             for name in names:
                 whole = "\n".join(map(str, _leaves(raw.get(name)))).strip()
