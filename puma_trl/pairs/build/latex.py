@@ -3,7 +3,7 @@
 import html
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .environments import ALIGNED, CENTRED, FENCES_OF, TABLES
 from .parser import Parser, parse_formula
@@ -277,22 +277,3 @@ def _check_signs(text: str) -> list[Part]:
     if depth:
         reason = "a brace without its counterpart"
     return [Part(text.replace("\1", ""), reason=reason)]
-
-
-def break_formula(node: Any) -> list[Row]:
-    """Cuts a formula before the operators between its terms, and behind its commas, for lines to break there."""
-    from .layout import UNARY, kind_of  # which draws
-
-    pieces: list[list[Any]] = [[]]
-    before = None
-    for item in node.items:
-        kind = kind_of(item)
-        if kind in ("bin", "rel") and before not in UNARY and before is not None:
-            pieces.append([Space(0.25), item, Space(0.25)])
-        else:
-            pieces[-1].append(item)
-            if kind == "punct":
-                pieces[-1].append(Space(1 / 6))
-                pieces.append([])
-        before = kind
-    return [Row(tuple(piece)) for piece in pieces if piece]

@@ -11,7 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 from . import fonts, marks
-from .pieces import Laid, Piece, measure, rule
+from .metrics import Metrics
+from .pieces import Laid, rule
 from .symbols import BIG, BIN, CLOSE, NAME, OPEN, ORD, PUNCT, REL
 from .tables import lay_table
 from .tree import Fenced, Fraction, Hidden, Marked, Root, Row, Scripts, Sign, Space, Table
@@ -26,24 +27,15 @@ UNARY = (None, BIN, REL, OPEN, PUNCT, BIG, NAME)
 
 
 @dataclass(frozen=True)
-class Setter:
+class Setter(Metrics):
     """
     Lays trees out in a typeface.
 
     Args:
-        book ([`FontBook`]):
-            Where characters find their fonts.
-        typeface (`str`):
-            Key of `fonts.TYPEFACES`.
-        size (`int`):
-            Size of the letters in pixels.
         full (`int`, *optional*):
-            Size of the letters outside of exponents. Defaults to `size`.
+            In exponents, the size of the letters outside of them.
     """
 
-    book: fonts.FontBook
-    typeface: str
-    size: int
     full: int = 0
 
     @property
@@ -55,23 +47,6 @@ class Setter:
         size = max(fonts.smallest_size(path, MIN_SMALL_DIGIT), round(SMALL * self.size))
         return Setter(self.book, self.typeface, size, self.size)
 
-    def em(self, share: float) -> int:
-        """Returns pixels of a share of the size of the letters."""
-        return round(share * self.size)
-
-    @property
-    def axis(self) -> int:
-        """Height of the middle of a minus above the baseline: fractions and delimiters are centred there."""
-        extent = measure(
-            "−", fonts.face_path("DejaVu Sans" if "Mono" in self.typeface else self.typeface, "rm"), self.size
-        )
-        return (extent.ascent - extent.descent) // 2
-
-    @property
-    def line(self) -> int:
-        """Thickness of rules."""
-        return max(1, round(self.size / 18))
-
     def lay(self, node: Any) -> Laid:
         """
         Lays a tree out.
@@ -81,24 +56,8 @@ class Setter:
         """
         return _lay(self, node)
 
-    def signs(self, text: str, face: str, size: int | None = None) -> Laid:
-        """Lays characters out, in the fonts that have them."""
-        size = size or self.size
-        pieces: list[Piece] = []
-        x = ascent = descent = 0
-        for run, path in self.book.runs(self.typeface, text, face):
-            extent = measure(run, path, size)
-            pieces.append(Piece(run, x, 0, size, path))
-            x, ascent, descent = x + extent.width, max(ascent, extent.ascent), max(descent, extent.descent)
-        return Laid(tuple(pieces), x, ascent, descent)
 
-    def centred(self, laid: Laid) -> Laid:
-        """Moves something so that its middle is on the axis."""
-        shift = (laid.ascent - laid.descent) // 2 - self.axis
-        return Laid(laid.moved(0, shift), laid.width, laid.ascent - shift, laid.descent + shift)
-
-
-@lru_cache(maxsize=32768)
+@lru_cache(maxsize=8192)
 def _lay(setter: Setter, node: Any) -> Laid:
     return _LAYERS[type(node)](setter, node)
 
@@ -150,6 +109,23 @@ def gap(setter: Setter, before: str | None, kind: str) -> float:
     if NAME in (before, kind) or BIG in (before, kind):
         return 0.0 if kind in (OPEN, CLOSE, PUNCT) or before == OPEN else THIN
     return 0.0
+
+
+def break_formula(node: Row) -> list[Row]:
+    """Cuts a formula before the operators between its terms, and behind its commas, for lines to break there."""
+    pieces: list[list[Any]] = [[]]
+    before = None
+    for item in node.items:
+        kind = kind_of(item)
+        if kind in (BIN, REL) and before not in UNARY and before is not None:
+            pieces.append([Space(0.25), item, Space(0.25)])
+        else:
+            pieces[-1].append(item)
+            if kind == PUNCT:
+                pieces[-1].append(Space(1 / 6))
+                pieces.append([])
+        before = kind
+    return [Row(tuple(piece)) for piece in pieces if piece]
 
 
 def _lay_row(setter: Setter, node: Row) -> Laid:
@@ -261,6 +237,10 @@ def _lay_hidden(setter: Setter, node: Hidden) -> Laid:
     return Laid((), body.width, body.ascent, body.descent)
 
 
+def _lay_table(setter: Setter, node: Table) -> Laid:
+    return lay_table(setter, node, setter.lay)
+
+
 _LAYERS = {
     Sign: _lay_sign,
     Space: _lay_space,
@@ -271,5 +251,5 @@ _LAYERS = {
     Marked: _lay_marked,
     Fenced: _lay_fenced,
     Hidden: _lay_hidden,
-    Table: lay_table,
+    Table: _lay_table,
 }

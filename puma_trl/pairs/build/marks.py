@@ -2,13 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from .metrics import Metrics
 from .pieces import Laid, Piece, curve, rule, upright
 
-
-if TYPE_CHECKING:
-    from .layout import Setter
 
 STEPS = 12  # of an arc
 # Width and half of the height → lines
@@ -21,12 +18,12 @@ def _arc(x: float, y: float, across: float, up: float, start: float, end: float)
     return [(round(x + across * math.cos(angle), 2), round(y - up * math.sin(angle), 2)) for angle in angles]
 
 
-def fence(setter: "Setter", sign: str, half: int) -> Laid:
+def fence(metrics: Metrics, sign: str, half: int) -> Laid:
     """
     Returns a delimiter whose middle is on the axis.
 
     Args:
-        setter (`Setter`):
+        metrics ([`Metrics`]):
             Its size.
         sign (`str`):
             The delimiter, `""` for none.
@@ -35,15 +32,15 @@ def fence(setter: "Setter", sign: str, half: int) -> Laid:
     """
     if not sign:
         return Laid((), 0, 0, 0)
-    plain = setter.signs(sign, "rm")
-    axis = setter.axis
+    plain = metrics.signs(sign, "rm")
+    axis = metrics.axis
     if plain.ascent - axis >= 0.9 * half or sign not in _SHAPES:
         return plain
     half = max(half, plain.ascent - axis)
-    width = max(plain.width, setter.em(0.42))
+    width = max(plain.width, metrics.em(0.42))
     lines = _SHAPES[sign](float(width), float(half))
     lines = [[(x, y - axis) for x, y in line] for line in lines]
-    thick = max(1.0, setter.size / 14)
+    thick = max(1.0, metrics.size / 14)
     return Laid((curve(sign, lines, thick),), width, half + axis + 1, half - axis + 1)
 
 
@@ -88,12 +85,12 @@ _SHAPES = {
 }
 
 
-def mark(setter: "Setter", body: Laid, name: str) -> Laid:
+def mark(metrics: Metrics, body: Laid, name: str) -> Laid:
     """
     Marks a body.
 
     Args:
-        setter (`Setter`):
+        metrics ([`Metrics`]):
             Its size.
         body ([`Laid`]):
             What is marked.
@@ -101,16 +98,16 @@ def mark(setter: "Setter", body: Laid, name: str) -> Laid:
             A sign and a place, such as `"arrow above"`.
     """
     sign, place = name.rsplit(" ", 1)
-    digit = setter.signs("0", "rm")
+    digit = metrics.signs("0", "rm")
     body = Laid(body.pieces, body.width, max(body.ascent, digit.ascent if place != "above" else 1), body.descent)
     if place == "around":
-        return _around(setter, body, sign)
-    width, thick = max(body.width, setter.em(0.4)), setter.line
+        return _around(metrics, body, sign)
+    width, thick = max(body.width, metrics.em(0.4)), metrics.line
     body = Laid(body.moved((width - body.width) // 2), width, body.ascent, body.descent)
     if place == "across":
         strike = curve("/", [[(0.0, body.descent), (width, -body.ascent)]], thick)
         return Laid((*body.pieces, strike), width, body.ascent, body.descent)
-    clear, height = max(2, setter.em(0.12)), max(3, setter.em(0.2))
+    clear, height = max(2, metrics.em(0.12)), max(3, metrics.em(0.2))
     if place == "below":
         y = body.descent + clear
         piece = _draw(sign, width, height, thick, y, flipped=True)
@@ -155,8 +152,8 @@ def _draw(sign: str, width: int, height: int, thick: int, y: int, flipped: bool 
     return curve({"hat": "^", "check": "ˇ", "tilde": "~", "breve": "˘", "ring": "˚"}[sign], shapes[sign], thick)
 
 
-def _around(setter: "Setter", body: Laid, sign: str) -> Laid:
-    side, thick = max(3, setter.em(0.25)), setter.line
+def _around(metrics: Metrics, body: Laid, sign: str) -> Laid:
+    side, thick = max(3, metrics.em(0.25)), metrics.line
     width, top, bottom = body.width + 2 * side, body.ascent + side, body.descent + side
     if sign == "frame":
         pieces = (rule(0, -top, width, thick), rule(0, bottom - thick, width, thick))

@@ -382,7 +382,7 @@ def _attach(node: Any, below: Any, above: Any) -> Any:
     return Scripts(node, below, above, stacked)
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=4096)
 def parse_formula(source: str) -> Row:
     """
     Parses a formula.

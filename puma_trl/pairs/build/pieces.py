@@ -71,7 +71,7 @@ class Laid:
         return tuple(piece._replace(x=piece.x + x, y=piece.y + y) for piece in self.pieces)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=16384)
 def measure(text: str, path: str, size: int) -> Extent:
     """Returns the extent of characters of a font."""
     font = fonts.load(path, size)

@@ -1,23 +1,31 @@
 """Tables of LaTeX → pieces with their places: columns as wide as their cells, rows as high, rules between."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Any
 
+from .metrics import Metrics
 from .pieces import Laid, rule, upright
 from .tree import Cell, Table
 
 
-if TYPE_CHECKING:
-    from .layout import Setter
+def lay_table(metrics: Metrics, table: Table, lay: Callable[[Any], Laid]) -> Laid:
+    """
+    Lays a table out, with its middle on the axis.
 
-
-def lay_table(setter: "Setter", table: Table) -> Laid:
-    """Lays a table out, with its middle on the axis."""
-    placed = _place_cells(setter, table)
-    edges = _column_edges(setter, table, placed)
+    Args:
+        metrics ([`Metrics`]):
+            The size of the letters.
+        table ([`Table`]):
+            The table.
+        lay (`Callable`):
+            Lays the trees of cells out.
+    """
+    placed = _place_cells(table, lay)
+    edges = _column_edges(metrics, table, placed)
     lined = bool(table.bars or table.rules)
-    pad = setter.em(0.22) if lined else max(1, setter.em(0.08))
+    pad = metrics.em(0.22) if lined else max(1, metrics.em(0.08))
     count = len(table.rows)
-    ascents, descents = [setter.em(0.75)] * count, [setter.em(0.25)] * count
+    ascents, descents = [metrics.em(0.75)] * count, [metrics.em(0.25)] * count
     for row, _, cell, laid in placed:
         if cell.rows == 1:
             ascents[row], descents[row] = max(ascents[row], laid.ascent), max(descents[row], laid.descent)
@@ -36,42 +44,42 @@ def lay_table(setter: "Setter", table: Table) -> Laid:
             last = min(row + cell.rows, count)
             base = (tops[row] + tops[last] + laid.ascent - laid.descent) // 2
         pieces += laid.moved(x, base)
-    width = edges[-1][1] + (_half(setter, table, len(edges) - 1) if lined else 0)
-    pieces += _lines(setter, table, edges, tops, width, placed)
-    up = y // 2 + setter.axis
+    width = edges[-1][1] + (_half(metrics, table, len(edges) - 1) if lined else 0)
+    pieces += _lines(metrics, table, edges, tops, width, placed)
+    up = y // 2 + metrics.axis
     return Laid(Laid(tuple(pieces), 0, 0, 0).moved(0, -up), width, up, y - up)
 
 
-def _place_cells(setter: "Setter", table: Table) -> list[tuple[int, int, Cell, Laid]]:
+def _place_cells(table: Table, lay: Callable[[Any], Laid]) -> list[tuple[int, int, Cell, Laid]]:
     """Returns row, first column, cell, and its pieces."""
     placed = []
     for row, cells in enumerate(table.rows):
         column = 0
         for cell in cells:
-            placed.append((row, column, cell, setter.lay(cell.body)))
+            placed.append((row, column, cell, lay(cell.body)))
             column += cell.columns
     return placed
 
 
-def _half(setter: "Setter", table: Table, boundary: int) -> int:
+def _half(metrics: Metrics, table: Table, boundary: int) -> int:
     """Half of the room between a column and the next."""
-    return setter.em((table.gaps[boundary] if boundary < len(table.gaps) else 1.0) / 2)
+    return metrics.em((table.gaps[boundary] if boundary < len(table.gaps) else 1.0) / 2)
 
 
-def _column_edges(setter: "Setter", table: Table, placed: list[tuple[int, int, Cell, Laid]]) -> list[tuple[int, int]]:
+def _column_edges(metrics: Metrics, table: Table, placed: list[tuple[int, int, Cell, Laid]]) -> list[tuple[int, int]]:
     """Returns where each column starts and ends."""
     widths = [0] * len(table.aligns)
     for _, column, cell, laid in placed:
         if cell.columns == 1:
             widths[column] = max(widths[column], laid.width)
-    gaps = [setter.em(gap) for gap in table.gaps]
+    gaps = [metrics.em(gap) for gap in table.gaps]
     for _, column, cell, laid in placed:
         if cell.columns > 1:
             last = min(column + cell.columns, len(widths)) - 1
             room = sum(widths[column : last + 1]) + sum(gaps[column:last])
             widths[last] += max(0, laid.width - room)
     lined = bool(table.bars or table.rules)
-    edges, x = [], _half(setter, table, 0) if lined else 0
+    edges, x = [], _half(metrics, table, 0) if lined else 0
     for column, width in enumerate(widths):
         edges.append((x, x + width))
         x += width + (gaps[column] if column < len(gaps) else 0)
@@ -79,7 +87,7 @@ def _column_edges(setter: "Setter", table: Table, placed: list[tuple[int, int, C
 
 
 def _lines(
-    setter: "Setter",
+    metrics: Metrics,
     table: Table,
     edges: list[tuple[int, int]],
     tops: list[int],
@@ -87,7 +95,7 @@ def _lines(
     placed: list[tuple[int, int, Cell, Laid]],
 ) -> list:
     """Returns the rules between rows and columns; none goes through a cell of several columns."""
-    thick = setter.line
+    thick = metrics.line
     bounds = [0, *((end + start) // 2 for (_, end), (start, _) in zip(edges, edges[1:], strict=False)), width]
     pieces = []
     for row, first, last in table.rules:

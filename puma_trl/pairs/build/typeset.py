@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from ...errors import DataError
 from . import fonts, latex
-from .layout import Setter
+from .layout import Setter, break_formula
 from .pieces import Piece, measure
 from .tree import Row, Space
 
@@ -191,7 +191,7 @@ class Typesetter:
         word = Word((_formula_box(part.node, part.text, self._setter()),), spaced, part.alone)
         if self._fits(word):
             return [word]
-        boxes = [_formula_box(term, part.text, self._setter()) for term in latex.break_formula(part.node)]
+        boxes = [_formula_box(term, part.text, self._setter()) for term in break_formula(part.node)]
         return [Word((box,), spaced and index == 0) for index, box in enumerate(boxes)]
 
     def _setter(self) -> Setter:
@@ -241,7 +241,7 @@ def _text_box(text: str, path: str, size: int) -> Box:
     return Box(text, extent.width, extent.ascent, extent.descent, (Piece(text, 0, 0, size, path),))
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=4096)
 def _formula_box(node: Row, source: str, setter: Setter) -> Box:
     laid = setter.lay(node)
     return Box(source, laid.width + 2, laid.ascent, laid.descent, laid.moved(1))
