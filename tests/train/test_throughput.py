@@ -7,7 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.mini import build_processor
-from puma_trl.train import throughput
+from puma_trl.train import metrics, throughput
+from puma_trl.train.metrics import StepMetrics
 from puma_trl.train.throughput import COUNTS, Clock, Costs, Work, count_rows, describe_speed, peak_flops
 from puma_trl.train.trainer import PumaKLTrainer
 
@@ -129,3 +130,33 @@ def test_speed():
 )
 def test_peak_of_a_card(name, tflops):
     assert peak_flops(name) == (tflops and tflops * 1e12)
+
+
+def test_of_two_processes_counts_add_waiting_is_a_mean_and_memory_the_most(monkeypatch):
+    vectors = []
+
+    class Process:
+        num_processes = 2
+
+        def __init__(self, index, is_last):
+            self.process_index, self.is_last = index, is_last
+
+        def reduce(self, numbers, reduction):
+            vectors.append(numbers)
+            return sum(vectors) if self.is_last else numbers
+
+    for index, memory in enumerate((5 * 2**30, 3 * 2**30)):
+        monkeypatch.setattr(metrics, "peak_memory", lambda device, memory=memory: memory)
+        step_metrics = StepMetrics(torch.device("cpu"))
+        monkeypatch.setattr(step_metrics.clock, "take", lambda: 4.0)
+        step_metrics.clock.waited = 1.0 + 2 * index
+        step_metrics.add_positions("train", padded())
+        step_metrics.add_rows([{"row_id": ["a", "b"]}])
+        means, _ = step_metrics.reduce(Process(index, is_last=index == 1), "train")
+    assert means == {
+        "padding_share": pytest.approx(0.2),
+        "perf/tokens_per_second": 4,
+        "perf/samples_per_second": 1,
+        "perf/data_wait_share": 0.5,
+        "perf/peak_memory_gib": 5,
+    }
