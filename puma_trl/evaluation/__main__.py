@@ -36,7 +36,9 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--output_dir", type=Path, required=True, help="folder of all files; a second run continues the first"
     )
-    run.add_argument("--reference", type=Path, help="json of published figures: {name: {metric: fraction}}")
+    run.add_argument(
+        "--reference", type=Path, help="json of published figures: {name: {metric: fraction[, rule: text]}}"
+    )
     generate = add("generate", "items -> responses.jsonl", add_data, add_model, add_server)
     generate.add_argument("--output", type=Path, default="responses.jsonl", help="continued where it stops")
     words = "responses -> responses with `extraction`"
@@ -48,14 +50,23 @@ def make_parser() -> argparse.ArgumentParser:
     score.add_argument(
         "--output", type=Path, default="metrics.json", help="metrics file; scored.jsonl is written beside it"
     )
-    report = add("report", "metrics.json -> report.md and a chart")
+    report = add("report", "metrics.json -> report.html, report.md and a chart")
     report.add_argument("--metrics", type=Path, default="metrics.json", help="what `score` wrote")
     report.add_argument(
-        "--output", type=Path, default="report.md", help="Markdown file; the chart is written beside it"
+        "--output", type=Path, default="report.md", help="Markdown file; page and chart are written beside it"
     )
-    report.add_argument("--reference", type=Path, help="json of published figures: {name: {metric: fraction}}")
+    report.add_argument("--image_root", help="folder or zip with the pictures of the examples")
+    report.add_argument(
+        "--reference", type=Path, help="json of published figures: {name: {metric: fraction[, rule: text]}}"
+    )
     add("gap", "modality gap of models on a pair file", add_gap)
     return parser
+
+
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    """Adds the published figures that stand beside ours."""
+    form = "{name: {metric: fraction[, rule: text]}}"
+    parser.add_argument("--reference", type=Path, help=f"json of published figures: {form}")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -217,7 +228,7 @@ def run_all(args: argparse.Namespace) -> int:
     how = (None, args.judge, llm, args.allow_partial)
     metrics = run_score(source, folder / "extractions.jsonl", folder / "metrics.json", *how)
     print_summary(metrics)
-    print(run_report(folder / "metrics.json", folder / "report.md", args.reference))
+    print(run_report(folder / "metrics.json", folder / "report.md", args.reference, args.image_root))
     return max(exit_code("extractions", counts, args), exit_code("judgements", metrics["judge_settings"] or {}, args))
 
 
@@ -250,7 +261,7 @@ def run_subcommand(args: argparse.Namespace) -> int:
     elif args.command == "report":
         from .report import run_report
 
-        print(run_report(args.metrics, args.output, args.reference))
+        print(run_report(args.metrics, args.output, args.reference, args.image_root))
     else:
         from .gap import run_gap
 

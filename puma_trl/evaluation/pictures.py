@@ -64,6 +64,41 @@ def find_pictures(
     return pictures
 
 
+def find_some_pictures(
+    benchmark: Benchmark,
+    items: list[dict[str, Any]],
+    positions: Sequence[int],
+    data: str | None,
+    split: str,
+    image_root: str | None,
+) -> list[list[Any]]:
+    """
+    Finds the pictures of some items only.
+
+    Args:
+        benchmark ([`Benchmark`]):
+            The benchmark.
+        items (`list[dict[str, Any]]`):
+            All its items.
+        positions (`Sequence[int]`):
+            Which of them are meant.
+        data (`str`, *optional*), split (`str`), image_root (`str`, *optional*):
+            As of [`find_pictures`].
+
+    Returns:
+        For each position a list with its picture; empty for items without one.
+
+    Raises:
+        EvaluationError: if a picture is missing.
+    """
+    if image_root is None:
+        name = data or benchmark.hub_id
+        encoded = _encoded_pictures(benchmark, name, split, Path(name).suffix in SUFFIXES)
+        if encoded is not None:
+            return [[] if encoded[position] is None else [encoded[position]] for position in positions]
+    return _locate_pictures(benchmark, [items[position] for position in positions], data, split, image_root)
+
+
 def _locate_pictures(
     benchmark: Benchmark, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
 ) -> list[list[Any]]:

@@ -1,12 +1,18 @@
-"""`report`: `metrics.json` → `report.md` and a PNG, beside published figures where the user gives them."""
+"""
+`report`: `metrics.json` → `report.html` (one page with everything in it), `report.md` and a PNG, beside published
+figures where the user gives them.
+"""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import EvaluationError
 from ..record.charts import chart
+from ..record.intervals import wilson
 from .benchmarks import BENCHMARKS
 from .files import read_json, write_text
+from .wrong_answers import find_wrong_answers
 
 
 PROTOCOLS = {
@@ -17,28 +23,60 @@ PROTOCOLS = {
 }
 # What `score` writes for every benchmark and the report reads.
 NEEDED = ("accuracy", "correct", "total", "items", "answered", "coverage", "empty", "partial")
-NEEDED += ("extraction", "judge", "judge_settings", "prompt", "settings")
+NEEDED += ("extraction", "judge", "judge_settings", "prompt", "settings", "files")
+# Key of published figures that names the extraction rule behind them
+RULE = "rule"
 
 
-def run_report(metrics_path: Path, output: Path, reference_path: Path | None) -> Path:
+@dataclass(frozen=True)
+class Figure:
+    """
+    A rate of the report.
+
+    Args:
+        rate (`float`, *optional*):
+            The rate as a fraction.
+        count (`str`):
+            Counts in words, empty where there are none.
+        interval (`tuple[float, float]`, *optional*):
+            Its 95 % interval, where it is a share of independent answers.
+    """
+
+    rate: float | None
+    count: str = ""
+    interval: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, rate: dict[str, Any]) -> "Figure":
+        """Makes a figure from `{correct, total, accuracy}`."""
+        interval = wilson(rate["correct"], rate["total"])
+        return cls(rate["accuracy"], f"{rate['correct']}/{rate['total']}", interval)
+
+
+def run_report(metrics_path: Path, output: Path, reference_path: Path | None, image_root: str | None = None) -> Path:
     """
     Runs the subcommand.
 
     Args:
         metrics_path (`Path`):
-            What `score` wrote.
+            What `score` wrote. `scored.jsonl` beside it and the files that it names are read for examples.
         output (`Path`):
-            The Markdown file; the chart is written beside it.
+            The Markdown file; the page (`.html`) and the chart (`.png`) are written beside it.
         reference_path (`Path`, *optional*):
             json of published figures to show beside ours, `{"name": {"metric": fraction}}`; none are built in. A
-            metric is named as in the report's tables, such as `"accuracy"`, `"S1"` or `"problem_version/Text Lite"`.
+            metric is named as in the report's tables, such as `"accuracy"`, `"S1"` or `"problem_version/Text Lite"`;
+            `"rule"` may say by which extraction rule the figures were made.
+        image_root (`str`, *optional*):
+            Where the pictures of the examples are, as in `run`.
 
     Returns:
-        The path of the report.
+        The path of the page.
 
     Raises:
         EvaluationError: if a file is missing or not of its form.
     """
+    from .report_page import render_page
+
     metrics = read_json(metrics_path)
     if not isinstance(metrics, dict) or metrics.get("benchmark") not in BENCHMARKS:
         raise EvaluationError(f"{metrics_path} is no metrics file of `score`: it names no known `benchmark`.")
@@ -46,11 +84,17 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None) ->
     if missing:
         raise EvaluationError(f"{metrics_path} lacks {', '.join(missing)}. Write it with `score` again.")
     reference = read_reference(reference_path)
-    values = flatten(metrics)
-    picture = output.with_suffix(".png")
-    write_text(output, "\n".join(_report_lines(metrics, values, reference, picture.name)) + "\n")
-    draw_chart(BENCHMARKS[metrics["benchmark"]].title, values, reference, picture)
-    return output
+    benchmark, figures = BENCHMARKS[metrics["benchmark"]], collect_figures(metrics)
+    picture, page = output.with_suffix(".png"), output.with_suffix(".html")
+    charted = {name: figure for name, figure in figures.items() if name.split("/")[0] in benchmark.charted}
+    draw_chart(benchmark.title, charted, reference, picture)
+    protocol = describe_protocol(metrics, reference)
+    rows = make_table(figures, reference)
+    lines = [f"# {benchmark.title}", "", *protocol, "", f"![rates]({picture.name})", "", *_markdown(rows)]
+    write_text(output, "\n".join([*lines, *_settings_lines(metrics["settings"])]) + "\n")
+    wrong = find_wrong_answers(benchmark, metrics, metrics_path.with_name("scored.jsonl"), image_root)
+    write_text(page, render_page(benchmark.title, protocol, picture.read_bytes(), rows, wrong))
+    return page
 
 
 def read_reference(path: Path | None) -> dict[str, dict[str, float]]:
@@ -64,7 +108,7 @@ def read_reference(path: Path | None) -> dict[str, dict[str, float]]:
         return {}
     reference = read_json(path)
     try:
-        rates = [rate for figures in reference.values() for rate in figures.values()]
+        rates = [rate for figures in reference.values() for name, rate in figures.items() if name != RULE]
     except AttributeError:
         raise EvaluationError(f'{path} must hold {{"name": {{"metric": fraction}}}}.') from None
     bad = [rate for rate in rates if not isinstance(rate, int | float) or not 0 <= rate <= 1]
@@ -73,51 +117,44 @@ def read_reference(path: Path | None) -> dict[str, dict[str, float]]:
     return reference
 
 
-def flatten(metrics: dict[str, Any]) -> dict[str, tuple[float | None, str]]:
-    """Returns metric name → (rate, counts in words) of every rate, nested names joined by a slash."""
-    values: dict[str, tuple[float | None, str]] = {}
-    values["accuracy"] = (metrics["accuracy"], f"{metrics['correct']}/{metrics['total']}")
-    for name in ("S1", "S2", "S3"):
-        if name in metrics:
-            values[name] = (metrics[name], "")
+def collect_figures(metrics: dict[str, Any]) -> dict[str, Figure]:
+    """Returns metric name → figure of every rate, nested names joined by a slash."""
+    figures = {"accuracy": Figure.of(metrics)}
+    figures |= {name: Figure.of(rate) for name, rate in metrics.get("steps", {}).items()}
     for setting, dimensions in (metrics.get("four_dimensional") or {}).items():
-        values[f"{setting}/score"] = (dimensions["score"], "")
+        figures[f"{setting}/score"] = Figure(dimensions["score"])
         for name in ("IK", "IG", "CM", "RM"):
-            values[f"{setting}/{name}"] = (dimensions[name]["rate"], str(dimensions[name]["count"]))
-    for name, rate in metrics.get("domains", {}).items():
-        values[f"domains/{name}"] = (rate, "")
+            figures[f"{setting}/{name}"] = Figure(dimensions[name]["rate"], str(dimensions[name]["count"]))
+    figures |= {f"domains/{name}": Figure(rate) for name, rate in metrics.get("domains", {}).items()}
     groups = {name: metrics.get(name, {}) for name in ("problem_version", "text_only", "subject", "question_type")}
     groups |= {f"subfield/{subject}": fields for subject, fields in metrics.get("subfield", {}).items()}
     groups |= metrics.get("groups", {})
     for group, rates in groups.items():
-        for name, rate in rates.items():
-            values[f"{group}/{name}"] = (rate["accuracy"], f"{rate['correct']}/{rate['total']}")
-    return values
+        figures |= {f"{group}/{name}": Figure.of(rate) for name, rate in rates.items()}
+    return figures
 
 
-def _report_lines(
-    metrics: dict[str, Any],
-    values: dict[str, tuple[float | None, str]],
-    reference: dict[str, dict[str, float]],
-    picture: str,
-) -> list[str]:
-    settings = metrics["settings"]
-    lines = [f"# {BENCHMARKS[metrics['benchmark']].title}", "", *_protocol_lines(metrics), ""]
-    if settings:
-        lines += ["| setting | value |", "|---|---|"]
-        lines += [f"| {name} | {value} |" for name, value in settings.items()] + [""]
-    lines += [f"![rates]({picture})", ""]
-    lines.append(" | ".join(["| metric", "this run", "count", *reference]) + " |")
-    lines.append("|---" * (3 + len(reference)) + "|")
-    for name, (rate, count) in values.items():
-        others = [_percent(figures.get(name)) for figures in reference.values()]
-        lines.append(" | ".join([f"| {name}", _percent(rate), count, *others]) + " |")
-    if reference:
-        lines += ["", f"The figures of {', '.join(reference)} were given by the user and not measured here."]
-    return lines
+def make_table(figures: dict[str, Figure], reference: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Returns the rows of the table of all figures, the first one its header."""
+    rows = [["metric", "this run", "95 % interval", "count", *reference]]
+    for name, figure in figures.items():
+        interval = "" if figure.interval is None else " to ".join(map(_percent, figure.interval))
+        others = [_percent(published.get(name)) for published in reference.values()]
+        rows.append([name, _percent(figure.rate), interval, figure.count, *others])
+    return rows
 
 
-def _protocol_lines(metrics: dict[str, Any]) -> list[str]:
+def _markdown(rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+
+
+def _settings_lines(settings: dict[str, Any]) -> list[str]:
+    return ["", *_markdown([["setting", "value"], *([name, str(value)] for name, value in settings.items())])]
+
+
+def describe_protocol(metrics: dict[str, Any], reference: dict[str, dict[str, Any]]) -> list[str]:
+    """Returns paragraphs that say how the figures were made, and the published ones where that is known."""
     rule, llm = metrics["extraction"], metrics["settings"].get("extraction_llm")
     lines = [
         f"{metrics['answered']:,} of {metrics['items']:,} items answered ({metrics['coverage']:.2%}); "
@@ -140,40 +177,47 @@ def _protocol_lines(metrics: dict[str, Any]) -> list[str]:
         lines.append("**Partial run**: these figures do not stand for the whole benchmark.")
     if "four_dimensional" in metrics and metrics["four_dimensional"] is None:
         lines.append("The four dimensions are withheld, because missing responses would falsify them.")
-    return lines
+    if reference:
+        made = [f"{name} ({RULE}: {figures.get(RULE, 'not known')})" for name, figures in reference.items()]
+        lines.append(f"The figures of {', '.join(made)} were given by the user and not measured here.")
+    return [line for paragraph in lines for line in (paragraph, "")][:-1]
 
 
 def _percent(rate: float | None) -> str:
     return "–" if rate is None else f"{rate:.2%}"
 
 
-def draw_chart(
-    title: str, values: dict[str, tuple[float | None, str]], reference: dict[str, dict[str, float]], path: Path
-) -> None:
+def draw_chart(title: str, figures: dict[str, Figure], reference: dict[str, dict[str, Any]], path: Path) -> None:
     """
-    Draws the rates as horizontal bars, a group per metric.
+    Draws rates as horizontal bars with their intervals, and published ones as marks.
 
     Args:
         title (`str`):
             Name of the benchmark.
-        values (`dict[str, tuple[float | None, str]]`):
-            What [`flatten`] returned; metrics without a rate are left out.
-        reference (`dict[str, dict[str, float]]`):
+        figures (`dict[str, Figure]`):
+            What is to be drawn; figures without a rate are left out.
+        reference (`dict[str, dict[str, Any]]`):
             Published figures given by the user.
         path (`Path`):
             The PNG.
     """
-    names = [name for name, (rate, _) in values.items() if rate is not None]
-    series = {"this run": {name: values[name][0] for name in names}} | reference
-    height = 0.8 / len(series)
-    with chart(path, figsize=(9, 1.5 + 0.22 * max(len(names), 1) * len(series))) as (axis,):
-        for index, (label, figures) in enumerate(series.items()):
-            places = [place + index * height for place, name in enumerate(names) if name in figures]
-            axis.barh(places, [figures[name] for name in names if name in figures], height, label=label)
-        axis.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names, fontsize=7)
+    shown = {name: figure for name, figure in figures.items() if figure.rate is not None}
+    with chart(path, figsize=(9, 1.2 + 0.27 * max(len(shown), 1))) as (axis,):
+        places = range(len(shown))
+        axis.barh(places, [figure.rate for figure in shown.values()], 0.7, color="tab:blue", alpha=0.7)
+        for place, figure in zip(places, shown.values(), strict=True):
+            end = figure.rate
+            if figure.interval:
+                axis.hlines(place, *figure.interval, color="black", linewidth=1)
+                end = figure.interval[1]
+            axis.text(end + 0.01, place, f"{figure.rate:.1%}", va="center", fontsize=7)
+        for name, published in reference.items():
+            marks = [(published[metric], place) for place, metric in enumerate(shown) if metric in published]
+            axis.plot(*zip(*marks, strict=True), "D", markersize=4, label=name) if marks else None
+        axis.set_yticks(list(places), [name.replace("/", ": ") for name in shown], fontsize=7)
         axis.invert_yaxis()
-        axis.set_xlim(0, 1)
-        axis.set_title(title)
+        axis.set_xlim(0, 1.08)
+        axis.set_title(f"{title}, with 95 % intervals", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
         if reference:
             axis.legend(fontsize=8)

@@ -190,6 +190,7 @@ def run_score(
         **compute_metrics(benchmark, items, responses, scored, allow_partial),
         "judge_settings": judge_settings,
         "settings": settings,
+        "files": {"data": source.data, "split": source.split, "responses": str(responses_path)},
     }
     write_jsonl(output.with_name("scored.jsonl"), scored)
     write_json(output, metrics)

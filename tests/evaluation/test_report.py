@@ -1,13 +1,16 @@
 """report.md and its chart: figures, protocol, partial runs, published figures given by the user."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from puma_trl.evaluation.__main__ import main
+from puma_trl.evaluation.benchmarks import BENCHMARKS
+from puma_trl.evaluation.report import Figure
 
-from .helpers import make_items, write_rows
+from .helpers import make_items, vista_item, write_data, write_rows
 
 
 IDS = {"mathverse": "sample_index", "mathvista": "pid", "wemath": "question number"}
@@ -48,17 +51,17 @@ def cells(text, metric):
 
 def test_percentages_have_two_decimals_and_counts(scored):
     text = report(scored("mathvista", 7))
-    assert cells(text, "accuracy") == ["70.00%", "7/10"]
-    assert cells(text, "answer_type/text") == ["50.00%", "1/2"]
+    assert cells(text, "accuracy") == ["70.00%", "39.68% to 89.22%", "7/10"]
+    assert cells(text, "answer_type/text") == ["50.00%", "9.45% to 90.55%", "1/2"]
     assert "7 of 10 items answered (70.00%)" in text and "**Partial run**" in text
 
 
 def test_wemath_dimensions_and_undefined_domains(scored):
     text = report(scored("wemath"))
-    assert cells(text, "S1") == ["100.00%", ""]
-    assert cells(text, "strict/score") == ["100.00%", ""]
-    assert cells(text, "strict/RM") == ["0.00%", "0"]
-    assert cells(text, "domains/Direction") == ["–", ""]
+    assert cells(text, "S1") == ["100.00%", "64.57% to 100.00%", "7/7"]
+    assert cells(text, "strict/score") == ["100.00%", "", ""]
+    assert cells(text, "strict/RM") == ["0.00%", "", "0"]
+    assert cells(text, "domains/Direction") == ["–", "", ""]
     assert "not the official protocol" not in text and "Partial" not in text
 
 
@@ -80,15 +83,69 @@ def test_protocol_is_named(scored, options, official):
 
 def test_published_figures_stand_beside_ours(scored, tmp_path):
     reference = tmp_path / "published.json"
-    reference.write_text(json.dumps({"Some paper": {"accuracy": 0.335, "problem_version/Text Lite": 0.25}}))
+    figures = {"accuracy": 0.335, "problem_version/Text Lite": 0.25, "rule": "GPT-4 extracts"}
+    reference.write_text(json.dumps({"Some paper": figures}))
     text = report(scored("mathverse"), "--reference", str(reference))
-    assert cells(text, "accuracy") == ["100.00%", "9/9", "33.50%"]
-    assert cells(text, "problem_version/Vision Only")[2] == "–"
-    assert "given by the user" in text
+    assert cells(text, "accuracy")[2:] == ["9/9", "33.50%"]
+    assert cells(text, "problem_version/Vision Only")[3] == "–"
+    assert "Some paper (rule: GPT-4 extracts)" in text and "given by the user" in text
 
 
 def test_no_published_figure_is_built_in(scored):
-    assert cells(report(scored("mathverse")), "metric") == ["this run", "count"]
+    assert cells(report(scored("mathverse")), "metric") == ["this run", "95 % interval", "count"]
+
+
+@pytest.fixture
+def wrong_run(tmp_path):
+    """Returns a function that scores a MathVista run of 25 items with pictures, all but three wrong."""
+
+    def run(reply="The answer is (A).", pictures=True):
+        items = [vista_item(index) for index in range(25)]
+        data = write_data(tmp_path, "mathvista", items)
+        if not pictures:
+            (tmp_path / "images" / "14.jpg").unlink()
+        rows = [{"id": str(index), "response": "(B)" if index < 3 else reply} for index in range(25)]
+        files = ["--data", str(data), "--responses", str(write_rows(tmp_path / "r.jsonl", rows))]
+        assert main(["score", "--benchmark", "mathvista", *files, "--output", str(tmp_path / "metrics.json")]) == 0
+        report(tmp_path / "metrics.json")
+        return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    return run
+
+
+def test_page_shows_ten_wrong_answers(wrong_run):
+    page = wrong_run()
+    assert page.count("<section>") == 10 and "10 of 22 wrong answers" in page
+    assert page.count("data:image/png;base64,") == 11  # and the chart
+    assert "(B) 20 cm" in page and 'Read as <b class="wrong">A</b>' in page and '<b class="gold">20 cm</b>' in page
+    assert "geometry problem solving" in page and "<td>39.68%" not in page and "<td>accuracy</td>" in page
+    # everything is in the page: nothing is fetched, and no script runs
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page) and "<script" not in page
+
+
+def test_replies_are_no_markup(wrong_run):
+    page = wrong_run('<script>alert(1)</script><img src="http://x/y.png">\x1b[2J \ud800 (A)')
+    assert "<script" not in page and "&lt;script&gt;" in page and "\x1b" not in page and 'src="http' not in page
+
+
+def test_missing_pictures_are_said(wrong_run):
+    page = wrong_run(pictures=False)
+    assert page.count("<section>") == 10 and "No pictures: " in page and "item 14" in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_missing_files_are_said(wrong_run, tmp_path):
+    wrong_run()
+    (tmp_path / "r.jsonl").unlink()
+    report(tmp_path / "metrics.json")
+    page = (tmp_path / "report.html").read_text()
+    assert "No examples: " in page and "r.jsonl" in page and "<td>accuracy</td>" in page
+
+
+def test_chart_shows_what_a_person_reads_in_a_minute():
+    for benchmark in BENCHMARKS.values():
+        figures = {name: Figure(0.5) for name in benchmark.charted}
+        assert "accuracy" in figures and len(figures) <= 7
 
 
 @pytest.mark.parametrize(

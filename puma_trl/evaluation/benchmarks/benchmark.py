@@ -38,6 +38,8 @@ class Benchmark(ABC):
             Metrics that an incomplete run would falsify.
         official_needs_llm (`bool`):
             Whether the official extraction asks a language model.
+        charted (`tuple[str, ...]`):
+            Metrics and groups that the chart of a report shows.
     """
 
     name: ClassVar[str]
@@ -53,6 +55,7 @@ class Benchmark(ABC):
     extraction_columns: ClassVar[dict[str, tuple[str, ...]]] = {}
     headline: ClassVar[tuple[str, ...]] = ()
     official_needs_llm: ClassVar[bool] = True
+    charted: ClassVar[tuple[str, ...]]
 
     @property
     def default_extraction(self) -> str:
@@ -62,6 +65,14 @@ class Benchmark(ABC):
     def item_id(self, item: dict[str, Any]) -> str:
         """Returns the id of an item as text, so that 17 and "17" are the same."""
         return str(item[self.id_column])
+
+    def describe(self, item: dict[str, Any]) -> str:
+        """Returns a line for people that names an item and its kind."""
+        return f"Item {self.item_id(item)}"
+
+    def show_question(self, item: dict[str, Any]) -> str:
+        """Returns what was asked, as people read it."""
+        return str(item.get("question") or "")
 
     @abstractmethod
     def check_items(self, items: list[dict[str, Any]], allow_partial: bool) -> None:

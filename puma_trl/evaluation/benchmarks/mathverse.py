@@ -30,6 +30,7 @@ class MathVerse(Benchmark):
     duplicates = "The splits testmini and testmini_text_only number their rows separately: score them one at a time."
     image_columns = ("image",)
     columns = ("sample_index", "problem_version", "question_type", "answer", "metadata")
+    charted = ("accuracy", "problem_version", "text_only", "subject", "question_type")
     prompt_columns = {"official": ("query_wo",), "math_puma": ("query_cot",)}
 
     def check_items(self, items: list[dict[str, Any]], allow_partial: bool) -> None:
@@ -48,6 +49,15 @@ class MathVerse(Benchmark):
             metadata = item["metadata"]
             if not isinstance(metadata, dict) or not metadata.get("subject") or not metadata.get("subfield"):
                 raise EvaluationError(f"{where}: `metadata` must hold `subject` and `subfield`, not {metadata!r}.")
+
+    def describe(self, item: dict[str, Any]) -> str:
+        """Returns a line for people: version, subject and subfield."""
+        metadata = item["metadata"]
+        return f"Item {self.item_id(item)}: {item['problem_version']}, {metadata['subject']}, {metadata['subfield']}"
+
+    def show_question(self, item: dict[str, Any]) -> str:
+        """Returns the full question where the data holds it."""
+        return item.get("question_for_eval") or item.get("question") or ""
 
     def build_prompt(self, item: dict[str, Any], variant: str) -> str:
         """Returns `query_wo`, the official leaderboard's prompt, or `query_cot`, which the original project sends."""

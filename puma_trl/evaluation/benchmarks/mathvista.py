@@ -36,6 +36,7 @@ class MathVista(Benchmark):
     hub_id = "AI4Math/MathVista"
     id_column = "pid"
     image_columns = ("decoded_image", "image")
+    charted = ("accuracy", "question_type", "task", "skills")
     columns = ("pid", "answer", "question_type", "answer_type", "choices", "precision", "metadata")
     prompt_columns = {
         "official": ("question", "choices", "unit", "precision", "question_type", "answer_type"),
@@ -63,6 +64,15 @@ class MathVista(Benchmark):
             for name in GROUPS[len(TYPED_GROUPS) :]:
                 if not isinstance(item["metadata"], dict) or name not in item["metadata"]:
                     raise EvaluationError(f"{where}: `metadata` lacks `{name}`.")
+
+    def describe(self, item: dict[str, Any]) -> str:
+        """Returns a line for people: task and context."""
+        return f"Item {self.item_id(item)}: {item['metadata']['task']}, {item['metadata']['context']}"
+
+    def show_question(self, item: dict[str, Any]) -> str:
+        """Returns the question with its options."""
+        options = zip(string.ascii_uppercase, item["choices"] or (), strict=False)
+        return "\n".join([str(item.get("question") or ""), *(f"({letter}) {text}" for letter, text in options)])
 
     def build_prompt(self, item: dict[str, Any], variant: str) -> str:
         """

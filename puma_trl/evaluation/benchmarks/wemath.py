@@ -49,6 +49,7 @@ class WeMath(Benchmark):
     archive = "testmini.zip"
     id_column = "question number"
     image_columns = ("image_path",)
+    charted = ("accuracy", "S1", "S2", "S3", "strict", "loose", "domains")
     columns = ("ID", "key", "question number", "knowledge concept", "answer")
     prompt_columns = {
         "official": ("question", "option"),
@@ -89,6 +90,14 @@ class WeMath(Benchmark):
         unknown = sorted(concepts - set(read_domains()))
         if unknown:
             warnings.warn(f"These knowledge concepts belong to no domain and count in S1 only: {', '.join(unknown)}.")
+
+    def describe(self, item: dict[str, Any]) -> str:
+        """Returns a line for people: which step of which group, and its concept."""
+        return f"Item {self.item_id(item)}: {item['key']} of {item['ID']}, {item['knowledge concept']}"
+
+    def show_question(self, item: dict[str, Any]) -> str:
+        """Returns the question with its options."""
+        return f"{item.get('question') or ''}\n{item.get('option') or ''}".strip()
 
     def build_prompt(self, item: dict[str, Any], variant: str) -> str:
         """
@@ -149,8 +158,8 @@ class WeMath(Benchmark):
                 Whether each item was answered correctly.
 
         Returns:
-            `dict[str, Any]` with rates as fractions. `accuracy` pools all rows (not an official figure); the four
-            dimensions count the groups that have all their items.
+            `dict[str, Any]` with rates as fractions, those of S1, S2 and S3 with counts in `steps`. `accuracy` pools
+            all rows (not an official figure); the four dimensions count the groups that have all their items.
         """
         steps = {"S1": [], "S2": [], "S3": []}
         concepts = defaultdict(list)
@@ -164,6 +173,7 @@ class WeMath(Benchmark):
         return {
             **rate(correct),
             **{name: rate(outcomes)["accuracy"] for name, outcomes in steps.items()},
+            "steps": {name: rate(outcomes) for name, outcomes in steps.items()},
             "domains": _domain_rates(concepts, read_domains()),
             "four_dimensional": four_dimensional(items, correct),
             "num_groups": len(groups),
