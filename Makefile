@@ -42,7 +42,7 @@ style: install
 
 # Prints both sides of every claim of speed or memory, measured in the same run; wants a machine with nothing else to do.
 bench: install
-	for script in $(filter-out %/common.py, $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
+	for script in $(filter-out %/common.py %/gpu.py, $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
 # The mini study: docs/mini_study.md and its chart from runs that differ in the loss alone; under an hour on two cores.
 study: install outputs/mini/stage1/model.safetensors

@@ -64,6 +64,7 @@ def test_recipe(path):
             assert getattr(owners[0], key) == value, key
     assert values["attn_implementation"] == VARLEN and VARLEN in ALL_ATTENTION_FUNCTIONS
     assert args.padding_free or args.packing
+    assert "flash" not in values.get("attn_implementation", ""), "needs a package that is no dependency"
     assert values.get("dtype") in ("bfloat16", "float32")
     assert values.get("optim", "adamw_torch") in {item.value for item in OptimizerNames}
     assert values.get("lr_scheduler_type", "linear") in {item.value for item in SchedulerType}
