@@ -12,6 +12,9 @@ python benchmarks/step.py --quick    # a small vocabulary, to see that it runs
 - `passes, all logits`: the same with logits at every position, as the model's own forward computes them.
 - `step, plain loss`: `step` with the reference loss on the logits of both sides instead of the fused one.
 - `sft`: TRL's step on the student side only, with the same trained parts.
+- `padded` and `padding-free`: `step` on eight rows of varied lengths, with padding and sdpa, and without padding and
+  with `varlen`; the vocabulary is cut to 32,000 there, so that the language model is most of the step, as it is in
+  large ones.
 
 All take the same batch of generated pairs with a picture on the vision-rich side. Every variant runs in a process of
 its own. Memory is the peak of the resident set above that of the model, optimizer and batch.
@@ -19,6 +22,7 @@ its own. Memory is the peak of the resident set above that of the model, optimiz
 
 import argparse
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -34,8 +38,10 @@ from common import table_head, table_row, verdict
 from loss import memory
 
 
-VARIANTS = ["step", "passes", "passes, all logits", "step, plain loss", "sft"]
+VARIED = ["padded", "padding-free"]
+VARIANTS = ["step", "passes", "passes, all logits", "step, plain loss", "sft", *VARIED]
 GOAL = 1.10
+PADDING_FREE_GOAL = 0.75
 PARTS = ["aligner", "vision_tower_low", "vision_tower_high"]
 WORDS = "the angle of a triangle and its side with circle line point area find sum is so we get degrees".split()
 
@@ -49,16 +55,18 @@ def make_rows(args: argparse.Namespace, folder: Path) -> Any:
     rows = []
     for index in range(args.batch_size):
         path = folder / f"{index}.png"
-        Image.new("RGB", (args.image_size, args.image_size), tuple(rng.randrange(256) for _ in range(3))).save(path)
-        # every word is a token or more
-        answer = " ".join(rng.choices(WORDS, k=args.answer_words))
+        factor = math.exp(args.spread * rng.gauss(0, 1))
+        # every word is a token or more, and a picture of twice the width has four times the tokens
+        width = round(args.image_size * factor**0.5)
+        Image.new("RGB", (width, width), tuple(rng.randrange(256) for _ in range(3))).save(path)
+        answer = " ".join(rng.choices(WORDS, k=round(args.answer_words * factor)))
         row = {"row_id": str(index), "image_url": [], "image_url_2": [{"bytes": None, "path": str(path)}]}
-        row |= {"instruction": " ".join(rng.choices(WORDS, k=args.prompt_words)), "output": answer}
+        row |= {"instruction": " ".join(rng.choices(WORDS, k=round(args.prompt_words * factor))), "output": answer}
         rows.append(row | {"instruction_2": " ".join(rng.choices(WORDS, k=10)), "output_2": answer})
     return Dataset.from_list(rows)
 
 
-def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
+def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool, padding_free: bool = False) -> Any:
     """Returns the trainer over that batch, each of whose epochs is one step."""
     from puma_trl.config import PumaKLConfig
     from puma_trl.mini import build_model, build_processor
@@ -68,7 +76,7 @@ def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
 
     processor = build_processor("qwen2_vl")
     processor.image_processor.size["longest_edge"] = max(
-        args.image_size**2, processor.image_processor.size["longest_edge"]
+        args.image_size**2, processor.image_processor.size["longest_edge"] if not args.spread else 10**7
     )
     model = build_model(
         "qwen2_vl",
@@ -82,6 +90,8 @@ def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
     )
     model.resize_token_embeddings(args.vocab, mean_resizing=False)
     set_trainable_parts(model, PARTS, get_family(model.config))
+    if padding_free:
+        model.set_attn_implementation("varlen")
     config = PumaKLConfig(
         output_dir=str(folder / "out"),
         use_kl=use_kl,
@@ -90,6 +100,7 @@ def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool) -> Any:
         gradient_checkpointing=False,
         max_length=None,
         max_steps=args.repeats + 1,
+        padding_free=padding_free,
         per_device_train_batch_size=args.batch_size,
         logging_steps=args.repeats + 1,
         save_strategy="no",
@@ -141,24 +152,25 @@ def measure_trainer(trainer: Any, watch: Watch) -> None:
 
 def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_logits: bool) -> None:
     """Runs the passes alone on the trainer's batch."""
+    from puma_trl.data.padding_free import find_answers
     from puma_trl.step.forward import answer_hidden_states
 
     batch = {name: value for name, value in next(iter(trainer.get_train_dataloader())).items() if name != "row_id"}
     batch.pop("same_images")
     teacher = {name.removeprefix("teacher_"): batch.pop(name) for name in list(batch) if name.startswith("teacher_")}
-    labels, teacher_labels = batch.pop("labels"), teacher.pop("labels")
+    answers, teacher_answers = (find_answers(side.pop("labels")) for side in (batch, teacher))
     model = trainer.model.train()
 
-    def logits(inputs: dict[str, Any], labels: torch.Tensor) -> torch.Tensor:
+    def logits(inputs: dict[str, Any], positions: torch.Tensor) -> torch.Tensor:
         if all_logits:
             return model.lm_head(model.base_model(**inputs, use_cache=False).last_hidden_state)
-        return model.lm_head(answer_hidden_states(model, inputs, labels))
+        return model.lm_head(answer_hidden_states(model, inputs, positions))
 
     for _ in range(args.repeats + 1):
         watch.start()
         with torch.no_grad():
-            logits(teacher, teacher_labels)
-        logits(batch, labels).sum().backward()
+            logits(teacher, teacher_answers)
+        logits(batch, answers).sum().backward()
         watch.stop()
         model.zero_grad()
 
@@ -184,7 +196,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
     variant, watch = args.variants[0], Watch()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(args, Path(folder), use_kl=variant != "sft")
+        trainer = make_trainer(args, Path(folder), variant != "sft", variant == "padding-free")
         if variant.startswith("passes"):
             measure_passes(args, trainer, watch, all_logits=variant != "passes")
         else:
@@ -192,18 +204,27 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
                 forward.fused_puma_loss = plain_loss
             measure_trainer(trainer, watch)
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    return watch.result() | {"parameters": parameters}
+    padding = next((logs["padding_share"] for logs in trainer.state.log_history if "padding_share" in logs), None)
+    return watch.result() | {"parameters": parameters, "padding": padding}
 
 
 def measure_apart(args: argparse.Namespace, variant: str) -> dict[str, float]:
     """Measures one variant in a process of its own."""
-    names = ("hidden_size", "layers", "vocab", "batch_size", "image_size", "prompt_words", "answer_words", "repeats")
+    names = ("hidden_size", "layers", "vocab", "batch_size", "image_size", "prompt_words", "answer_words", "spread")
+    names += ("repeats",)
     command = [sys.executable, str(Path(__file__).with_name("step.py")), "--measure", "--variants", variant]
     command += [part for name in names for part in (f"--{name}", str(getattr(args, name)))]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{process.stderr}")
     return json.loads(process.stdout.splitlines()[-1])
+
+
+def vary(args: argparse.Namespace) -> argparse.Namespace:
+    """Returns the sizes of the batch of varied lengths."""
+    changed = {"spread": 0.18, "batch_size": 8, "vocab": min(args.vocab, 32_000)}
+    changed |= {} if args.quick else {"layers": 6, "image_size": 448, "prompt_words": 250}
+    return argparse.Namespace(**vars(args) | changed)
 
 
 def add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -215,6 +236,7 @@ def add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_size", type=int, default=280, help="Width and height of the pictures.")
     parser.add_argument("--prompt_words", type=int, default=60, help="Words of the text-rich prompt.")
     parser.add_argument("--answer_words", type=int, default=60)
+    parser.add_argument("--spread", type=float, default=0.0, help="Deviation of the logarithm of rows' lengths.")
     parser.add_argument("--repeats", type=int, default=3, help="Timed steps of each variant; the median counts.")
 
 
@@ -234,7 +256,7 @@ def main() -> None:
         return
     results: dict[str, dict[str, float]] = {}
     for variant in args.variants:
-        results[variant] = measure_apart(args, variant)
+        results[variant] = measure_apart(vary(args) if variant in VARIED else args, variant)
     first: Any = next(iter(results.values()))
     print(
         f"{first['parameters'] / 1e6:.0f}M parameters, V {args.vocab:,}, batch {args.batch_size}, "
@@ -243,14 +265,25 @@ def main() -> None:
     print(table_head("variant", "seconds", "step / this", "extra peak MB", "step / this"))
     step: Any = results.get("step", first)
     for variant, result in results.items():
+        if variant in VARIED:
+            continue
         cells = [f"{result['seconds']:.2f}", f"{step['seconds'] / result['seconds']:.2f}"]
         cells += [f"{result['memory'] / 1e6:.0f}", f"{step['memory'] / result['memory']:.2f}"]
         print(table_row([variant, *cells]))
+    if set(VARIED) <= results.keys():
+        print("\n" + table_head("eight rows of varied lengths", "padding", "seconds", "extra peak MB"))
+        for variant in VARIED:
+            result = results[variant]
+            cells = [f"{result['padding']:.1%}", f"{result['seconds']:.2f}", f"{result['memory'] / 1e6:.0f}"]
+            print(table_row([variant, *cells]))
     print("\nGoals\n")
     for variant in ("passes", "passes, all logits"):
         if variant in results:
             ratio = step["seconds"] / results[variant]["seconds"]
             print(verdict(f"time, step / ({variant})", ratio, "≤", GOAL))
+    if set(VARIED) <= results.keys():
+        padded, free = (results[variant]["seconds"] for variant in VARIED)
+        print(verdict("time, padding-free / padded", free / padded, "≤", PADDING_FREE_GOAL))
 
 
 if __name__ == "__main__":
