@@ -331,7 +331,7 @@ def test_pieces_of_an_answer_are_the_answer(processor, answer):
         ({"measure": True}, "Name it with `--model`"),
         ({"model": "no/such/model/here"}, "No model with a processor"),
         ({"model": "no/such/model/here", "measure": True}, "No image-text-to-text model"),
-        ({"data": ["nowhere.jsonl"]}, "does not exist"),
+        ({"data": ["nowhere.jsonl"]}, "No such file"),
         ({"data": ["empty.jsonl"]}, "is empty"),
     ],
 )
@@ -374,7 +374,7 @@ def test_columns_have_other_names(pair_file, monkeypatch, capsys):
     output = pair_file.parent / "page.html"
     arguments = ["pairs", "preview", str(pair_file), "--output", str(output)]
     monkeypatch.setattr("sys.argv", arguments)
-    with pytest.raises(DataError, match="image_url_2: picture"):
+    with pytest.raises(DataError, match='{"image_url_2": "picture"}'):
         main()
     monkeypatch.setattr("sys.argv", [*arguments, "--columns", '{"image_url_2": "picture"}'])
     main()
