@@ -44,6 +44,7 @@ def places(source):
         ("\\uline{~~~~} cm", "cm"),
         ("see {1, 2, 3} and file_name for 50\\%", "see{1,2,3}andfile_namefor50%"),
         ("3~5天", "3~5天"),
+        ("So\\nIn $x \\nRightarrow y$", "SoInx⇏y"),
         ("What?\\n<next> \\section*{ACROSS} 1", "What?<next>ACROSS1"),
         ("the $ xy$-plane and $l . P$ is", "thexy-planeandl.Pis"),
         ("\\begin{tabular}{|c|}\\hlineList A \\\\\\hline\\end{tabular}", "ListA"),

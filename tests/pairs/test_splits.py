@@ -70,6 +70,18 @@ from puma_trl.pairs.build.splits import split_text
         ("已知$a=1$, 则$b=(\\quad)$\n(A)1\n(B)2", "已知$a=1$。", "$b=(\\quad)$\n(A)1\n(B)2"),
         ("设$a=1$，则\nA. $b$\nB. $c$", "设$a=1$。", "则\nA. $b$\nB. $c$"),
         ("$$x=1$$What is y?", "$$x=1$$", "What is y?"),
+        (
+            "I win 2. (If it is red, then I win 3.) What is fair?",
+            "I win 2. (If it is red, then I win 3.)",
+            "What is fair?",
+        ),
+        ("It is cut in two, so that AB is 3. Find BC.", "It is cut in two, so that AB is 3.", "Find BC."),
+        (
+            "X is 2. The letter X will then have to stand for 3?",
+            "X is 2.",
+            "The letter X will then have to stand for 3?",
+        ),
+        ("宽增加3．5米，长不变．面积增加多少？", "宽增加3．5米，长不变．", "面积增加多少？"),
         ("按规则走3步，再走2步，共走几步？", "按规则走3步，再走2步。", "共走几步？"),
     ],
 )
@@ -88,6 +100,9 @@ def test_split(question, conditions, asked):
         "In triangle ABC, find AB.",
         "如图所示，求阴影部分的面积。",
         "3个5相加是多少？",
+        "下列函数中，哪个是偶函数？",
+        "Of the mean, median and range, which will change?",
+        "Based on the table, what is the largest?",
     ],
 )
 def test_without_conditions_there_is_no_split(question):

@@ -43,7 +43,10 @@ WRAPPER = re.compile(
 )
 # Line ends that were lost, as in `\hlineName &`
 RUN_ON = re.compile(r"(\\(?:hline|toprule|midrule|bottomrule))(?=[A-Za-z$])")
-LINE_BREAK = re.compile(r"[ \t]*(?:\\\\(?:\[\d[^\]\n]*\])?|\\(?:newline|par|linebreak|n)(?![a-zA-Z]))[ \t]*\n?")
+LINE_BREAK = re.compile(
+    r"[ \t]*(?:\\\\(?:\[\d[^\]\n]*\])?|\\(?:newline|par|linebreak|n)(?![a-zA-Z])"
+    r"|\\n(?=[A-Z])(?!(?:Right|Left|Vdash|VDash)))[ \t]*\n?"
+)
 HEADING = re.compile(r"\s*\\(?:sub)*(?:section|paragraph)\*?\s*\{([^{}]*)\}\s*")
 # Emphasis in LaTeX and Markdown, which is printed like the rest
 EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|textrm|textsf|textsc)\s*\{([^{}]*)\}")

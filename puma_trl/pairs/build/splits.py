@@ -29,7 +29,7 @@ class Split:
 
 CJK = re.compile("[\u3400-\u9fff]")
 SENTENCE = re.compile(
-    r"(?<=[.?!。？！])\s+(?=\S)|(?<=[。？！])|\n+|(?<=ƒƒ)\s*(?=(?:What|Which|How|Find|If|Then|In|The)\b)"
+    r"(?<=[.?!。？！])\s+(?=\S)|(?<=[.?!。？！][)）\"”'])\s+(?=\S)|(?<=[。？！])|(?<=．)(?!\d)|\n+|(?<=ƒƒ)\s*(?=(?:What|Which|How|Find|If|Then|In|The)\b)"
 )
 ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[Ff]igs?|Eq|Mrs?|Ms|Dr|Prof|St|vs|approx|cf|e\.g|i\.e)\.$")
 CHOICES = re.compile(
@@ -44,31 +44,37 @@ TO_FILL = re.compile(r"[(（]\s*(?:\\q?quad|\\hspace|~|\\ |\s)[^()（）]*[)）]
 # Words that ask, at the beginning of a clause
 IMPERATIVE = "find|calculate|compute|determine|solve|prove|evaluate|simplify|express|state|estimate|give|identify"
 ASK_WORD = re.compile(
-    rf"(?i)\W*(?:(?:and|then|so|now|please|also)\s+)*(?:{IMPERATIVE}|what|how|why|show that|which|in which|at what|"
+    rf"(?i)\W*(?:(?:and|then|so|now|please|also)\s+)*(?:{IMPERATIVE}|what|how|why|show that|which|in what|at what|"
     r"for what|by what|to what|if so|is|are|does|do|did|can|will)\b(?!\s+(?:is|are|was|has|have)\b(?<=which is))"
 )
-RELATIVE = re.compile(r"(?i)\W*(?:and\s+)?which\s+(?:is|are|was|were|has|have|lies|meets?|costs?)\b")
+RELATIVE = re.compile(
+    r"(?i)\W*(?:and\s+)?which\s+(?:is|are|was|were|has|have|lies|meets?|costs?|casts?|shows?|makes?|gives?|contains?)\b"
+)
 VERB_FIRST = re.compile(r"(?i)\W*(?:is|are|does|do|did|can|will)\b")
 # Clauses that lead to a blank: "then AB is ()", "the area is ____"
 LEADS_TO_BLANK = re.compile(rf"(?i)(?:{BLANK}|\b(?:is|are|equals?|be|=)\s*:?\s*[.。]?$|=\s*[?？]?\s*[.。]?$)")
-THEN = re.compile(r"(?i)\W*(?:and\s+)?(?:then|so|therefore|hence|thus)\b")
+THEN = re.compile(r"(?i)\W*(?:and\s+)?(?:then|so(?!\s+(?:that|as|many|much|far|long)\b)|therefore|hence|thus)\b")
 CHINESE_ASKS = re.compile(
     rf"(?<![要需请])求|多少|几(?![何乎])|什么|哪|如何|怎样|怎么|谁|是否|能否|可否|吗|[?？]|{BLANK}|[=＝]\s*[。.]?$|(?:是|为|等于|得)\s*[:：]?\s*[。.]?$|"
     r"^\s*(?:计算|化简|解方程|证明|试说明|请)"
 )
-COMMA = re.compile(r"(?<!\d)[,;]\s+|(?<=\d)[,;]\s+|,(?=\s*(?:then|find|what|how)\b)|\s(?=then\b)")
+COMMA = re.compile(r"(?<!\d)[,;]\s+|(?<=\d)[,;]\s+|,(?=\s*(?:then|find|what|how)\b)")
+INNER_THEN = re.compile(r"\s(?=then\b)")
+HYPOTHESIS = re.compile(r"(?i)\W*(?:if|when|given|suppose|since|as)\b")
 CHINESE_COMMA = re.compile(r"[，；]\s*|[,;](?!\d)\s*|(?<![规法原准细])(?=则|那么)")
 # What says where to look, and is no condition
 LEAD_IN = re.compile(
     r"(?i)^\W*(?:(?:as\s+)?(?:is\s+)?(?:shown|seen|illustrated|depicted)\s+(?:in|on|by)\s+(?:the\s+)?"
     r"(?:(?:right|left|below|following|above)\s+)?(?:figs?\.?|figure|diagram|picture|image)\s*\d*(?:\s+below|\s+above)?"
     r"|(?:as\s+)?(?:in|from)\s+(?:the\s+)?(?:(?:following|given)\s+)?(?:figs?\.?|figure|diagram|picture)\s*\d*"
-    r"|如(?:下|右|左|上)?图(?:所示|\d)?(?:所示)?|(?:下|右)图(?:中|所示)?|图中|已知|题中)\W*"
+    r"|如(?:下|右|左|上)?图(?:所示|\d)?(?:所示)?|(?:下|右)图(?:中|所示)?|图中|已知|题中|(?:下列|以下)[^，,。]{0,8}中)\W*"
 )
-PREPOSITION = re.compile(r"(?i)^\W*(?:in|on|at|for|with|from|by|of|as|during|after|before|among|to)\b")
+PREPOSITION = re.compile(
+    r"(?i)^\W*(?:in|on|at|for|with|from|by|of|as|during|after|before|among|to|based|according|using|considering)\b"
+)
 SAYS = re.compile(
     r"(?i)\b(?:is|are|was|were|has|have|had|be|lies?|intersects?|bisects?|passes|equals?|meets?|costs?|buys?|bought|let|"
-    r"given|suppose|divided|tangent|parallel|perpendicular)\b|[=∥⊥≅≠<>≤≥∽//\dƒ]"
+    r"suppose|tangent|parallel|perpendicular)\b|[=∥⊥≅≠<>≤≥∽//\dƒ]"
 )
 # A condition behind what is asked: "What is y if x = 3?"
 TRAILING = re.compile(
@@ -126,7 +132,8 @@ def _mask_formula(formula: str) -> str:
 
 
 def _hide(group: str) -> str:
-    return re.sub(r"[,;，；.。?？!！]", "\2", group) if group[1:-1].strip() else group
+    inside = re.sub(r"[\s,;，；.。?？!！]", "\2", group[1:-2])
+    return group[0] + inside + group[-2:] if group[1:-1].strip() else group
 
 
 def _sentence_starts(text: str, masked: str) -> list[int]:
@@ -163,6 +170,7 @@ def _split_sentence(sentence: str, masked: str) -> tuple[str, str]:
     """Splits the sentence that asks at the clause that does; returns its conditions, if it has some, and the rest."""
     chinese = bool(CJK.search(sentence))
     cuts = [match.end() for match in (CHINESE_COMMA if chinese else COMMA).finditer(masked)]
+    cuts += [match.end() for match in INNER_THEN.finditer(masked)] if HYPOTHESIS.match(masked) else []
     starts = sorted({0, *(cut for cut in cuts if 0 < cut < len(sentence))})
     clauses = [masked[start:stop] for start, stop in zip(starts, [*starts[1:], len(sentence)], strict=True)]
     asking = [index for index, clause in enumerate(clauses) if _clause_asks(clause, index == len(clauses) - 1)]
@@ -187,13 +195,8 @@ def _says_something(head: str) -> bool:
     rest = LEAD_IN.sub("", head).strip(" ,;，；:：")
     if CJK.search(rest):
         return len(re.findall(r"\w|[∠△⊙=°ƒ]", rest)) >= 3
-    clauses = [clause for clause in COMMA.split(rest) if clause and clause.strip()]
-    placed = all(PREPOSITION.match(clause) for clause in clauses)
-    return (
-        len(rest.split()) >= 2 and bool(SAYS.search(rest))
-        if placed
-        else len(rest.split()) >= 2 or bool(SAYS.search(rest))
-    )
+    told = bool(SAYS.search(rest))
+    return told and bool(re.search("[=ƒ]", rest)) or len(rest.split()) >= 2 and (told or not PREPOSITION.match(rest))
 
 
 def _close(head: str, chinese: bool) -> str:
@@ -213,7 +216,7 @@ def _open(asked: str) -> str:
     """Makes the rest a sentence: without "then"."""
     asked = asked.strip()
     asked = re.sub(r"^(?:则|那么|请问)\s*(?=\S)", "", asked)
-    asked = re.sub(r"(?i)^(?:and\s+then|then|and|so|therefore|hence|thus)\s+", "", asked)
+    asked = re.sub(r"(?i)^(?:and\s+then|then|and|so(?!\s+that)|therefore|hence|thus)\s+", "", asked)
     return _capital(asked)
 
 
