@@ -222,6 +222,8 @@ def check_value(name: str, value: Any, hint: Any, choices: list[Any] | None = No
     if name in TEXT_OR_SWITCH and isinstance(value, bool):
         return str(value).lower()
     value = _convert(name, value, kinds)
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"`{name}` holds a null character, which no name or path has. Take it out.")
     if name in RANGES and not isinstance(value, str):
         is_right, words = RANGES[name]
         if not is_right(value):

@@ -74,13 +74,13 @@ def end_process_group() -> None:
 
 
 @contextmanager
-def telling_refusals() -> Iterator[None]:
-    """Lets settings that TRL and transformers refuse be an error of the user's, told in one line."""
+def telling_refusals(*kinds: type[Exception]) -> Iterator[None]:
+    """Lets settings that TRL and transformers refuse, by errors of these kinds, be an error of the user's."""
     try:
         yield
     except PumaError:
         raise
-    except (ValueError, ImportError) as error:
+    except kinds as error:
         raise ConfigError(str(error)) from error
 
 
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> int | None:
     peft_config = build_peft_config(model, model_args, training_args.trainable_parts, family)
 
     # 4. Trainer
-    with telling_refusals():
+    with telling_refusals(ValueError, ImportError):
         trainer = PumaKLTrainer(
             model=model,
             args=training_args,
@@ -139,7 +139,8 @@ def main(argv: list[str]) -> int | None:
 
     # 5. Training
     exit_code = stop_on_signals(trainer)
-    trainer.train(resume_from_checkpoint=checkpoint or False)  # which `find_checkpoint` has decided
+    with telling_refusals(ImportError):  # of optimizers whose packages are not installed
+        trainer.train(resume_from_checkpoint=checkpoint or False)  # which `find_checkpoint` has decided
     if trainer.stop_requested and trainer.state.global_step < trainer.state.max_steps:
         logger.warning(
             f"Stopped by {'SIGINT' if exit_code() else 'SIGTERM'} after step {trainer.state.global_step}, checkpoint "

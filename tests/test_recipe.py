@@ -173,6 +173,7 @@ def test_values_of_another_type(recipe, lines, message):
     [
         ("max_steps: 1:30\n", "`max_steps` is '1:30'"),
         ('env: {A: "x\\0y"}\n', "`env` in the recipe .* cannot be set"),
+        ('run_name: "x\\0y"\n', "`run_name` holds a null character"),
         ("accelerator_config: {split: true}\n", "unexpected keyword argument 'split'"),
         (
             "lr_scheduler_kwargs: {cycles: 2}\n",
@@ -198,7 +199,8 @@ def test_numbers_and_texts_of_yaml(recipe):
     lines = (
         "max_steps: 1_000\nseed: 0x10\ntemp_kl: 2.50\nadam_epsilon: 1.0e-8\nweight_decay: .1\nrun_name: 2024-01-01\n"
     )
-    lines += "save_total_limit: 010\npart_learning_rates: &rates {aligner: 1e-4}\nlr_scheduler_kwargs: {<<: {num_cycles: 2}}\n"
+    lines += "save_total_limit: 010\n"
+    lines += "part_learning_rates: &rates {aligner: 1e-4}\nlr_scheduler_kwargs: {<<: {num_cycles: 2}}\n"
     recipe.write_text(recipe.read_text() + lines + "lr_scheduler_type: cosine\nlambda_kl: 1\n")
     _, args, _, _ = parse_recipe([str(recipe)])
     assert (args.max_steps, args.seed, args.temp_kl, args.adam_epsilon) == (1000, 16, 2.5, 1e-8)

@@ -1,6 +1,7 @@
 """Checkpoints that resume to the same weights, bit for bit: how they are written, and how they are read."""
 
 import math
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from accelerate.utils.memory import should_reduce_batch_size
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -34,6 +36,8 @@ from .space import require_space
 
 logger = get_logger(__name__)
 
+# What `torch.save` says where a file cannot be written, in an error of no kind of its own
+WRITING = re.compile("PytorchStreamWriter|inline_container|iostream")
 # In checkpoints, the moving average of a teacher
 ADAPTER_AVERAGE = "adapter_average.safetensors"
 AVERAGE_MODEL = "ema_teacher"
@@ -64,6 +68,26 @@ def naming_damage(checkpoint: str | None) -> Iterator[None]:
         raise CheckpointError(
             f"{damaged} is damaged ({type(error).__name__}), so {checkpoint} cannot be resumed from. Delete that "
             "folder and resume again: the checkpoint before it is used."
+        ) from error
+
+
+@contextmanager
+def naming_disk(folder: str | Path) -> Iterator[None]:
+    """
+    Lets an error of writing, such as a full disk, name the folder and what to do.
+
+    Raises:
+        CheckpointError: in place of that error.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        is_of_writing = isinstance(error, OSError | SafetensorError) or WRITING.search(str(error))
+        if not is_of_writing:
+            raise
+        raise CheckpointError(
+            f"{folder} could not be written: {error}. See that its disk has room and takes files of this size, then "
+            "resume from the checkpoint before it: `resume_from_checkpoint: true`."
         ) from error
 
 
@@ -211,10 +235,12 @@ class ExactCheckpoints:
         self._completed = None
         limit, self._holds_limit = self.args.save_total_limit, True
         try:
-            super()._save_checkpoint(model, trial)
+            with naming_disk(folder):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit, self._holds_limit = limit, False
-        self._complete(folder)
+        with naming_disk(folder):
+            self._complete(folder)
         if self.args.should_save and limit is not None:
             self._delete_old(folder, limit)
 

@@ -18,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, CONFIG_NAME
 
 from ..files import whole_file
+from ..models.weights import leads_outside
 
 
 COMPLETE_MARKER = "checkpoint_complete"
@@ -25,6 +26,9 @@ PICKLES = (".pt", ".pth", ".bin")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 # Of Trainer, of FSDP and of DeepSpeed
 OPTIMIZERS = ("optimizer.pt", "optimizer.bin", "optimizer_0", "latest")
+# What the marker holds
+FACTS = dict.fromkeys(("step", "total_steps", "num_processes", "batch_size", "rows_per_step"), int)
+FACTS |= dict.fromkeys(("settings", "weights", "data", "files"), dict) | {"resumed": list}
 STEP = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
@@ -106,12 +110,13 @@ def find_problem(checkpoint: str | Path) -> Problem | None:
         return _explain_without_marker(checkpoint)
     try:
         marker = read_marker(checkpoint)
-        files = marker["files"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return Problem(f"has a torn {COMPLETE_MARKER}")
-    except (KeyError, TypeError):
-        return Problem("was written by another version of this software, and does not tell which files it has")
-    for name, size in files.items():
+    if not isinstance(marker, dict) or not all(isinstance(marker.get(name), kind) for name, kind in FACTS.items()):
+        return Problem(f"was written by another version of this software, or its {COMPLETE_MARKER} is damaged")
+    for name, size in marker["files"].items():
+        if leads_outside(name):
+            return Problem(f"has a damaged {COMPLETE_MARKER}: it names {name}")
         path = checkpoint / name
         if not path.is_file():
             return Problem(f"lacks {name}")
@@ -120,6 +125,11 @@ def find_problem(checkpoint: str | Path) -> Problem | None:
             return Problem(f"is torn: {name} has {found:,} of {size:,} bytes")
         if _is_torn(path):
             return Problem(f"is damaged: {name} cannot be read")
+    if TRAINER_STATE_NAME not in marker["files"]:
+        return Problem(f"lacks {TRAINER_STATE_NAME}")
+    step = json.loads((checkpoint / TRAINER_STATE_NAME).read_bytes()).get("global_step")
+    if step != marker["step"]:
+        return Problem(f"is damaged: {TRAINER_STATE_NAME} is of step {step}, the marker of {marker['step']}")
     return None
 
 

@@ -21,6 +21,7 @@ def write_checkpoint(folder, args=None, **facts):
     (folder / "config.json").write_text('{"model_type": "qwen2_vl"}')
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "max_steps": 8}))
     defaults = {"step": step, "total_steps": 8, "num_processes": 1, "batch_size": 2, "rows_per_step": 2, "resumed": []}
+    defaults |= {"settings": {}, "weights": {}, "data": {}}
     if args is not None:
         defaults["settings"] = describe_settings(args)
     write_marker(folder, defaults | facts)

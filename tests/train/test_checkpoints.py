@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from types import SimpleNamespace
 
 import pytest
@@ -232,6 +233,19 @@ def test_too_little_space_is_told_before_training(train, tiny_model, pairs, monk
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
     with pytest.raises(ConfigError, match="has 1.0 MB left, but the run needs about"):
         train(tiny_model(), pairs(4), **SAVING)
+
+
+@pytest.mark.parametrize("limit", [100_000, 1_500_000])
+def test_a_disk_that_is_full_while_saving(train, tiny_model, pairs, out, limit):
+    """Weights do not fit, or the optimizer does not: one line with the folder, and the checkpoint does not count."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match="out/checkpoint-1 could not be written: .*disk has room"):
+            train(tiny_model(), pairs(4), **SAVING | {"optim": "adamw_torch"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert find_problem(out / "checkpoint-1").is_unfinished
 
 
 def test_a_run_in_python_holds_the_lock(train, tiny_model, pairs, out, monkeypatch):

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import torch
 from puma_trl.train.marker import COMPLETE_MARKER, find_damage, find_problem, read_marker, write_marker
 
 from .checkpoint_files import write_checkpoint
+
+
+ANOTHER = "was written by another version of this software, or its checkpoint_complete is damaged"
 
 
 @pytest.fixture
@@ -23,6 +27,25 @@ def test_marker_lists_all_files_with_sizes(checkpoint):
     files = read_marker(checkpoint)["files"]
     assert sorted([*files, COMPLETE_MARKER]) == names(checkpoint)
     assert files["ema_teacher/model.safetensors"] == (checkpoint / "ema_teacher" / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"settings": None}, ANOTHER),
+        ({"step": "4"}, ANOTHER),
+        ({"files": []}, ANOTHER),
+        ({"files": {"../../key": 3}}, "has a damaged checkpoint_complete: it names ../../key"),
+        ({"files": {}}, "lacks trainer_state.json"),
+        ({"step": 5}, "is damaged: trainer_state.json is of step 4, the marker of 5"),
+    ],
+)
+def test_a_marker_that_cannot_be(checkpoint, change, reason):
+    path = checkpoint / COMPLETE_MARKER
+    path.write_text(json.dumps(read_marker(checkpoint) | change))
+    assert find_problem(checkpoint) == (reason, False)
+    path.write_text("[" * 100_000)
+    assert find_problem(checkpoint) == ("has a torn checkpoint_complete", False)
 
 
 def test_files_that_come_later_do_no_harm(checkpoint):
