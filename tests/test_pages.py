@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from puma_trl.evaluation.__main__ import main as evaluate
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.generate.files import write_pairs
 from puma_trl.pairs.generate.pairs import generate_pairs
 from puma_trl.pairs.preview.command import preview_pairs
 
 from .browser import NEEDS_CHROMIUM
+from .evaluation.helpers import make_items, write_rows
 
 
 pytestmark = NEEDS_CHROMIUM
@@ -36,7 +38,26 @@ def write_build_report(folder):
     return folder / "out" / "report.html"
 
 
-WRITERS = {"preview": write_preview, "build report": write_build_report}
+def write_evaluation_report(folder):
+    """Of ten items, the last three of which are answered wrong."""
+    items, responses = make_items("mathvista"), []
+    for number, item in enumerate(items):
+        reply = item["answer"] if number < 7 else "wrong " + "word" * 60
+        responses.append({"id": item["pid"], "response": f"Answer: {reply}"})
+    (folder / "items.json").write_text(json.dumps(items))
+    files = ["--data", folder / "items.json", "--responses", write_rows(folder / "responses.jsonl", responses)]
+    score = ["score", "--benchmark", "mathvista", *files, "--output", folder / "metrics.json"]
+    report = ["report", "--metrics", folder / "metrics.json", "--output", folder / "report.md"]
+    for command in (score, report):
+        assert evaluate([*map(str, command)]) == 0
+    return folder / "report.html"
+
+
+WRITERS = {
+    "preview": write_preview,
+    "build report": write_build_report,
+    "evaluation report": write_evaluation_report,
+}
 
 
 @pytest.fixture(scope="module", params=WRITERS)
@@ -47,6 +68,7 @@ def page(request, tmp_path_factory):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_page(browser, page, width):
     browser.open(page, width=width, mobile=width == 390)
+    browser.run("document.querySelectorAll('details').forEach(each => { each.open = true })")
     images = "[...document.querySelectorAll('img')].filter(image => image.src)"
     assert browser.run(f"Promise.all({images}.map(image => image.decode())).then(() => {images}.length)") > 0
     # the screen is as wide as it is, and nothing stands out of it

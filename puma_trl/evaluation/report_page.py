@@ -10,12 +10,13 @@ from .wrong_answers import WrongAnswer, WrongAnswers
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-img { max-width: 100% } table { border-collapse: collapse; font-size: 13px }
+details { overflow-x: auto } img { max-width: 100% } table { border-collapse: collapse; font-size: 13px }
 td, th { padding: .15rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
 section { display: flex; gap: 1rem; border-top: 1px solid #ccc; padding: 1rem 0 }
 section div { flex: 1 1 0; min-width: 0 }
 figure { flex: 0 0 14rem; margin: 0 } pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6 }
 pre { padding: .5rem; margin: .3rem 0; font-size: 13px } .gold { color: #060 } .wrong { color: #a00 }
+@media (max-width: 700px) { section { display: block } }
 """
 
 
@@ -51,6 +52,7 @@ def render_page(title: str, protocol: list[str], chart: bytes, rows: list[list[s
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}"><style>{STYLE}</style></head><body>\n'
         + "\n".join(parts)
         + "\n</body></html>\n"
