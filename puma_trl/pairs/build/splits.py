@@ -45,10 +45,11 @@ TO_FILL = re.compile(r"[(（]\s*(?:\\q?quad|\\hspace|~|\\ |\s)[^()（）]*[)）]
 IMPERATIVE = "find|calculate|compute|determine|solve|prove|evaluate|simplify|express|state|estimate|give|identify"
 ASK_WORD = re.compile(
     rf"(?i)\W*(?:(?:and|then|so|now|please|also)\s+)*(?:{IMPERATIVE}|what|how|why|show that|which|in what|at what|"
-    r"for what|by what|to what|if so|is|are|does|do|did|can|will)\b(?!\s+(?:is|are|was|has|have)\b(?<=which is))"
+    r"for what|by what|to what|if so|is|are|does|do|did|can|will)\b"
 )
 RELATIVE = re.compile(
-    r"(?i)\W*(?:and\s+)?which\s+(?:is|are|was|were|has|have|lies|meets?|costs?|casts?|shows?|makes?|gives?|contains?)\b"
+    r"(?i)\W*(?:and\s+)?which\s+"
+    r"(?:is|are|was|were|has|have|lies|meets?|costs?|casts?|shows?|makes?|gives?|contains?)\b"
 )
 VERB_FIRST = re.compile(r"(?i)\W*(?:is|are|does|do|did|can|will)\b")
 # Clauses that lead to a blank: "then AB is ()", "the area is ____"
