@@ -26,7 +26,7 @@ def as_list(value: str | list[str] | None) -> list[str]:
 
 
 def as_names(value: str | list[str] | None) -> list[str]:
-    """Returns the names of data sets: a list as it is, a single one that exists as it is, else its parts at commas."""
+    """Returns the names of datasets: a list as it is, a single one that exists as it is, else its parts at commas."""
     names = [value] if isinstance(value, str) else [name for name in value or [] if str(name).strip()]
     # a command line makes a list of the one value that it has
     return as_list(names) if len(names) == 1 and not os.path.exists(names[0]) else names
@@ -310,12 +310,12 @@ class PumaScriptArguments:
 
     Args:
         dataset_name (`list[str]`):
-            One or several json, jsonl, csv or parquet files, folders, or data sets of the Hub, as a list or separated
+            One or several json, jsonl, csv or parquet files, folders, or datasets of the Hub, as a list or separated
             by commas.
         dataset_config (`str`, *optional*):
-            Configuration of the Hub data sets.
+            Configuration of the Hub datasets.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
-            Split of the Hub data sets to train on.
+            Split of the Hub datasets to train on.
         eval_dataset_name (`list[str]`, *optional*):
             Data to evaluate on, in the same forms as `dataset_name`.
         eval_split_size (`float`, *optional*):
@@ -336,10 +336,10 @@ class PumaScriptArguments:
 
     dataset_name: list[str] = field(
         default_factory=list,
-        metadata={"help": "Files (json, jsonl, csv, parquet), folders or Hub data sets, separated by commas."},
+        metadata={"help": "Files (json, jsonl, csv, parquet), folders or Hub datasets, separated by commas."},
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub data sets."})
-    dataset_train_split: str = field(default="train", metadata={"help": "Split of the Hub data sets to train on."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub datasets."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split of the Hub datasets to train on."})
     eval_dataset_name: list[str] | None = field(
         default=None, metadata={"help": "Data to evaluate on, in the same forms as `dataset_name`."}
     )

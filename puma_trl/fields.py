@@ -151,7 +151,7 @@ NOT_HERE = {
 _GIVEN_UP = "It is for scripts of your own. A stage always trains, and evaluates where there is evaluation data"
 _FULL_EVAL = "It would leave the model in half precision. `bf16: true` evaluates in it too"
 NOT_IN_RECIPES = {
-    "assistant_only_loss": (False, "Only answers bear labels anyway"),
+    "assistant_only_loss": (False, "Only answers have labels anyway"),
     "batch_eval_metrics": (False, "It is for `compute_metrics`, in Python"),
     "bf16_full_eval": (False, _FULL_EVAL),
     "dataset_kwargs": (None, "Rows are prepared by `load_data`"),
@@ -222,6 +222,12 @@ def check_value(name: str, value: Any, hint: Any, choices: list[Any] | None = No
     if name in TEXT_OR_SWITCH and isinstance(value, bool):
         return str(value).lower()
     value = _convert(name, value, kinds)
+    if (
+        isinstance(value, list)
+        and _item_kind(hint) is str
+        and not all(isinstance(item, str) and item for item in value)
+    ):
+        raise ConfigError(f"`{name}` is {value}, but each item must be text. Put it in quotes, or take it out.")
     if isinstance(value, str) and "\0" in value:
         raise ConfigError(f"`{name}` holds a null character, which no name or path has. Take it out.")
     if name in RANGES and not isinstance(value, str):
@@ -259,6 +265,11 @@ def list_kinds(hint: Any) -> list[Any]:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return [tuple(each.value for each in hint)]
     return [get_origin(hint) or hint]
+
+
+def _item_kind(hint: Any) -> Any:
+    """Returns the type of the items of a list."""
+    return next((get_args(each)[0] for each in (hint, *get_args(hint)) if get_origin(each) is list), None)
 
 
 def _fits(value: Any, kind: Any) -> bool:

@@ -80,6 +80,13 @@ class _Loader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    # what no field takes: sets, pairs, bytes and dates
+    yaml_constructors = {
+        tag: constructor
+        for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or not tag.endswith((":set", ":omap", ":pairs", ":binary", ":timestamp"))
+    }
+
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != MERGE]
         twice = next((key for key in keys if keys.count(key) > 1), None)
@@ -182,6 +189,8 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
         )
         if not values.get(name)
     ]
+    if values.get("output_dir") is not None and not values["output_dir"].strip():
+        problems.append("`output_dir` is empty: name a folder for what the run leaves.")
     problems += [
         f"`{name}: {values[name]}` has no effect in a recipe. {reason}: leave it out."
         for name, (plain, reason) in NOT_IN_RECIPES.items()

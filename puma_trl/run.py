@@ -91,7 +91,8 @@ def main(argv: list[str]) -> int | None:
     script_args, training_args, model_args, values = parse_recipe(argv)
     training_args.trainable_parts = training_args.trainable_parts or ["all"]
     training_args.disable_tqdm |= "disable_tqdm" not in values and not sys.stderr.isatty()  # bars, where none are seen
-    name_idle(model_args)
+    for settings in (script_args, model_args):  # the trainer names those of its own
+        name_idle(settings)
     check_login(training_args)
     if training_args.push_to_hub:
         values["hub_model_id"] = training_args.hub_model_id  # as the Hub calls it, for the push at the end

@@ -189,7 +189,10 @@ def test_values_of_another_type(recipe, lines, message):
     ],
 )
 def test_values_that_do_not_look_like_what_they_are(recipe, lines, message):
-    recipe.write_text(recipe.read_text() + lines)
+    kept = recipe.read_text()
+    if lines.startswith("trainable_parts"):
+        kept = kept.replace("trainable_parts: aligner, vision_tower_low, vision_tower_high\n", "")
+    recipe.write_text(kept + lines)
     with pytest.raises(ConfigError, match=message):
         parse_recipe([str(recipe)])
 
@@ -280,6 +283,7 @@ def test_all_problems_at_once(recipe):
         (["--min_pixels", "9", "--max_pixels", "4"], "`min_pixels: 9` is more than `max_pixels: 4`"),
         (["--columns", "[1]"], "`columns` is "),
         (["--lr_scheduler_type=constant", "--warmup_steps=9"], "Set `lr_scheduler_type: constant_with_warmup`"),
+        (["--output_dir", " "], "`output_dir` is empty"),
         (["--activation_offloading=true"], "`activation_offloading: true` needs a GPU"),
         (["--use_liger_kernel=true"], "`use_liger_kernel: true` needs its package"),
     ],

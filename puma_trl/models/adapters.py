@@ -50,6 +50,9 @@ def build_peft_config(
     whole = [path for name in saved for path in _whole_modules(model, name, family)]
     peft_config.modules_to_save = list(dict.fromkeys(whole)) or None
     targets = peft_config.target_modules
+    if isinstance(targets, str) and any(name.split(".")[-1] == targets for name, _ in model.named_modules()):
+        # of a list of one name TRL makes a text, which PEFT takes for a pattern of whole names
+        targets = peft_config.target_modules = {targets}
     if targets is None or targets == "all-linear" or set(targets) == {"all-linear"}:
         peft_config.target_modules = r".*"  # of the layers below
     else:

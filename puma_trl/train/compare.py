@@ -146,7 +146,7 @@ def _digest_model(model: PreTrainedModel) -> str | None:
 
 
 def describe_rows(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """Returns split → number of rows and fingerprint, of the data sets that have a length."""
+    """Returns split → number of rows and fingerprint, of the datasets that have a length."""
     evaluation = trainer.eval_dataset if isinstance(trainer.eval_dataset, dict) else {"": trainer.eval_dataset}
     splits = {"train": trainer.train_dataset}
     splits |= {f"eval_{name}" if name else "eval": rows for name, rows in evaluation.items()}

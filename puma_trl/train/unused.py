@@ -1,5 +1,6 @@
 """Settings that would have no effect: refused by name before anything is loaded, or named where another decides."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from types import MappingProxyType
@@ -8,7 +9,7 @@ from typing import Any
 from accelerate.logging import get_logger
 from trl import ModelConfig
 
-from ..config import PumaKLConfig
+from ..config import PumaKLConfig, PumaScriptArguments
 from ..errors import ConfigError
 from .metrics import MEANS
 
@@ -18,8 +19,8 @@ logger = get_logger(__name__)
 # Each table: field → (values that say nothing, remedy).
 # With pictures, what the pair collator and its checked rows leave without effect
 UNUSED_WITH_PICTURES = {
-    "assistant_only_loss": ((False,), "only answers bear labels anyway"),
-    "completion_only_loss": ((None, True), "only answers bear labels"),
+    "assistant_only_loss": ((False,), "only answers have labels anyway"),
+    "completion_only_loss": ((None, True), "only answers have labels"),
     "dataset_kwargs": ((None, {"skip_prepare_dataset": True}), "rows with pictures become tensors in the collator"),
     "dataset_text_field": (("text",), "`columns` names the columns"),
     "eos_token": ((None,), "an answer ends as the chat template closes it: set `chat_template_path`"),
@@ -186,19 +187,22 @@ def refuse_with_model(args: PumaKLConfig, quantization_config: Any) -> None:
             )
 
 
-def find_idle(settings: PumaKLConfig | ModelConfig) -> list[str]:
+Settings = PumaKLConfig | PumaScriptArguments | ModelConfig
+
+
+def find_idle(settings: Settings) -> list[str]:
     """
     Returns each setting that differs from its default though another setting leaves it without effect, with that
     other one.
 
     Args:
-        settings ([`PumaKLConfig`] or [`~trl.ModelConfig`]):
+        settings ([`PumaKLConfig`] or [`PumaScriptArguments`] or [`~trl.ModelConfig`]):
             The settings.
     """
     defaults = {field.name: field.default for field in fields(settings)}
     return [
         f"`{name}: {getattr(settings, name)}` (`{why}`)"
-        for names, why in (_idle if isinstance(settings, PumaKLConfig) else _idle_of_model)(settings)
+        for names, why in next(find for kind, find in _IDLE.items() if isinstance(settings, kind))(settings)
         for name in names
         if getattr(settings, name) != defaults[name]
     ]
@@ -224,6 +228,8 @@ def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("gradient_checkpointing_kwargs",), "gradient_checkpointing: false"
     if not args.dataloader_num_workers:
         yield ("dataloader_persistent_workers", "dataloader_multiprocessing_context"), "dataloader_num_workers: 0"
+    if not args.optim.value.startswith(("galore", "apollo")):
+        yield ("optim_target_modules",), f"optim: {args.optim.value}"
     if not args.use_liger_kernel:
         yield ("liger_kernel_config",), "use_liger_kernel: false"
     if "trackio" not in args.report_to:
@@ -231,16 +237,26 @@ def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         yield names, f"report_to: {', '.join(args.report_to) or 'none'}"
 
 
+def _idle_of_script(args: PumaScriptArguments) -> Iterator[tuple[tuple[str, ...], str]]:
+    if all(os.path.exists(name) for name in [*args.dataset_name, *(args.eval_dataset_name or [])]):
+        yield ("dataset_config", "dataset_train_split"), "dataset_name: files"
+
+
 def _idle_of_model(args: ModelConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     if not args.use_peft:
         names = tuple(name for name in vars(args) if name.startswith(("lora_", "use_dora", "use_rslora")))
         yield names, "use_peft: false"
+    if os.path.isdir(args.model_name_or_path or ""):
+        yield ("model_revision",), f"model_name_or_path: {args.model_name_or_path}"
     if not args.load_in_4bit:
         names = ("bnb_4bit_quant_type", "bnb_4bit_quant_storage", "use_bnb_nested_quant")
         yield names, "load_in_4bit: false"
 
 
-def name_idle(settings: PumaKLConfig | ModelConfig) -> None:
+_IDLE = {PumaKLConfig: _idle, PumaScriptArguments: _idle_of_script, ModelConfig: _idle_of_model}
+
+
+def name_idle(settings: Settings) -> None:
     """Names the settings that [`find_idle`] returns, in one line of the log."""
     if found := find_idle(settings):
         logger.warning(f"Without effect: {', '.join(found)}.")

@@ -16,8 +16,11 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 from trl import ModelConfig
 
-from puma_trl.config import PumaKLConfig
-from puma_trl.errors import ConfigError
+from puma_trl.config import PumaKLConfig, PumaScriptArguments
+from puma_trl.errors import ConfigError, PumaError
+from puma_trl.models import load
+from puma_trl.models.adapters import build_peft_config
+from puma_trl.models.families import get_family
 from puma_trl.train.trainer import PumaKLTrainer
 from puma_trl.train.unused import (
     UNUSED,
@@ -422,3 +425,71 @@ def test_settings_that_another_one_idles_are_named(make, pairs, caplog):
         "`bnb_4bit_quant_type: fp4` (`load_in_4bit: false`)",
     ]
     assert find_idle(ModelConfig(use_peft=True, lora_r=4)) == []
+    data = PumaScriptArguments(dataset_name=[__file__], dataset_train_split="tset", dataset_config="main")
+    why = "(`dataset_name: files`)"
+    assert find_idle(data) == [f"`dataset_config: main` {why}", f"`dataset_train_split: tset` {why}"]
+    assert find_idle(PumaScriptArguments(dataset_name=["some/data"], dataset_train_split="tset")) == []
+
+
+# What loads the model: field → another value. Adapters, and what is told of elsewhere, follow.
+LOADING = {"model_revision": "v2", "attn_implementation": "eager", "dtype": "bfloat16", "load_in_4bit": False}
+LOADING |= {"bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True, "bnb_4bit_quant_storage": "bfloat16"}
+ADAPTERS = {"lora_r": 4, "lora_alpha": 5, "lora_dropout": 0.5, "use_rslora": True, "use_dora": True, "use_peft": False}
+ADAPTERS |= {"lora_target_modules": ["q_proj"], "lora_target_parameters": ["mlp"], "lora_modules_to_save": ["merger"]}
+ELSEWHERE = {
+    "model_name_or_path": "test_load_round_trip",
+    "load_in_8bit": "test_only_the_language_model_is_quantised",
+    "lora_task_type": "test_fields_without_effect_in_a_recipe",
+    "dataset_name": "test_several_names_folders_and_an_image_root",
+    "dataset_config": "test_settings_that_another_one_idles_are_named",
+    "dataset_train_split": "test_settings_that_another_one_idles_are_named",
+    "eval_dataset_name": "test_an_eval_file",
+    "eval_split_size": "test_a_share_or_a_number_is_held_out_by_the_seed",
+    "gap_dataset_name": "test_gap_is_logged_and_changes_nothing_that_is_learned",
+    "gap_eval_steps": "test_gap_is_logged_and_changes_nothing_that_is_learned",
+    "dry_run": "test_a_dry_run_trains_nothing",
+}
+
+
+def test_every_field_of_model_and_script():
+    names = [*LOADING, *ADAPTERS, *ELSEWHERE]
+    assert sorted(names) == sorted(
+        field.name for each in (ModelConfig, PumaScriptArguments) for field in dataclasses.fields(each)
+    )
+    sources = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name in ELSEWHERE.values() if f"def {name}(" not in sources] == []
+
+
+@pytest.mark.parametrize("name", LOADING)
+def test_settings_of_loading(tiny_model, tmp_path, monkeypatch, name):
+    model, calls = tiny_model(), []
+
+    class Loader:
+        from_config = type(model)._from_config
+
+        def from_pretrained(*args, **kwargs):
+            calls.append(str({key: value for key, value in kwargs.items() if key != "config"}))
+            raise OSError("seen")
+
+    monkeypatch.setattr(load, "get_auto_class", lambda config: Loader)
+    plain = {"model_name_or_path": "some/model", "use_peft": True, "load_in_4bit": True}
+    args = PumaKLConfig(str(tmp_path), use_cpu=True, bf16=False)
+    for values in (plain, plain | {name: LOADING[name]}):
+        with pytest.raises(PumaError, match="seen"):
+            load.load_model(ModelConfig(**values), args, model.config, get_family(model.config))
+    assert calls[0] != calls[1]
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_settings_of_adapters(tiny_model, name):
+    model = tiny_model()
+    made = []
+    for values in ({}, {name: ADAPTERS[name]}):
+        args = ModelConfig(**{"model_name_or_path": "some/model", "use_peft": True} | values)
+        made.append(build_peft_config(model, args, ["all"], get_family(model.config)))
+    assert made[0] != made[1]
+
+
+def test_a_dry_run_trains_nothing(main, monkeypatch):
+    monkeypatch.setattr(PumaKLTrainer, "train", lambda *args, **kwargs: pytest.fail("it trained"))
+    assert not (main(dry_run=True) / "model.safetensors").exists()
