@@ -24,9 +24,9 @@ from common import ROOT, environment, table_head, table_row, verdict
 
 STAGES = (2, 3)
 GOAL = 1e-3
-SIZES = {"hidden_size": 512, "num_hidden_layers": 8, "vision_embed_dim": 64, "vision_depth": 1, "num_heads": 8}
+SIZES = {"hidden_size": 256, "num_hidden_layers": 4, "vision_embed_dim": 64, "vision_depth": 1, "num_heads": 8}
 QUICK = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 1, "num_heads": 4}
-ROWS, LENGTH = 4, 128
+ROWS, LENGTH = 2, 64
 
 
 def deepspeed_settings(stage: int, in_fp32: bool, micro_batches: int) -> dict:
