@@ -19,6 +19,7 @@ counted at the end.
 
 import argparse
 import json
+import os
 import time
 from importlib import import_module
 from pathlib import Path
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
     args = parser.parse_args(argv)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several GPUs one, or Trainer would use all at once
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU; `--tiny --device cpu` tries the benchmark without one")
