@@ -106,7 +106,7 @@ def test_gradients_under_deepspeed_are_added_in_fp32():
 
 @pytest.mark.slow
 def test_recipes_at_the_widths_of_a_full_size_model():
-    lines = run_script("full_size.py", "--layers", 1, timeout=400).splitlines()
+    lines = run_script("full_size.py", "--layers", 2, timeout=400).splitlines()
     ratios = {line.split("`")[1]: float(line.split("|")[-2]) for line in lines if line.startswith("| `")}
     assert ratios.keys() == {"recipes/stage2.yaml", "recipes/qwen2_vl/lora/stage2.yaml"}
     assert all(0.75 < ratio < 1.3 for ratio in ratios.values()), ratios
