@@ -186,11 +186,11 @@ def save(trainer: PumaKLTrainer, recipe: str | None) -> None:
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(trainer.args.output_dir) / CURVES)
         trainer.create_model_card()
-        if trainer.args.push_to_hub:
-            push_saved(trainer.args.output_dir)  # where its recipe says
         is_peft, args = is_peft_model(trainer.model), trainer.args
         commands = next_commands(args, recipe, is_peft, isinstance(trainer.processing_class, ProcessorMixin))
         print_end(args, trainer.state, commands, trainer.resumed[-1]["step"] if trainer.resumed else 0)
+        if args.push_to_hub:
+            push_saved(args.output_dir)  # where its recipe says
 
 
 if __name__ == "__main__":

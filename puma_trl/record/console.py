@@ -77,7 +77,11 @@ def describe_log(logs: dict[str, Any], step: int, max_steps: int, left: float = 
             Seconds until it ends, where they are known.
     """
     if "train_runtime" in logs:
-        return _join(f"{step:,} steps", f"{word_time(logs['train_runtime'])} in training", _mean_loss(logs))
+        return _join(
+            f"{step:,} step{'' if step == 1 else 's'}",
+            f"{word_time(logs['train_runtime'])} in training",
+            _mean_loss(logs),
+        )
     if "loss" in logs:
         speed, memory = logs.get("perf/tokens_per_second"), logs.get("perf/peak_memory_gib")
         return _join(

@@ -168,11 +168,11 @@ def test_a_push_that_fails_at_the_end(train, server, folder, capsys, monkeypatch
     assert TOKEN not in str(error.value) and "\n" not in str(error.value)
     server.failures.clear()
     if failure == PREUPLOAD:
-        main(shlex.split(command)[3:])
+        main(shlex.split(command)[1:])
         assert server.repositories["me/stage2"]["model.safetensors"] == (out / "model.safetensors").read_bytes()
     if failure == COMMIT:  # that very command, in a process of its own
         environment = os.environ | {"HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-        argv = [sys.executable, *shlex.split(command)[1:]]
+        argv = [sys.executable, "-m", "puma_trl.cli", *shlex.split(command)[1:]]
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         assert server.repositories["me/stage2"]["model.safetensors"] == (out / "model.safetensors").read_bytes()
