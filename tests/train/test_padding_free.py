@@ -15,11 +15,12 @@ from torch._subclasses.fake_tensor import (
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from transformers import AutoModelForImageTextToText
+from transformers import AttentionInterface, AutoModelForImageTextToText, PreTrainedConfig
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.collator import DataCollatorForPumaPairs
 from puma_trl.data.padding_free import OnHost
+from puma_trl.models.attention import varlen_attention
 from puma_trl.models.families import get_family
 from puma_trl.train.sampling import mask_repeated_rows
 from puma_trl.train.trainer import PumaKLTrainer
@@ -123,6 +124,29 @@ def test_stages_1_and_3(make, name):
 @pytest.mark.parametrize("peft_config", [None, LORA], ids=["whole", "lora"])
 def test_teachers_and_adapters_with_checkpointing(make, teacher, peft_config):
     compare(make, teacher=teacher, peft_config=peft_config, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "llava"])
+def test_flash_attention_is_told_the_rows(make, name, monkeypatch):
+    """What stands in for its package sees no mask, and where rows and pictures begin."""
+    calls = []
+
+    def flash(module, query, key, value, attention_mask, **kwargs):
+        calls.append(kwargs.get("cu_seq_lens_k"))
+        assert attention_mask is None
+        return varlen_attention(module, query, key, value, None, **kwargs)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "flash_attention_2", flash)
+    varlen, flashed = make(True, name=name), make(True, name=name)
+    for module in flashed.model.modules():
+        if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
+            config._attn_implementation_internal = "flash_attention_2"
+    (loss, expected), (flash_loss, found) = gradients(varlen), gradients(flashed)
+    assert_close(flash_loss, loss)
+    for key, value in expected.items():
+        assert_close(found[key], value, msg=key)
+    rows = [call is not None for call in calls]
+    assert all(rows) if name == "qwen2_vl" else any(rows)
 
 
 def test_resume_is_exact(make, tmp_path):
