@@ -35,7 +35,7 @@ FSDP2 = {
     "fsdp_version": 2,
     "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
     "fsdp_reshard_after_forward": True,
-    "fsdp_cpu_ram_efficient_loading": False,
+    "fsdp_cpu_ram_efficient_loading": True,
     "fsdp_offload_params": False,
     "fsdp_state_dict_type": "FULL_STATE_DICT",
 }
