@@ -209,7 +209,8 @@ class Generator:
             add_special_tokens=False,
             return_tensors="pt",
         ).to(self.model.device, self.model.dtype)
-        tokens = self.model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+        # each process has all weights, and so need not go on until the last of them has come to an end
+        tokens = self.model.generate(**inputs, synced_gpus=False)[:, inputs["input_ids"].shape[1] :]
         ends = torch.isin(tokens, tokens.new_tensor(self.model.generation_config.eos_token_id))
         lengths = [int(row.int().argmax()) + 1 if row.any() else len(row) for row in ends]
         texts = self.processor.batch_decode(tokens, skip_special_tokens=True)

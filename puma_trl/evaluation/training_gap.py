@@ -21,7 +21,9 @@ from .gap_summary import summarise_answers
 from .local_model import Generator
 
 
+# What the best model may be chosen by, and what is logged besides
 METRICS = ("text_rich_accuracy", "vision_rich_accuracy", "gap", "agreement")
+LENGTHS = ("text_rich_tokens", "vision_rich_tokens")
 
 
 def load_gap_pairs(
@@ -79,7 +81,8 @@ def load_gap_pairs(
 class GapCallback(TrainerCallback):
     """
     Measures the gap every so many steps and at the last one, on all processes, and logs it as `eval_gap`,
-    `eval_text_rich_accuracy`, `eval_vision_rich_accuracy` and `eval_agreement`.
+    `eval_text_rich_accuracy`, `eval_vision_rich_accuracy` and `eval_agreement`, with the interval of the gap and the
+    mean lengths of replies.
 
     Args:
         trainer ([`~transformers.Trainer`]):
@@ -111,7 +114,7 @@ class GapCallback(TrainerCallback):
 
     def _measure(self, step: int) -> None:
         summary = measure_gap(self.trainer, self.pairs)
-        logs = {f"eval_{name}": summary[name] for name in METRICS}
+        logs = {f"eval_{name}": summary[name] for name in METRICS + LENGTHS}
         logs |= {"eval_gap_low": summary["gap_interval"][0], "eval_gap_high": summary["gap_interval"][1]}
         self.measured = (step, logs)
         self.trainer.log(dict(logs))
@@ -159,6 +162,8 @@ def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
         model = unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
         config, training = model.generation_config, unwrapped.training
         shards = _shards(unwrapped)
+        # Trainer lets FSDP2 gather and divide the weights around each `generate`, together on all processes
+        gathering = vars(model).pop("generate", None)
         unwrapped.eval()
         try:
             for shard in shards:
@@ -171,6 +176,8 @@ def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
                 shard.reshard()
                 shard.set_reshard_after_forward(True, recurse=False)
             unwrapped.train(training)
+            if gathering is not None:
+                model.generate = gathering
             model.generation_config, tokenizer.padding_side = config, side
 
 

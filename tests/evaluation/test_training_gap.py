@@ -85,7 +85,9 @@ def test_best_model_by_the_gap(folder, monkeypatch):
     def measure(trainer, pairs):
         rich = accuracy[trainer.state.global_step]
         return {"text_rich_accuracy": 1.0, "vision_rich_accuracy": rich, "gap": 1 - rich, "agreement": 0.5} | {
-            "gap_interval": (0.0, 1.0)
+            "gap_interval": (0.0, 1.0),
+            "text_rich_tokens": 3.0,
+            "vision_rich_tokens": 3.0,
         }
 
     monkeypatch.setattr(training_gap, "measure_gap", measure)
