@@ -23,7 +23,7 @@ from trl import ModelConfig
 from puma_trl.start.memory import Setting, count, empty_model, plan
 
 from .measuring import first_line, peak, start_peak
-from .model import PARTS, SIZES, TINY_SIZES, make_model, make_processor, make_rows, make_trainer
+from .model import PARTS, SIZES, TINY_SIZES, make_model, make_processor, make_rows, make_trainer, read_config
 
 
 # name → settings, attention
@@ -54,7 +54,8 @@ def plan_gb(config: Any, largest: dict[str, int], rows: int, settings: dict[str,
         padding_free=settings["padding_free"],
     )
     counts = count(empty_model(config), ModelConfig(), PARTS)
-    parts = asdict(plan(config, counts, setting, is_adapted=False))
+    # what trains is fp32 and cast by autocast, as adapters are
+    parts = asdict(plan(config, counts, setting, is_adapted=True))
     return {"total": sum(parts.values()) / 1e9} | {name: size / 1e9 for name, size in parts.items()}
 
 
@@ -85,7 +86,8 @@ def measure(name: str, variant: str, batch: int, device: torch.device, tiny: boo
         folder = Path(temporary)
         try:
             before = start_peak(device)
-            processor = make_processor("qwen2_vl", (TINY_SIZES if tiny else SIZES)["side"][1])
+            family = "qwen2_vl" if tiny else read_config(name).model_type
+            processor = make_processor(family, (TINY_SIZES if tiny else SIZES)["side"][1])
             dtype = torch.bfloat16 if on_gpu else torch.float32
             model = make_model(None if tiny else name, processor, device, dtype, attention)
             config = copy.deepcopy(model.config)  # the trainer changes what it says of attention
