@@ -31,6 +31,7 @@ ENVIRONMENT = os.environ | {
 }
 TIMEOUT = 300  # seconds; a hang fails
 SIZES = {"num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2, "num_heads": 4}
+PADDING_FREE = {"attn_implementation": "varlen", "padding_free": True}
 FSDP2 = {
     "fsdp_version": 2,
     "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import TIMEOUT, Run, run_to_end, stop
+from .conftest import PADDING_FREE, TIMEOUT, Run, run_to_end, stop
 
 
 pytestmark = pytest.mark.distributed
-FLAGS = {
+FLAGS = PADDING_FREE | {
     "learning_rate": 1e-2,
     "max_steps": 8,
     "optim": "adamw_torch",
