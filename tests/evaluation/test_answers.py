@@ -87,6 +87,9 @@ def test_published_mistakes(reply, kind, options, answer):
         ("Answer: 7\nAnswer:", "number", "7"),
         ("The answer is [1, 2.5].", "list", "[1, 2.5]"),
         ("The answer is `hong kong`", "choice", "hong kong"),
+        # of what a model goes on to ask itself nothing counts
+        ("The answer is 7.\n\nQuestion: What is 2 + 2?\n\nThe answer is 4.", "number", "7"),
+        ("Question: What is 2 + 2?\nThe answer is 4.", "number", "4"),
         # in bold before the rest
         ("There are **3 objects** left of the 8.", "number", "3"),
         # then letters, then quantities
@@ -111,6 +114,13 @@ def test_published_mistakes(reply, kind, options, answer):
 )
 def test_order_of_evidence(reply, kind, answer):
     assert final_answer(reply, kind) == answer
+
+
+def test_an_option_counts_before_what_is_none():
+    reply = "The correct answer is (C). In the triangle, the third angle is\n\\[\\boxed{110^\\circ}\\]"
+    assert final_answer(reply, "choice", ANGLES) == "C"
+    assert final_answer(reply, "choice", ["100°", "110°", "120°"]) == "B"  # the box names another option
+    assert final_answer("\\boxed{110^\\circ}", "choice", ANGLES) == r"110^\circ"
 
 
 @pytest.mark.parametrize(
@@ -273,7 +283,7 @@ def test_last_boxed_of_random_replies():
 PIECES = (
     r"\boxed{x ¦\boxed{}¦(¦(1+¦1+¦9^¦\frac{1}{¦1 ¦-¦ ¦a¦A ¦(A) ¦√¦{¦=¦$¦answer ¦answer is ¦the answer is A. ¦<answer>¦"
     r"</answer>¦<answer></answer>¦<think>¦**¦**a**¦答案¦故选¦选项A¦A is ¦not A ¦yes, ¦option to ¦3. ¦answer          "
-).split("¦")
+).split("¦") + ["Question: \n", "answer is\nQuestion: \n"]
 
 
 @pytest.mark.parametrize("piece", PIECES)

@@ -3,13 +3,15 @@ The `final` rule: from a reply to its answer without a language model.
 
 The order of evidence, in which a part of the reply that says nothing of the kind asked for is passed over:
 
-1. thoughts are taken out;
+1. thoughts are taken out, and questions that the model goes on to ask itself;
 2. the last `\boxed{…}`;
 3. the last block of an answer, a tag such as `<answer>` or a heading, as a whole;
 4. phrases such as "the answer is" or "故选", the last one first, then what is set in bold;
 5. an option's letter in parentheses or alone;
 6. the text or the value of an option, or yes or no in the question's own words;
 7. the last quantity with its unit.
+
+In multiple choice the first of 2 to 4 that names an option counts before one that states something else.
 """
 
 import re
@@ -18,7 +20,15 @@ from collections.abc import Sequence
 from .options import OPENING, Options, read_loose, read_stated
 from .quantities import Quantity, find_number_words, find_quantities, plain_math, strip_unit, with_unit
 from .restated import read_restated
-from .statements import Statement, find_phrases, find_statements, says_nothing, split_sentences, strip_thoughts
+from .statements import (
+    Statement,
+    cut_next_question,
+    find_phrases,
+    find_statements,
+    says_nothing,
+    split_sentences,
+    strip_thoughts,
+)
 
 
 KINDS = ("choice", "number", "list", "text")
@@ -45,7 +55,7 @@ THERE = re.compile(
     re.IGNORECASE,
 )
 BOUND = re.compile(
-    r"(?:\b(?:than|below|above|over|under|exceed(?:s|ing)?|out of|of the|at least|at most|exactly|[xn] =)|"
+    r"(?:\b(?:than|not|below|above|over|under|exceed(?:s|ing)?|out of|of the|at least|at most|exactly|[xn] =)|"
     r"小于|大于|超过|低于|高于)\s*$",
     re.IGNORECASE,
 )
@@ -72,13 +82,15 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
     Returns:
         The answer, or `None` where the reply ends in none.
     """
-    text = strip_thoughts(reply)
+    text = cut_next_question(strip_thoughts(reply))
     known = Options.of(options) if kind == "choice" else None
+    stated = None
     for statement in find_statements(text):
         answer = _read_block(statement, kind, known) if statement.is_block else _read_phrase(statement, kind, known)
-        if answer is not None:
+        if answer is not None and (kind != "choice" or answer in tuple(known.letters)):
             return answer
-    answer = _read_loose(text, kind, known)
+        stated = stated or answer
+    answer = stated or _read_loose(text, kind, known)
     if answer is None and kind == "choice" and known.equal_to("yes") and known.equal_to("no"):
         holds = read_restated(text, question)
         answer = None if holds is None else known.equal_to("yes" if holds else "no")
@@ -88,7 +100,7 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
 def _read_phrase(statement: Statement, kind: str, options: Options | None) -> str | None:
     """Reads what a box holds or a phrase announces."""
     text = without_markup(statement.text)
-    if not text:
+    if not re.search(r"\w", text):
         return None
     if kind == "choice":
         letter = read_stated(statement.text, options)

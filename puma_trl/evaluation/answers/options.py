@@ -34,6 +34,8 @@ OPENING = re.compile(
     r"which|with|but|so|if)\b|[一-鿿，]|\s[^a-z\s]))|([a-h])(?=\s*(?:$|[).:]\s*)))",
     re.IGNORECASE,
 )
+# A sentence that ends in a letter; elsewhere the point belongs to a list
+BEHIND_LETTER = re.compile(r"(?<=\b[A-H]\.)\s+(?=[A-Z][a-z])")
 TRUTHS = ("yes", "no", "true", "false", "是", "否")
 LISTED = re.compile(r"^[ \t*]{0,8}[(（]?([A-H])[)）.:：][ \t*]", re.MULTILINE)
 GOOD_START = re.compile(r"(?i:^\s*(?:since|because|as|for|and|is|which|with|but|so|if)\b)")
@@ -183,7 +185,7 @@ def _is_name(before: str) -> bool:
 
 def _lone_letter(text: str, options: Options) -> str | None:
     """Returns the letter that a line or a sentence is, or that a sentence ends in as its only capital letter."""
-    sentences = split_sentences(text)
+    sentences = [part for sentence in split_sentences(text) for part in BEHIND_LETTER.split(sentence)]
     for part in (*reversed(text.split("\n")), *reversed(sentences)):
         bare = part.strip(MARKUP + "()（）")
         if len(bare) == 1 and bare in options.letters:

@@ -25,6 +25,7 @@ HEADING = re.compile(
     rf"^{GAP}(?:#{{1,6}}{GAP})?\*{{0,3}}(?:最终|最后的?|正确)?答案\*{{0,3}}{GAP}[:：]?\*{{0,3}}{GAP}$",
     re.IGNORECASE | re.MULTILINE,
 )
+NEXT_QUESTION = re.compile(r"^[ \t*]{0,8}(?:Question|Human|User)[ \t*]{0,4}[:：]", re.MULTILINE)
 NEXT_HEADING = re.compile(r"^[ \t]*#{1,6}[ \t]", re.MULTILINE)
 
 ADVERB = r"(?:\s+(?:therefore|thus|then|hence|also|simply|clearly|most likely|probably|likely))?"
@@ -35,7 +36,8 @@ PHRASE = re.compile(
     rf"|\b(?:answers?|(?:option|answer) letter|"
     rf"(?:correct|right|best|final) (?:(?:option|choice|answer) )?(?:option|choice|letter|value|result))"
     rf"\b[\s*_>\"”)]{{0,8}}{ADVERB}\s{{0,8}}"
-    rf"(?:(?:is|are|was|(?:must|should|would|will|could) be)\b|[:：=])\s*(?:therefore|thus|then|simply)?\s*[:：]?"
+    rf"(?:(?:is|are|was|(?:must|should|would|will|could) be)\b|[:：=–—]|-(?=\s))"
+    rf"\s*(?:therefore|thus|then|simply)?\s*[:：]?"
     rf"|\b(?:answers?|option|choice) (?:to|for|of|that|which)\b[^.\n:：]{{1,150}}?\b(?:is|are)\b\s*[:：]?"
     rf"|\b(?:answer|solution) (?:comes|turns) out to be\b"
     rf"|(?:答案|选项)[\s】\])\*]{{0,8}}(?:应该?|就)?(?:是|为|选择?|[:：])+\s*[:：]?|【答案】"
@@ -74,7 +76,7 @@ REFUSAL = re.compile(
     r"not (?:enough|provided|possible|have (?:enough|access|any|the|data))|no (?:information|clear)|insufficient|"
     r"as an ai|sorry|"
     r"without (?:more|additional|further|knowing|this|that|any)|i (?:can ?not|can't|am unable)|(?:would|will) need|"
-    r"for example,? if|let me know|have (?:other|any) questions|help you)\b|无法|没有提供|不能确定|信息不足",
+    r"for example,? if|let me know|have (?:other|any) questions|help you|whether)\b|无法|没有提供|不能确定|信息不足",
     re.IGNORECASE,
 )
 
@@ -115,6 +117,13 @@ def strip_thoughts(reply: str) -> str:
     if depth == 0:
         kept.append(reply[start:])
     return "".join(kept).strip()
+
+
+def cut_next_question(text: str) -> str:
+    """Returns a reply up to where a model that has answered goes on with a question of its own."""
+    answered = PHRASE.search(text)
+    question = answered and NEXT_QUESTION.search(text, answered.end())
+    return text[: question.start()].rstrip() if question else text
 
 
 def says_nothing(sentence: str) -> bool:
