@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig, ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..models.families import Family, family_of_processor
 from .images import open_image
 from .padding_free import PER_TOKEN, find_answers, line_up
@@ -110,6 +110,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     a side is what [`line_up`] returns, and pairs have `answer_positions` (N,) besides (see [`find_answers`]).
 
     Raises:
+        ConfigError: if `padding_free` is set without `config`.
         DataError: if `use_kl` is set and a row has no second side, the answers of a row tokenise differently, a text
             has control tokens, or a picture cannot be read; the row is named.
     """
@@ -129,6 +130,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     _last_row: dict[str, Any] | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self):
+        if self.padding_free and self.config is None:
+            raise ConfigError("`padding_free` needs the configuration of the model. Give the collator its `config`.")
         self.family = self.family or family_of_processor(self.processor)
         self._renderer = Renderer(self.processor, self.special_tokens)
         self._side_collator = DataCollatorForVisionLanguageModeling(

@@ -5,6 +5,7 @@ import torch
 
 from puma_trl.data.collator import DataCollatorForPumaPairs
 from puma_trl.data.padding_free import OnHost, find_answers
+from puma_trl.errors import ConfigError
 from puma_trl.models.families import get_family
 
 from ..models.family_models import build_family
@@ -83,6 +84,11 @@ def test_replaced_rows_bear_no_labels(collate, pairs, tmp_path):
     assert free["dropped_rows"] == padded["dropped_rows"]
     between = (free["answer_positions"] >= start - 1) & (free["answer_positions"] < end)
     assert len(free["answer_positions"]) > 0 and not between.any()
+
+
+def test_the_configuration_is_needed(collate, pairs):
+    with pytest.raises(ConfigError, match="Give the collator its `config`"):
+        collate("qwen2_vl", list(pairs(1)), config=None)
 
 
 def test_single_sides(collate, pairs):
