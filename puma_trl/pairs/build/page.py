@@ -76,6 +76,7 @@ def _keep(heap: list[tuple[Any, ...]], entry: tuple[Any, ...]) -> None:
 def _pack(rank: Any, name: str, shown: tuple[dict[str, Any], bytes, str]) -> list[Any]:
     row, content, about = shown
     texts = {key: row[key] for key in ("instruction", "instruction_2", "output_2")}
+    rank = list(rank) if isinstance(rank, tuple) else rank  # as JSON has it
     return [rank, name, texts | {"picture": b64encode(content).decode(), "about": about}]
 
 
