@@ -56,6 +56,9 @@ REWRITES = tuple(
         (r"\\?\bsqrt\s*(?=\()|\\sqrt\s*(?=\d)", "√"),
     )
 )
+# Most sentences have nothing of that, and no quantity
+REWRITTEN = re.compile(r"[\\$`*~²³−–√{\u200b]|\d\s*[xX]\s*\d|\d \d|sqrt")
+NUMERAL = re.compile(r"[\dπ]")
 # braces inside out; as many passes as they are deep
 BRACES = tuple(
     (re.compile(pattern), replacement)
@@ -114,6 +117,8 @@ class Quantity:
 
 def plain_math(text: str) -> str:
     """Returns a text with LaTeX written in plain characters: `(3)/(4)`, `√(2)`, `×`, `π`, `°`, `^2`."""
+    if not REWRITTEN.search(text):
+        return text
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
     for _ in range(MAX_DEPTH):
@@ -135,7 +140,7 @@ def find_quantities(text: str) -> list[Quantity]:
         text (`str`):
             A text that went through [`plain_math`].
     """
-    return _Scanner(text).scan()
+    return _Scanner(text).scan() if NUMERAL.search(text) else []
 
 
 def find_number_words(text: str) -> list[Quantity]:
