@@ -119,6 +119,12 @@ def tables(rng: random.Random) -> tuple[str, str]:
         ("\\begin{align*}" + "\\\\".join(cells) + "\\end{align*}", signs),
         ("\\left\\{\\begin{array}{lcr}" + "\\\\".join(cells) + "\\end{array}\\right. holds", f"{{{signs}holds"),
     ]
+    plain = [[number(rng)[0] for _ in range(3)] for _ in range(3)]
+    bars = "\n".join(" | ".join(row) for row in plain)
+    ruled = "| Day | Sales (\\$) | $x^2$ |\n|---|:-:|--:|\n" + "\n".join(f"| {' | '.join(row)} |" for row in plain)
+    told = "".join("".join(row) for row in plain)
+    kinds += [(f"See\nDay | Pens | Cost\n{bars}\nnow", f"SeeDayPensCost{told}now")]
+    kinds += [(f"See\n\n{ruled}\n\nnow", f"SeeDaySales($)x2{told}now")]
     return rng.choice(kinds)
 
 

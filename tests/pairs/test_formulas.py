@@ -120,6 +120,19 @@ def test_tables_of_text_have_their_lines():
     assert len(rules) == 3 + 3 * 2  # three across, and three beside each of two rows
 
 
+@pytest.mark.parametrize(
+    ("text", "signs"),
+    [
+        ("See\n| Day | Cost |\n|---|---:|\n| Mon | $3 |\n| Tue | $x^2$ & 50% |\nnow", "SeeDayCostMon$3Tuex2&50%now"),
+        ("Teams\nYear | Number\n2010 | 39\n2011 | 46\nFind it.", "TeamsYearNumber201039201146Findit."),
+        ("A. x | y\nB. y | x", "A.x|yB.y|x"),
+        ("Is |x| < 3\nor |y| < 2?", "Is|x|<3or|y|<2?"),
+    ],
+)
+def test_tables_of_markdown_and_of_bars(text, signs):
+    assert drawn(text) == signs
+
+
 def test_cells_stand_in_rows_and_columns():
     at = places("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}")
     assert at["1"][1] == at["2"][1] < at["3"][1] == at["4"][1]

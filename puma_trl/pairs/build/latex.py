@@ -53,6 +53,14 @@ EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|textrm|textsf|textsc)\s*\{([^{}]
 STARS = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
 
 KEPT = re.compile("\0(\\d+)\0")
+# A table of Markdown: its head, the line below, and its rows
+MARKDOWN = re.compile(
+    r"^[^\n|]*\|[^\n]*\n[ \t]*\|?(?:[ \t]*:?-+:?[ \t]*\|)+(?:[ \t]*:?-+:?[ \t]*)?(?:\n[^\n|]*\|[^\n]*)*",
+    re.MULTILINE,
+)
+# Lines with bars between columns, without anything that has bars of its own
+COLUMNS = re.compile(r"^[^\n|{}$\\]+(?: \| [^\n|{}$\\]*)+(?:\n[^\n|{}$\\]+(?: \| [^\n|{}$\\]*)+)+", re.MULTILINE)
+CHOICE = re.compile(r"\s*\(?[A-Z]\s?[.:)]")
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
 NEW_LINE = re.compile(r"[ \t]*<br\s*/?>[ \t]*\n?", re.IGNORECASE)
 SCRIPT = re.compile(r"<(sub|sup)>([^<>]*)</\1>", re.IGNORECASE)
@@ -149,7 +157,8 @@ def tidy(text: str) -> str:
     """Takes out what says how a text looks: HTML, emphasis, line breaks of LaTeX. Formulas come on one line."""
     if "<" in text or "&" in text:
         text = _without_html(text)
-    text = RUN_ON.sub(r"\1 ", text)
+    text = MARKDOWN.sub(_draw_markdown, RUN_ON.sub(r"\1 ", text))
+    text = COLUMNS.sub(_draw_columns, text)
     formulas: list[str] = []
 
     def keep(piece: str) -> str:
@@ -177,6 +186,37 @@ def _without_html(text: str) -> str:
     while changes:
         text, changes = TAGGED.subn(lambda match: f"\n{match[2]}\n" if match[1] in "pdivP" else match[2], text)
     return ENTITY.sub(lambda match: html.unescape(match[0]), text)
+
+
+def _draw_markdown(match: re.Match) -> str:
+    """Writes a table of Markdown as one of LaTeX."""
+    head, line, *body = (row.strip().strip("|").split("|") for row in match[0].strip().split("\n"))
+    aligns = ["r" if not cell.strip().startswith(":") and cell.strip().endswith(":") else "c" for cell in line]
+    return _write_table([head, *body], aligns)
+
+
+def _draw_columns(match: re.Match) -> str:
+    """Writes lines whose columns are divided by bars, as TabMWP has them, as a table; others stay as they are."""
+    rows = [row.split(" | ") for row in match[0].split("\n")]
+    if len({len(row) for row in rows}) > 1 or any(CHOICE.match(row[0]) for row in rows):
+        return match[0]
+    return _write_table(rows, ["c"] * len(rows[0]))
+
+
+def _write_table(rows: list[list[str]], aligns: list[str]) -> str:
+    lines = r" \\ \hline ".join(" & ".join(_write_cell(cell.strip()) for cell in row) for row in rows)
+    return f"\n\\begin{{tabular}}{{|{'|'.join(aligns)}|}}\\hline {lines} " + "\\\\ \\hline\\end{tabular}\n"
+
+
+def _write_cell(text: str) -> str:
+    """Writes a cell so that its signs are read as such, and its formulas as formulas."""
+    pieces = []
+    for part in split_paragraph(text):
+        if part.node is not None:
+            pieces.append(f"${part.text}$")
+        else:
+            pieces.append(part.text if part.reason else re.sub(r"([$&%#_{}])", r"\\\1", part.text))
+    return "".join(pieces)
 
 
 def _replace_environments(text: str, keep: Callable[[str], str]) -> str:
