@@ -293,7 +293,7 @@ def test_replies_stand_on_their_side(pair_file, model_folder, monkeypatch):
         def __init__(self, model, processor, batch_size, max_new_tokens):
             assert max_new_tokens == 7
 
-        def generate(self, prompts):
+        def generate(self, prompts, share=list):
             yield [
                 (position, f"Answer: {gold[position] if not prompt.images or position % 2 else 'none'}")
                 for position, prompt in reversed(list(enumerate(prompts)))

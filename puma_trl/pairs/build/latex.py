@@ -59,7 +59,8 @@ MARKDOWN = re.compile(
     re.MULTILINE,
 )
 # Lines with bars between columns, without anything that has bars of its own
-COLUMNS = re.compile(r"^[^\n|{}$\\]+(?: \| [^\n|{}$\\]*)+(?:\n[^\n|{}$\\]+(?: \| [^\n|{}$\\]*)+)+", re.MULTILINE)
+BARRED = r"[^\n|{}$\\]+(?:\|[^\n|{}$\\]*)+"
+COLUMNS = re.compile(rf"^{BARRED}(?:\n{BARRED})+$", re.MULTILINE)
 CHOICE = re.compile(r"\s*\(?[A-Z]\s?[.:)]")
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
 NEW_LINE = re.compile(r"[ \t]*<br\s*/?>[ \t]*\n?", re.IGNORECASE)
@@ -198,7 +199,11 @@ def _draw_markdown(match: re.Match) -> str:
 def _draw_columns(match: re.Match) -> str:
     """Writes lines whose columns are divided by bars, as TabMWP has them, as a table; others stay as they are."""
     rows = [row.split(" | ") for row in match[0].split("\n")]
-    if len({len(row) for row in rows}) > 1 or any(CHOICE.match(row[0]) for row in rows):
+    if (
+        match[0].count("|") != len(rows) * (len(rows[0]) - 1)
+        or len({len(row) for row in rows}) > 1
+        or any(CHOICE.match(row[0]) for row in rows)
+    ):
         return match[0]
     return _write_table(rows, ["c"] * len(rows[0]))
 
