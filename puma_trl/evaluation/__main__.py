@@ -36,9 +36,7 @@ def make_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--output_dir", type=Path, required=True, help="folder of all files; a second run continues the first"
     )
-    run.add_argument(
-        "--reference", type=Path, help="json of published figures: {name: {metric: fraction[, rule: text]}}"
-    )
+    add_reference(run)
     generate = add("generate", "items -> responses.jsonl", add_data, add_model, add_server)
     generate.add_argument("--output", type=Path, default="responses.jsonl", help="continued where it stops")
     words = "responses -> responses with `extraction`"
@@ -56,9 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--output", type=Path, default="report.md", help="Markdown file; page and chart are written beside it"
     )
     report.add_argument("--image_root", help="folder or zip with the pictures of the examples")
-    report.add_argument(
-        "--reference", type=Path, help="json of published figures: {name: {metric: fraction[, rule: text]}}"
-    )
+    add_reference(report)
     add("gap", "modality gap of models on a pair file", add_gap)
     return parser
 

