@@ -1,5 +1,5 @@
 """
-Pairs per second and peak memory of `python -m puma_trl.pairs build` and `generate`, each in one process.
+Pairs per second and peak memory of `puma-trl pairs build` and `generate`, each in one process.
 
 ```bash
 python benchmarks/pairs.py                          # 1,000 pairs for speed, 10,000 and 100,000 for memory: an hour

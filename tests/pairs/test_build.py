@@ -129,6 +129,20 @@ def test_columns(build_rows):
     assert pair["output_2"] == "12"
 
 
+def test_answers_by_position_are_told(build_rows, capsys):
+    rows = [{"question": "Which?", "answer": 1, "options": ["red", "blue"]}] * 2
+    pairs = build_rows(rows, "--choices_column", "options")
+    assert [pair["output"] for pair in pairs] == ["B", "B"]
+    assert "2 answers were positions of choices, counted from 0, and are letters now." in capsys.readouterr().out
+
+
+def test_pictures_of_the_columns_of_any_form_are_read(build_rows, tmp_path):
+    draw(tmp_path / "t.png")
+    row = {"problem": "<image>Find x.", "answer": "3", "images": ["t.png"]}
+    (pair,) = build_rows([row], "--question_column", "problem")
+    assert pair["instruction"] == "Find x." and (tmp_path / "out" / pair["image_url"]).is_file()
+
+
 def test_gsm8k(build_rows):
     rows = build_rows(GSM8K, "--preset", "gsm8k")
     assert rows[0]["output"] == "3+2=5\nAnswer: 5"
@@ -400,6 +414,13 @@ def test_choices_of_later_rows_and_of_tables(tmp_path, monkeypatch, suffix, caps
     [
         ([GSM8K[0], GSM8K[0] | {"answer": "3"}], "gsm8k", "missing value: the solution has no final answer"),
         ([MATH[0], MATH[0] | {"problem": "[asy] draw(x); [/asy] Find x."}], "math", "diagram as code"),
+        ([PLAIN[0], PLAIN[0] | {"question": "<table><tr><td>1</td></tr></table> x?"}], None, "diagram as code.* HTML"),
+        (
+            [PLAIN[0], PLAIN[0] | {"question": "Is $\x08ar{z}$ 1?"}],
+            None,
+            "broken escape: the question has a backspace",
+        ),
+        ([PLAIN[0], PLAIN[0] | {"answer": "$\x0crac{1}{2}$"}], None, "broken escape: the answer has a form feed"),
         ([PLAIN[0], PLAIN[0] | {"question": "<image>", "image": "d.png"}], None, "empty text: `question`"),
         ([PLAIN[0], PLAIN[0] | {"question": "<image>\nFind x."}], None, "image places: `question` has 1 for pictures"),
         ([{"messages": WORDS}, {"messages": WORDS * 2}], None, "several turns: .* has 4 turns"),
@@ -508,7 +529,7 @@ def test_another_build_is_refused(tmp_path, monkeypatch, capsys):
         run_build(monkeypatch, source, tmp_path / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(PumaError, match="is not empty and holds no build"):
+    with pytest.raises(PumaError, match="is not empty, and not a build"):
         run_build(monkeypatch, source, tmp_path / "other")
 
 
@@ -516,7 +537,7 @@ def test_another_build_is_refused(tmp_path, monkeypatch, capsys):
 def test_a_foreign_build_file_is_refused(tmp_path, monkeypatch, content):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "build.yaml").write_text(content)
-    with pytest.raises(PumaError, match="build.yaml is no file of a build"):
+    with pytest.raises(PumaError, match="build.yaml was not written by a build"):
         run_build(monkeypatch, write(tmp_path / "in.jsonl", PLAIN), tmp_path / "out")
     assert (tmp_path / "out" / "build.yaml").read_text() == content
 

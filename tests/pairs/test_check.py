@@ -505,7 +505,7 @@ BAD_INPUT = {
         "pairs.jsonl",
         {"against": ["odd.csv"]},
     ],
-    "`--image_column drawing` is no column of 'pairs.jsonl'. Its columns are: image_url": [
+    "`--image_column drawing` is not a column of 'pairs.jsonl'. Its columns are: image_url": [
         "pairs.jsonl",
         {"against": ["pairs.jsonl"], "image_column": "drawing"},
     ],

@@ -2,8 +2,8 @@
 Builds text-rich/vision-rich pairs from ordinary problems: question, answer, and a diagram if there is one.
 
 ```bash
-python -m puma_trl.pairs build --input problems.jsonl --output outputs/built
-python -m puma_trl.pairs build --input gsm8k_train.jsonl --preset gsm8k --levels vision_only vision_dominant \\
+puma-trl pairs build --input problems.jsonl --output outputs/built
+puma-trl pairs build --input gsm8k_train.jsonl --preset gsm8k --levels vision_only vision_dominant \\
     --output outputs/gsm8k
 ```
 
@@ -35,15 +35,15 @@ from .settings import LEVELS, BuildSettings, read_settings, unread_columns
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m puma_trl.pairs build`."""
+    """Adds the options of `puma-trl pairs build`."""
     parser.add_argument(
-        "--input", nargs="+", required=True, help="files (json, jsonl, csv, parquet), folders, Hub data sets"
+        "--input", nargs="+", required=True, help="files (json, jsonl, csv, parquet), folders, Hub datasets"
     )
-    parser.add_argument("--config", help="configuration of a Hub data set")
-    parser.add_argument("--split", default="train", help="split of a Hub data set (default: train)")
+    parser.add_argument("--config", help="configuration of a Hub dataset")
+    parser.add_argument("--split", default="train", help="split of a Hub dataset (default: train)")
     parser.add_argument("--image_root", help="folder that image paths start from; by default that of each file")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--preset", choices=PRESETS, help="put the texts of a common data set in order")
+    parser.add_argument("--preset", choices=PRESETS, help="put the texts of a common dataset in order")
     add_columns(parser)
     for name in ("question", "answer", "image", "choices", "facts"):
         parser.add_argument(f"--{name}_column", help=f"column of the {name}, if it is not found by its name")
@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of prompts, fonts, sizes, noise")
     parser.add_argument("--num_proc", type=int, default=1, help="processes")
-    parser.add_argument("--push_to_hub", metavar="REPO_ID", help="upload the data set; with --format parquet")
+    parser.add_argument("--push_to_hub", metavar="REPO_ID", help="upload the dataset; with --format parquet")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -156,7 +156,7 @@ def prepare_output(output: Path, settings: BuildSettings) -> bool:
         for folder in (parts, output / "images", output / "data"):
             shutil.rmtree(folder, ignore_errors=True)
     elif output.exists() and any(output.iterdir()):
-        raise DataError(f"{output} is not empty and holds no build. Choose another `--output`.")
+        raise DataError(f"{output} is not empty, and not a build. Choose another `--output`.")
     _write_yaml(path, {"settings": wanted})
     parts.mkdir()
     return False
@@ -173,7 +173,7 @@ def _read_build(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError):
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
-        raise DataError(f"{path} is no file of a build: it has no `settings`. Choose another `--output`.")
+        raise DataError(f"{path} was not written by a build: it has no `settings`. Choose another `--output`.")
     return found
 
 

@@ -100,7 +100,7 @@ class FontBook:
     def __post_init__(self):
         for path in self.extra:
             if not coverage(path):
-                raise DataError(f"'{path}' is no font that can be read. Name a TrueType or OpenType file.")
+                raise DataError(f"'{path}' cannot be read as a font. Name a TrueType or OpenType file.")
 
     def choose(self, typeface: str, characters: Iterable[str]) -> dict[str, str]:
         """

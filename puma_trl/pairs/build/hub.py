@@ -1,4 +1,4 @@
-"""A finished build → a data set of the Hub."""
+"""A finished build → a dataset of the Hub."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def check_login() -> None:
 
 def push(output: Path, repo_id: str) -> str:
     """
-    Uploads a finished parquet build as a data set of the Hub; returns its id.
+    Uploads a finished parquet build as a dataset of the Hub; returns its id.
 
     Raises:
         HubError: if that fails.

@@ -280,7 +280,7 @@ class Parser:
         if name == "." or (name == "|" and self.source[self.position - 2] == "\\"):
             return "" if name == "." else "‖"
         if name not in FENCES:
-            raise CannotDraw(f"'{name}' is no delimiter")
+            raise CannotDraw(f"'{name}' is not a delimiter")
         return FENCES[name]
 
     def _read_left(self) -> Any:

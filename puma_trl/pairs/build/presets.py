@@ -1,4 +1,4 @@
-"""Rows of any form → problems, and what common data sets need besides: presets."""
+"""Rows of any form → problems, and what common datasets need besides: presets."""
 
 import math
 import re
@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.columns import PICTURES, Form
-from ...data.lookalikes import find_picture
+from ...data.columns import Form
 from ...data.places import IMAGE_PLACE
 from ...data.rows import read_row
 from ...data.texts import check_text
@@ -81,10 +80,7 @@ def read_problem(
     Raises:
         DataError: if the row cannot be read, has several turns or two sides, or lacks a question, an answer or facts.
     """
-    try:
-        row = read_row(raw, root, form)
-    except DataError as error:
-        raise _name_pictures(error, raw, form) if isinstance(raw, dict) else error from None
+    row = read_row(raw, root, form)
     if row["instruction_2"] is not None:
         raise DataError("two sides: the row is a pair already")
     turns = row["history"]
@@ -112,16 +108,6 @@ def read_problem(
     return SourceProblem(
         question, answer, row["image_url"], conditions, system=system, by_position=by_position, unread=unread
     )
-
-
-def _name_pictures(error: DataError, raw: dict[str, Any], form: Form) -> DataError:
-    """Names the columns that look like those of the pictures that a question has places for."""
-    if not str(error).startswith("image places"):
-        return error
-    unread = {name: value for name, value in raw.items() if value and name not in form.settled}
-    names = [name for name, value in unread.items() if name in PICTURES or find_picture(value)]
-    hint = f"; `{names[0]}` looks like their column: `--image_column {names[0]}`" if names else ""
-    return DataError(f"{error}{hint}")
 
 
 def _is_number(value: Any) -> bool:
@@ -159,11 +145,11 @@ def name_final_answer(problem: SourceProblem) -> SourceProblem:
 @dataclass(frozen=True)
 class Preset:
     """
-    A common data set.
+    A common dataset.
 
     Args:
         columns (`dict[str, str]`):
-            Where it has what, as far as its columns do not tell: our column → the data set's.
+            Where it has what, as far as its columns do not tell: our column → the dataset's.
         clean (`Callable`, *optional*):
             Brings the texts of a problem into order.
     """

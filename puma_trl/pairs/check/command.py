@@ -3,8 +3,8 @@ Checks pairs before training: everything that training checks, answers given awa
 benchmarks, duplicates and lengths, as a report of one page.
 
 ```bash
-python -m puma_trl.pairs check outputs/pairs/train.jsonl --eval outputs/pairs/heldout.jsonl
-python -m puma_trl.pairs check outputs/pairs --model Qwen/Qwen2-VL-2B-Instruct --max_length 2048 \
+puma-trl pairs check outputs/pairs/train.jsonl --eval outputs/pairs/heldout.jsonl
+puma-trl pairs check outputs/pairs --model Qwen/Qwen2-VL-2B-Instruct --max_length 2048 \
     --against testmini.parquet --output report.json
 ```
 
@@ -104,7 +104,7 @@ def check_pairs(
 
     Args:
         data (`list[str]`):
-            Files, folders or Hub data sets with rows of any form that training reads.
+            Files, folders or Hub datasets with rows of any form that training reads.
         eval_data (`list[str]`, *optional*):
             Evaluation data of any such form, whose problems must not be among the rows.
         against (`list[str]`, *optional*):
@@ -118,7 +118,7 @@ def check_pairs(
         image_root (`str`, *optional*):
             Folder that relative image paths of `data` start from. Defaults to the folder of each file.
         split (`str`, *optional*, defaults to `"train"`):
-            Split of the Hub data sets of `data`.
+            Split of the Hub datasets of `data`.
         question_column (`str`, *optional*), image_column (`str`, *optional*):
             Columns of `against`. By default the first of `QUESTION_COLUMNS` and `IMAGE_COLUMNS` that is there.
         num_proc (`int`, *optional*):
@@ -214,7 +214,9 @@ def _find_columns(source: Source, question: str | None, image: str | None) -> tu
     names = list(_column_names(source))
     for option, name in (("--question_column", question), ("--image_column", image)):
         if name is not None and name not in names:
-            raise DataError(f"`{option} {name}` is no column of '{source.name}'. Its columns are: {', '.join(names)}.")
+            raise DataError(
+                f"`{option} {name}` is not a column of '{source.name}'. Its columns are: {', '.join(names)}."
+            )
     question = question or next((name for name in QUESTION_COLUMNS if name in names), None)
     if question is None:
         raise DataError(
@@ -309,8 +311,8 @@ def _judge_chance(report: Report) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m puma_trl.pairs check`."""
-    parser.add_argument("data", nargs="+", help="files, folders or Hub data sets, of any form that training reads")
+    """Adds the options of `puma-trl pairs check`."""
+    parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
     add_columns(parser)
     parser.add_argument(
         "--eval", nargs="+", dest="eval_data", help="evaluation data: must share no problem with the data"
@@ -321,7 +323,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or Hub name of a model, to count tokens with (default: characters)")
     parser.add_argument("--max_length", type=int, help="limit of the tokens of each side, as in training")
     parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
-    parser.add_argument("--split", default="train", help="split of Hub data sets (default: train)")
+    parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
     parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")
     parser.add_argument(
         "--write_clean", type=Path, metavar="DIR", help="write the rows without errors and warnings to train.* there"

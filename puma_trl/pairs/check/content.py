@@ -2,7 +2,7 @@
 What two problems are compared by: normalised words, digests, shared word 8-grams, numbers, and the look of a picture.
 
 Nothing here depends on files or models. Digests have 64 bits: among a million rows, one false match in thirty million
-such data sets is expected.
+such datasets is expected.
 """
 
 import re

@@ -2,7 +2,7 @@
 Generates text-rich/vision-rich pairs: problems with exact answers by construction, drawn with Pillow.
 
 ```bash
-python -m puma_trl.pairs generate --n 10000 --seed 0 --output outputs/pairs --heldout 500
+puma-trl pairs generate --n 10000 --seed 0 --output outputs/pairs --heldout 500
 ```
 
 A row is the same problem twice, in the published format: the text-rich side has no picture and all numbers in words
@@ -20,7 +20,7 @@ from .pairs import KINDS, generate_pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m puma_trl.pairs generate`."""
+    """Adds the options of `puma-trl pairs generate`."""
     parser.add_argument("--n", type=int, required=True, help="number of training pairs")
     parser.add_argument("--heldout", type=int, default=0, help="number of held-out pairs, of other problems")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems and drawings")

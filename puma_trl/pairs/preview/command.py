@@ -3,8 +3,8 @@ Writes one self-contained HTML page that shows both sides of each pair beside ea
 length and words.
 
 ```bash
-python -m puma_trl.pairs preview outputs/pairs/train.jsonl --output preview.html
-python -m puma_trl.pairs preview outputs/mini/data/heldout.jsonl --model outputs/mini/stage2 --measure --replies
+puma-trl pairs preview outputs/pairs/train.jsonl --output preview.html
+puma-trl pairs preview outputs/mini/data/heldout.jsonl --model outputs/mini/stage2 --measure --replies
 ```
 
 Rows are read as in training, and those that training could not use are shown with the reason. With a model, lengths
@@ -59,7 +59,7 @@ def preview_pairs(
 
     Args:
         data (`list[str]`):
-            Files, folders or Hub data sets with rows of any form that training reads.
+            Files, folders or Hub datasets with rows of any form that training reads.
         output (`Path`):
             The page, a name that ends with `.html`.
         columns (`dict[str, str]`, *optional*):
@@ -67,7 +67,7 @@ def preview_pairs(
         image_root (`str`, *optional*):
             Folder that relative image paths start from. Defaults to the folder of each file.
         split (`str`, *optional*, defaults to `"train"`):
-            Split of the Hub data sets.
+            Split of the Hub datasets.
         model (`str`, *optional*):
             Folder or Hub name of a model. Rows are checked and tokens counted as in training with it.
         measure (`bool`, *optional*, defaults to `False`):
@@ -256,12 +256,12 @@ def _add_measures(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m puma_trl.pairs preview`."""
-    parser.add_argument("data", nargs="+", help="files, folders or Hub data sets, of any form that training reads")
+    """Adds the options of `puma-trl pairs preview`."""
+    parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
     add_columns(parser)
     parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
     parser.add_argument("--image_root", help="folder that relative image paths start from")
-    parser.add_argument("--split", default="train", help="split of Hub data sets (default: train)")
+    parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
     parser.add_argument("--model", help="folder or Hub name of a model: lengths count in its tokens")
     parser.add_argument("--measure", action="store_true", help="show KL and token losses of the model")
     parser.add_argument("--replies", action="store_true", help="show the model's greedy replies; slow")

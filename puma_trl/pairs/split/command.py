@@ -3,8 +3,8 @@ Splits data into training and evaluation data that share no problem: rows with t
 with the same or nearly the same picture, go to one side together.
 
 ```bash
-python -m puma_trl.pairs split outputs/built/train.jsonl --eval_size 0.05 --output outputs/split
-python -m puma_trl.pairs check outputs/split/train.jsonl --eval outputs/split/eval.jsonl
+puma-trl pairs split outputs/built/train.jsonl --eval_size 0.05 --output outputs/split
+puma-trl pairs check outputs/split/train.jsonl --eval outputs/split/eval.jsonl
 ```
 
 What is nearly the same is what `check` calls so. Rows that cannot be read are in neither file. The split depends on
@@ -157,7 +157,7 @@ def split_pairs(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m puma_trl.pairs split`."""
+    """Adds the options of `puma-trl pairs split`."""
     parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
     add_columns(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for train.* and eval.*")
