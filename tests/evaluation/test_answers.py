@@ -102,6 +102,14 @@ def test_published_mistakes(reply, kind, options, answer):
         ("between -3 and -4.5", "number", "-4.5"),
         ("from 5-3", "number", "3"),
         ("years [2007] and [2008, 2009]", "list", "[2008, 2009]"),
+        # relations, pairs and ratios as they are
+        ("So the function is f(x) = x^2 - 4.", "text", "f(x) = x^2 - 4"),
+        ("This means x > 3.", "text", "x > 3"),
+        ("Hence x = 3.", "text", "3"),
+        ("The ratio is 3:4", "text", "3:4"),
+        ("The domain is (-∞, 3].", "text", "(-∞, 3]"),
+        ("It can't be A or B, so C", "choice", "C"),
+        ("1.2e3", "number", "1.2e3"),
         # bounds, wholes and years are no answers where there is another quantity
         ("There were 7 players who scored more than 2 runs.", "number", "7"),
         ("1 out of 10 times", "number", "1"),

@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 
 from .options import OPENING, Options, read_loose, read_stated
-from .quantities import Quantity, find_number_words, find_quantities, plain_math, with_unit
+from .quantities import Quantity, evaluate, find_number_words, find_quantities, plain_math, with_unit
 from .restated import read_restated
 from .statements import (
     Statement,
@@ -35,7 +35,11 @@ KINDS = ("choice", "number", "list", "text")
 
 BRACKETS = re.compile(r"\[[^\[\]]*\]")
 # Points, intervals and pairs, which are no expressions.
-TUPLE = re.compile(r"[(\[]\s*[^()\[\]\n,]{1,30},\s*[^()\[\]\n]{1,30}[)\]]")
+TUPLE = re.compile(r"[(\[]\s*[^()\[\]\n,]{1,30},\s*[^()\[\]\n]{1,30}[)\]]|(?<![\d:])\d{1,6} ?: ?\d{1,6}(?![\d:])")
+# A sentence that ends in "y = 2x + 1" or "x > 3": letters of one or two characters, no words
+RELATION = re.compile(
+    r"(?<![A-Za-z])([A-Za-z](?:\([a-z]\))? ?(=|[<>]=?|[≤≥]) ?((?:(?![A-Za-z]{3})[\w ()+*/^.√π×·-]){1,60}))$"
+)
 MARKUP = " \t\r\n*<>$`\"'“”:：。"
 NO_ANSWER = re.compile(
     r"^(?:not\b|none\b|unknown\b|un(?:known|determined|clear)\b|n/?a\b|null\b|cannot\b|can't\b|unable\b|impossible\b|"
@@ -191,8 +195,11 @@ def _stated_quantity(sentence: str, words: bool = True) -> Quantity | None:
 
 
 def _last_text(text: str) -> str | None:
-    """Returns the last pair, equation's side or quantity of the last sentence that holds one, as it is written."""
+    """Returns the last relation, pair, ratio or quantity of the last sentence that holds one, as it is written."""
     for sentence in reversed(split_sentences(plain_math(text))):
+        relation = RELATION.search(sentence.rstrip(".。 "))
+        if relation and (relation[2] != "=" or evaluate(relation[3]) is None):
+            return relation[1]
         quantity = _stated_quantity(sentence)
         pair = max(TUPLE.finditer(sentence), key=re.Match.end, default=None)
         if pair and (quantity is None or pair.end() >= quantity.end):

@@ -72,7 +72,7 @@ BRACES = tuple(
 TOKEN = re.compile(
     r"(?P<skip>^[ \t]*\d{1,2}[.)][ \t]+(?=\S)|\d{1,2}:\d\d(?!\d)|"
     r"(?i:\b(?:step|figure|fig\.?|question|part|case|method|equation|eq\.?|example|table))\s*\d+)"
-    r"|(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"|(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)"
     r"|(?P<symbol>[√π()+*/^×·÷-])"
     r"|(?P<mark>[°%])"
     r"|(?P<space>\s+)"

@@ -44,6 +44,12 @@ PHRASE = re.compile(
     rf"|(?:故|应|应该|所以|因此|则|可)\s*选(?:择|项)?\s*[:：]?|(?:^|[，。,;；\s])(?:选择|选)\s*[:：]?(?=\s*[\(（]?[A-H])",
     re.IGNORECASE,
 )
+# The letter that a line ends in, behind a word that draws a conclusion.
+CONCLUSION = re.compile(
+    r"\b(?:so|hence|thus|therefore|choose|pick|select|go with)\b,?\s{1,4}(?:(?:it(?: is|'s| must be)|option|choice) )?"
+    r"[(（]?(?P<letter>[A-H])[)）]?[ \t*.。!]{0,4}$",
+    re.IGNORECASE | re.MULTILINE,
+)
 DENIAL = re.compile(r"\b(?:not|neither|nor|incorrect|wrong|false)\b|n't|不", re.IGNORECASE)
 # What is set in bold and is neither a title nor the name of a step.
 BOLD = re.compile(r"\*\*(?!\s)([^*\n]{1,60})(?<![\s:：])\*\*(?!\s*[:：])")
@@ -159,6 +165,7 @@ def find_phrases(text: str) -> Iterator[Statement]:
     for match in VERDICT.finditer(text):
         if not DENIAL.search(match.group()) and not NAMES.search(text[max(0, match.start() - 16) : match.start()]):
             places.append((match.start("letter"), match["letter"]))
+    places += [(match.start("letter"), match["letter"]) for match in CONCLUSION.finditer(text)]
     for place, letter in sorted(places, key=lambda found: found[0], reverse=True)[:MAX_PHRASES]:
         segment = f"({letter})" if letter else first_sentence(text[place : place + MAX_SEGMENT])
         if segment.strip(" \t\n*_:.\"'`"):
