@@ -80,7 +80,7 @@ def predict(folder: Path, engine: str, options: dict, shape: dict[str, int]):
     argv = [f"--{key}={value}" for key, value in options.items()]
     argv += ["--model_name_or_path=x", "--dataset_name=x", "--output_dir=x", "--use_cpu=true", "--bf16=false"]
     _, args, model_args, _ = parse_recipe(argv)
-    counts = count(model, model_args, args.trainable_parts)
+    counts = count(model, model_args, args.trainable_parts or ["all"])
     setting = Setting(
         width=4,
         processes=2,

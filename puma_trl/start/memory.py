@@ -183,7 +183,7 @@ def _engine_buffers(config, counts: Counts, setting: Setting, passes: float) -> 
     waiting = min(counts.trained, REDUCE_BUCKET)
     # the bucket, and what of it is sent: sorted by receiver and in fp32
     reduced = setting.width * setting.bucket
-    sent = 4 * waiting
+    sent = 4 * waiting if setting.zero == 3 or setting.width < 4 else 0
     gathered = 0.0
     if setting.zero == 3:
         live = LIVE_PARAMETERS + config.vocab_size * config.hidden_size  # the loss reads the head outside its module
