@@ -4,8 +4,8 @@ import re
 import unicodedata
 from typing import Any
 
-from .symbols import BIN, NAME
-from .tree import CannotDraw, Marked, Row, Sign
+from .symbols import BIN, NAME, STACKED
+from .tree import CannotDraw, Marked, Row, Scripts, Sign
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+|,\d{3}(?!\d))*")
@@ -42,8 +42,10 @@ MARKS = {
     **dict.fromkeys(("underline", "uline", "underbar"), "line below"),
     **dict.fromkeys(("vec", "overrightarrow", "Overrightarrow"), "arrow above"),
     **dict.fromkeys(("overarc", "wideparen", "overparen", "arc", "overfrown", "widearc"), "arc above"),
-    **dict.fromkeys(("hat", "widehat"), "hat above"),
-    **dict.fromkeys(("tilde", "widetilde"), "tilde above"),
+    "hat": "hat above",
+    "widehat": "wide hat above",
+    "tilde": "tilde above",
+    "widetilde": "wide tilde above",
     **dict.fromkeys(("cancel", "bcancel", "xcancel", "sout"), "stroke across"),
     **dict.fromkeys(("boxed", "fbox", "framebox"), "frame around"),
     **dict.fromkeys(("textcircled", "circled"), "circle around"),
@@ -108,3 +110,18 @@ def mark(body: Any, mark: str) -> Any:
     if mark == "circle around" and isinstance(sign, Sign) and sign.text in CIRCLED:
         return Sign(CIRCLED[sign.text])
     return Marked(body, mark)
+
+
+def attach(node: Any, below: Any, above: Any, primes: int) -> Any:
+    """Puts index, exponent and primes to a node; a small circle as an exponent is the sign of degrees."""
+    if primes:  # which fonts have raised
+        node = Row((node, Sign("′" * primes)))
+    if above in (Sign("∘", "bin"), Row((Sign("∘", "bin"),)), Sign("°"), Row((Sign("°"),))) and below is None:
+        return Row((node, Sign("°")))
+    if isinstance(above, Row) and above.items[:1] == (Sign("∘", "bin"),):  # 20^{\circ C}
+        above = Row((Sign("°"), *above.items[1:]))
+    if below is None and above is None:
+        return node
+    stacked = isinstance(node, Sign) and node.text in STACKED
+    stacked |= isinstance(node, Marked) and node.mark.startswith("brace")
+    return Scripts(node, below, above, stacked)

@@ -74,7 +74,7 @@ CODE = {
         r"\\begin\s*\{(?:tikz\w*|pspicture|pgfpicture|axis|circuitikz)\}|\\(?:draw|tikz|node|filldraw|addplot)\b"
     ),
     "HTML": re.compile(
-        r"</?(?:table|tr|td|th|tbody|thead|svg|math|mrow|mfrac|script|style|html|body|ul|ol|li|h[1-6]|pre|code|a|"
+        r"</?(?:table|tr|td|th|tbody|thead|svg|math|mrow|mfrac|script|style|html|body|ul|ol|li|h[1-6]|pre|code|"
         r"iframe|canvas|input)(?:\s[^<>]*)?/?>",
         re.IGNORECASE,
     ),

@@ -121,7 +121,8 @@ def _draw(sign: str, width: int, height: int, thick: int, y: int, flipped: bool 
     if sign == "line":
         return rule(0, y, width, thick)
     middle, low, tip = y + height / 2, y + height, min(height * 0.8, width / 2)
-    centre, reach = width / 2, min(width / 2, height * 1.2)
+    centre, reach = width / 2, width / 2 if sign.startswith("wide ") else min(width / 2, height * 1.2)
+    sign = sign.removeprefix("wide ")
     if sign.endswith("arrow"):
         lines = [[(0.0, middle), (float(width), middle)]]
         if sign != "left arrow":

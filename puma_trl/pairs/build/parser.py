@@ -6,7 +6,7 @@ from typing import Any
 
 from . import commands
 from .environments import align_rows, read_cells, read_environment
-from .symbols import COMMANDS, FENCES, NEGATED, NOTHING, ORD, REL, REPLACED, SPACES, STACKED, TYPED
+from .symbols import COMMANDS, FENCES, NEGATED, NOTHING, ORD, REL, REPLACED, SPACES, TYPED
 from .tree import (
     COMMAND,
     CannotDraw,
@@ -95,19 +95,18 @@ class Parser:
         """Reads the next node with what stands above and below it."""
         node = Row() if self.source[self.position] in "^_" and not self.text else self.atom()
         below = above = None
+        primes = 0
         while self.position < len(self.source):
             position = self.position
             if not self.loose and not self.text:
                 self.skip()
             character = self.source[self.position : self.position + 1]
             if character in ("'", "′") and not self.text:
-                primes = re.compile("['′]+").match(self.source, self.position)
-                self.position = primes.end()
-                above = join([Sign("′") for _ in primes[0]] + ([above] if above else []))
-            elif character == "^" and (above is None or above == Row((Sign("′"),))):
                 self.position += 1
-                power = self._script()
-                above = power if above is None else join([above, power])
+                primes += 1
+            elif character == "^" and above is None:
+                self.position += 1
+                above = self._script()
             elif character == "_" and below is None:
                 self.position += 1
                 below = self._script()
@@ -116,7 +115,7 @@ class Parser:
             else:
                 self.position = position
                 break
-        return _attach(node, below, above)
+        return commands.attach(node, below, above, primes)
 
     def _script(self) -> Any:
         match = commands.LOOSE_SCRIPT.match(self.source, self.position) if self.loose else None
@@ -344,18 +343,32 @@ class Parser:
         self.raw()
         return self.argument()
 
-    _read_colorbox = _read_textcolor
+    _read_colorbox = _read_raisebox = _read_textcolor
 
     def _read_hspace(self) -> Any:
         return Space(commands.length(self.raw()))
+
+    _read_mspace = _read_hspace
+
+    def _read_hskip(self) -> Any:
+        match = commands.LENGTH.match(self.source, self.position)
+        if match is None:
+            raise CannotDraw("a blank without its length")
+        self.position = match.end()
+        return Space(commands.length(match[0]))
+
+    _read_kern = _read_mkern = _read_mskip = _read_hskip
+
+    def _read_textsuperscript(self) -> Any:
+        return Scripts(Row(), None, self.switched(text=True))
+
+    def _read_textsubscript(self) -> Any:
+        return Scripts(Row(), self.switched(text=True))
 
     def _read_rule(self) -> Any:
         width = commands.length(self.raw())
         self.raw()
         return Space(width, ruled=True)
-
-    def _read_mathchoice(self) -> Any:
-        return [self.argument() for _ in range(4)][1]
 
     def _read_unicode(self) -> Any:
         code = re.fullmatch(r"x([0-9A-Fa-f]{2,5})", self.raw())
@@ -365,21 +378,6 @@ class Parser:
 
     def _read_begin(self) -> Any:
         return read_environment(self, self.raw())
-
-
-def _attach(node: Any, below: Any, above: Any) -> Any:
-    """Puts index and exponent to a node; a small circle as an exponent is the sign of degrees."""
-    if above in (Sign("∘", "bin"), Row((Sign("∘", "bin"),)), Sign("°"), Row((Sign("°"),))) and below is None:
-        return Row((node, Sign("°")))
-    if isinstance(above, Row) and above.items[:1] == (Sign("∘", "bin"),):  # 20^{\circ C}
-        above = Row((Sign("°"), *above.items[1:]))
-    if below is None and above is None:
-        return node
-    stacked = isinstance(node, Sign) and node.text in STACKED
-    stacked |= isinstance(node, Marked) and node.mark.startswith("brace")
-    if isinstance(node, Scripts) and node.stacked and isinstance(node.base, Sign):
-        stacked = False
-    return Scripts(node, below, above, stacked)
 
 
 @lru_cache(maxsize=4096)

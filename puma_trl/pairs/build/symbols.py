@@ -59,7 +59,7 @@ FENCES = _pairs(
 OPENING = dict.fromkeys("([{⟨⌊⌈", OPEN) | dict.fromkeys(")]}⟩⌋⌉", CLOSE)
 NAMES = (
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln lg exp lim max min sup "
-    "inf gcd lcm det dim deg ker hom arg Pr limsup liminf mod argmax argmin tg ctg sgn card Arg rank tr"
+    "inf gcd lcm det dim deg ker hom arg Pr limsup liminf mod argmax argmin tg ctg arctg arcctg sgn card Arg rank tr"
 ).split()
 # Names and large operators whose limits stand above and below
 STACKED = {"lim", "max", "min", "sup", "inf", "gcd", "Pr", "limsup", "liminf", "argmax", "argmin", *"∑∏∐⋂⋃⋁⋀⨁⨂"}
