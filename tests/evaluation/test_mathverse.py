@@ -30,8 +30,22 @@ def test_extract(reply, rule, extraction):
     assert mathverse.extract(verse_item(1), reply, rule) == extraction
 
 
-def test_final_rule_keeps_free_form_text():
-    assert mathverse.extract(verse_item(1, question_type="free-form"), "Answer: x = 2.", "final") == "x = 2"
+@pytest.mark.parametrize(
+    ("reply", "extraction"),
+    [
+        ("Answer: x = 2.", "x = 2"),
+        ("So the straw is 14 cm long.", "14"),
+        ("\\boxed{2\\sqrt{5}}", "2\\sqrt{5}"),
+        ("?", None),
+    ],
+)
+def test_final_rule_in_free_form(reply, extraction):
+    assert mathverse.extract(verse_item(1, question_type="free-form"), reply, "final") == extraction
+
+
+def test_final_rule_reads_the_options_of_the_question():
+    assert mathverse.extract(verse_item(1), "Angle 1 is 30°.", "final") == "C"
+    assert mathverse.options(verse_item(1)) == ("10", "20", "30", "40")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from .equivalence import readable_latex, same_option, same_quantity, same_words
 from .final import final_answer
 from .options import parse_options
 from .puma import puma_mathverse
+from .quantities import strip_unit
 from .statements import strip_thoughts
 
 
@@ -20,6 +21,7 @@ __all__ = [
     "same_quantity",
     "same_words",
     "strip_thoughts",
+    "strip_unit",
 ]
 
 RULES = ("official", "math_puma", "final")

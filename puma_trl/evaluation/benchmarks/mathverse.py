@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 from ...errors import EvaluationError
-from ..answers import final_answer, parse_options, puma_mathverse
+from ..answers import final_answer, parse_options, puma_mathverse, strip_unit
 from ..rates import group_rates, rate
 from .benchmark import Benchmark
 
@@ -84,7 +84,8 @@ class MathVerse(Benchmark):
         if rule == "final":
             if item["question_type"] == "multi-choice":
                 return final_answer(reply, "choice", self.options(item))
-            return final_answer(reply, "text")
+            answer = final_answer(reply, "text")
+            return answer and strip_unit(answer)  # nearly all gold answers are values without one
         return self.clean_llm_extraction(reply, rule)
 
     def options(self, item: dict[str, Any]) -> tuple[str, ...]:
