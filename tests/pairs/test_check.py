@@ -363,6 +363,18 @@ def test_limit_and_special_tokens(rows, model, tmp_path):
     assert check_pairs([str(tmp_path / "pairs.jsonl")], num_proc=1).rows_usable == 40
 
 
+def test_sides_that_training_refuses_by_default(rows, model, tmp_path):
+    """Without a limit the check names both kinds of sides; with one it is training's own check."""
+    rows[3]["instruction"] += " very" * scan.MAX_LENGTH
+    rows[4]["instruction_2"] += " very" * scan.MAX_LENGTH
+    path = write(tmp_path / "pairs.jsonl", rows)
+    report = check_pairs([path], model=model, num_proc=1)
+    assert kinds(report) == {"longer than max_length": [3, 4]}
+    details = [detail for finding in report.findings for _, detail in finding.examples if "more than" in detail]
+    assert details[0].startswith("the text-rich side") and details[1].startswith("the vision-rich side")
+    assert kinds(check_pairs([path], model=model, max_length=10 * scan.MAX_LENGTH, num_proc=1)) == {}
+
+
 @pytest.mark.parametrize(
     ("widths", "found", "share"),
     [([200, 100, 100], [0], "25.0%"), ([100, 200, 200], [1, 2], "40.0%"), ([102, 100, 100], [], "")],

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from puma_trl.errors import DataError
 from puma_trl.pairs.build import compose, fonts
 
 from .problem_texts import STYLES
@@ -30,6 +31,29 @@ def test_every_sign_is_drawn_once(style):
         assert len(set(spots)) == len(spots), question  # nothing lies over another
         drawn_alone += len(spots)
     assert drawn_alone > 5 * COUNT
+
+
+# Pieces of LaTeX, of prices, of HTML and of Markdown, with and without what closes them
+SCRAPS = (
+    "{ } $ ^ _ & \\\\ a 12 ( ) [ ] | , . = + - ~ ' < > √ 若 ？ \\frac \\sqrt \\sqrt[3] \\left( \\right) "
+    "\\left\\{ \\right. \\begin{cases} \\end{cases} \\begin{array}{c|c} \\end{array} "
+    "\\begin{tabular}{|c|} \\end{tabular} \\hline \\cline{1-9} \\multicolumn{2}{c} \\multirow{2}{*} "
+    "\\text \\textbf \\mathbb \\overline \\overarc \\not \\overset \\over \\quad \\hskip \\hspace{1cm} "
+    "\\rule{1cm}{1pt} \\alpha \\sum \\lim \\limits \\nosuch \\$ \\( \\) \\[ \\] $$ ** <br> <sub> </sub> "
+    "&lt;"
+).split()
+
+
+def test_scraps_of_source_are_drawn_or_named():
+    """Whatever comes: a backslash is in the picture only if it is told."""
+    for seed in range(COUNT):
+        rng = random.Random(seed)
+        question = "".join(rng.choices([*SCRAPS, " "], k=rng.randint(1, 25)))
+        try:
+            pieces, failures = compose.list_pieces(question, compose.draw_style(rng), BOOK)
+        except DataError:
+            continue
+        assert failures or "\\" not in "".join(piece.text for piece in pieces), question
 
 
 @pytest.mark.parametrize("style", STYLES)

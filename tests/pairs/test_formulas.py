@@ -106,6 +106,7 @@ def test_two_dollars_are_inline_unless_alone():
         ("1{,}000\\,\\text{cm}^2", "1,000cm2"),
         ("\\left|\\dfrac{x}{y}\\right|\\|v\\|", "|xy|‖v‖"),
         ("\\widehat{AB}\\hskip 1em x_1'^2", "AB^x′21"),
+        ("\\textbf\\alpha\\text\\beta", "αβ"),
         ("\\raisebox{2pt}{x}\\textsuperscript{2}", "x2"),
         ("90^\\circ+20^{\\circ}C", "90°+20°C"),
     ],

@@ -186,7 +186,7 @@ class Parser:
             raise CannotDraw("an argument is missing")
         if self.source[self.position] == "{":
             return self.group()
-        if self.source[self.position] == "\\" and not self.text:
+        if self.source[self.position] == "\\":
             return self.atom()
         if self.source[self.position] in "}&":
             raise CannotDraw("an argument is missing")
