@@ -8,6 +8,7 @@ import difflib
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import version
 
 from .entry import run_command  # before the libraries that it quietens
 from .errors import ConfigError
@@ -61,9 +62,12 @@ def find_command(name: str) -> Callable[[list[str]], int | None]:
 
 
 def main(argv: list[str]) -> int | None:
-    """Runs the command that is named first, or prints the page."""
+    """Runs the command that is named first, or prints the page or the version."""
     if not argv or argv[0] in ("-h", "--help"):
         print(describe(), end="")
+        return None
+    if argv[0] in ("-V", "--version"):
+        print(f"puma_trl {version(__package__)}")
         return None
     return find_command(argv[0])(argv[1:])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import puma_trl
 from puma_trl.cli import COMMANDS, describe, find_command, main
 from puma_trl.errors import ConfigError
 
@@ -28,6 +29,11 @@ def test_the_page_fits_a_screen(capsys):
     assert len(lines) <= 24 and max(map(len, lines)) <= 80
     named = [line.split()[0] for line in lines if line.startswith("  ")]
     assert named == list(COMMANDS)
+
+
+def test_the_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"puma_trl {puma_trl.__version__}\n"
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["pairs", "--help"], ["eval", "--help"]])

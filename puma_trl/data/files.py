@@ -149,7 +149,7 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
                 f"No such file: '{name}'. Wildcards are not expanded. Name the folder, or the files as a list."
             )
         elif path.suffix.lower() in SUFFIXES or name.count("/") > 1 or name.startswith((".", "/", "~")):
-            raise DataError(f"No such file: '{name}'. Check `dataset_name` and the current folder.")
+            raise DataError(f"No such file: '{name}'. Check the path and the current folder.")
         else:
             _refuse_second(name, name, seen)
             sources.append(_hub_source(name, image_root, config, split))

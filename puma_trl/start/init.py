@@ -20,8 +20,9 @@ from ..config import PumaKLConfig
 from ..data.files import find_chunks, find_sources
 from ..data.forms import find_forms
 from ..data.readers import read_chunk
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from ..files import whole_file
+from ..models.attention import VARLEN, check_padding_free
 from ..models.families import get_family, is_multimodal
 from ..models.families.qwen import QWEN_VL
 from ..models.load import load_config, load_processor
@@ -164,6 +165,7 @@ def make_recipe(args: argparse.Namespace) -> tuple[str, str]:
     if choice.adapters != "none":
         notes.append(f"Afterwards: puma-trl merge {_output(args)} {_output(args)}-merged")
     sections = _sections(args, run, choice, accumulation, epochs=3 if rows < FEW_ROWS else 1)
+    sections["Model"] |= _padding_keys(config)
     sections["Data"] |= _bound_pixels(config, processor, run.max_length // 2)
     words = f"stage {stage}, {'full fine-tuning' if choice.adapters == 'none' else choice.adapters}, {hardware}"
     return write_recipe(
@@ -273,6 +275,15 @@ def _adapter_keys(kind: str) -> dict[str, Any]:
 
 def _optimizer_keys(kind: str) -> dict[str, Any]:
     return {"optim": "paged_adamw_8bit"} if kind == "qlora" else {}
+
+
+def _padding_keys(config: PreTrainedConfig) -> dict[str, Any]:
+    """Rows one behind the other, where the model can read them so."""
+    try:
+        check_padding_free(config, VARLEN)
+    except ModelError:
+        return {}
+    return {"attn_implementation": VARLEN, "padding_free": True}
 
 
 def _bound_pixels(config: PreTrainedConfig, processor: Any, tokens: int) -> dict[str, int]:

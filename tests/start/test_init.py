@@ -61,6 +61,7 @@ def test_a_dry_run_accepts_the_recipe(write, capsys, data, options, parts):
     said = capsys.readouterr().out
     assert "recipe.yaml is written: stage" in said and "Next: puma-trl train recipe.yaml --dry_run true" in said
     values = yaml.safe_load(recipe.read_text())
+    assert (values["attn_implementation"], values["padding_free"]) == ("varlen", True)
     assert values["trainable_parts"] == parts and values["use_kl"] == (data == "stage2")
     assert bool(values.get("use_peft")) == ("adapters" in options)
     assert ("puma-trl merge outputs/recipe outputs/recipe-merged" in recipe.read_text()) == ("adapters" in options)
