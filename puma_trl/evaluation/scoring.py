@@ -1,5 +1,6 @@
 """`score`: from items and responses to `metrics.json` and `scored.jsonl`."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,12 @@ def run_score(
         **compute_metrics(benchmark, items, responses, scored, allow_partial),
         "judge_settings": judge_settings,
         "settings": settings,
-        "files": {"data": source.data, "split": source.split, "responses": str(responses_path)},
+        # from the folder of the metrics, which may be moved as a whole
+        "files": {
+            "data": source.data,
+            "split": source.split,
+            "responses": os.path.relpath(responses_path, output.parent),
+        },
     }
     write_jsonl(output.with_name("scored.jsonl"), scored)
     write_json(output, metrics)

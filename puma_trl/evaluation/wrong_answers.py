@@ -85,7 +85,7 @@ def find_wrong_answers(
     try:
         scored = [row for _, row in read_jsonl(scored_path)]
         items = load_items(benchmark, files["data"], files["split"], benchmark.columns)
-        responses = read_responses(Path(files["responses"]), benchmark, items)
+        responses = read_responses(scored_path.parent / files["responses"], benchmark, items)
     except (PumaError, OSError) as error:
         return WrongAnswers([], 0, f"No examples: {error}")
     by_id = {str(row["id"]): row for row in scored}
