@@ -23,7 +23,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 URL_VARIABLE = "OPENAI_BASE_URL"
 # Requests that fail one after another before the run stops: the server is down, not busy.
 MAX_FAILURES_IN_A_ROW = 20
-REFUSALS = (400, 404, 422, 501)  # of an option that a server does not know
+REFUSALS = (400, 404, 422, 500, 501)  # of an option that a server does not know, or fails at
 MAX_WORDS = 500  # characters of what a server says that are printed
 
 

@@ -264,11 +264,12 @@ def test_judge_is_asked_in_a_form_where_the_server_has_it(api, judged):
     assert all(body["response_format"]["type"] == "json_schema" for body in judge.bodies)
 
 
-def test_judge_is_asked_without_a_form_where_the_server_refuses_it(api, judged):
-    judge = api(lambda body, number: (400, "no such option") if "response_format" in body else (200, "1"))
-    _, correct = judged(judge, "--concurrency", "1")
+@pytest.mark.parametrize(("status", "tries"), [(400, 1), (422, 1), (500, 2)])
+def test_judge_is_asked_without_a_form_where_the_server_refuses_it(api, judged, status, tries):
+    judge = api(lambda body, number: (status, "no such option") if "response_format" in body else (200, "1"))
+    _, correct = judged(judge, "--concurrency", "1", "--max_retries", "1")
     assert correct == [True, True, True, False]
-    assert ["response_format" in body for body in judge.bodies] == [True, False, False]
+    assert ["response_format" in body for body in judge.bodies] == [True] * tries + [False, False]
 
 
 def test_a_reasoning_model_extracts(api, tmp_path, capsys):
