@@ -361,7 +361,7 @@ def served(model_folder):
 def test_run_through_transformers_serve(served, model_folder, tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)  # a server of one's own needs none
     data = write_data(tmp_path / "data", "mathverse")
-    judge = ["--judge", "openai", "--llm", str(model_folder), "--llm_base_url", served]
+    judge = ["--judge", "openai", "--llm", str(model_folder), "--llm_base_url", served, "--judge_max_tokens", "16"]
     server = ["--backend", "openai", "--base_url", served, "--concurrency", "2"]
     assert main(options("mathverse", model_folder, data, tmp_path / "served", *server, *judge)) == 3
     assert main(options("mathverse", model_folder, data, tmp_path / "local")) == 0
