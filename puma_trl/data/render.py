@@ -1,27 +1,18 @@
 """Rows → the texts that are read: prompts by the chat template, answers with their end."""
 
 import os
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import DataError
+from .chat import ANSWER_STAND_IN, STAND_IN, Prompt, apply_template, make_turns, render_turns
+from .frames import PROBE, Frames
+from .opening import Opening
 from .places import IMAGE_PLACE
 from .tokens import MARK, ControlTokens, get_tokenizer
-
-
-# In place of a text these show what a chat template puts around it
-STAND_IN = "instruction\ue000stands\ue000here"
-ANSWER_STAND_IN = "\ue000\ue001\ue000"
-
-# What templates that escape, quote or rewrite texts would change
-PROBE = """1 < 2 & "3" > '4' \\frac{1}{2}\n  é ∠ Ab"""
-
-Prompt = tuple[str, int] | tuple[str, int, Sequence[dict[str, str]]]
 
 
 def render_prompt(
@@ -48,58 +39,9 @@ def render_prompt(
     Raises:
         DataError: if there are other numbers of places and images, or the template refuses the conversation.
     """
-    messages = [*history, {"role": "user", "content": instruction}]
-    if isinstance(processor, ProcessorMixin):
-        messages = _place_images(processor, messages, num_images)
-    rendered = _apply_template(processor, messages, add_generation_prompt=True)
-    tokenizer = get_tokenizer(processor)
-    bos = tokenizer.bos_token
-    if bos is None or rendered.lstrip().startswith(bos):
-        return rendered
-    return bos + rendered if tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id] else rendered
-
-
-def _apply_template(
-    processor: ProcessorMixin | PreTrainedTokenizerBase, messages: list[dict[str, Any]], **options: Any
-) -> str:
-    try:
-        return processor.apply_chat_template(messages, tokenize=False, **options)
-    except TemplateError as error:
-        raise DataError(f"conversation: the chat template refuses it: {error}") from error
-
-
-def _place_images(processor: ProcessorMixin, messages: list[dict[str, str]], num_images: int) -> list[dict[str, Any]]:
-    """Gives the turns contents in parts, with the images at their places, or before the first text of the user."""
-    user_texts = [message["content"] for message in messages if message["role"] == "user"]
-    num_places = sum(text.count(IMAGE_PLACE) for text in user_texts)
-    if num_places not in (0, num_images):
-        raise DataError(
-            f"image places: the texts have {num_places} '{IMAGE_PLACE}', but there are {num_images} images"
-        )
-    place = IMAGE_PLACE
-    if any(f"{IMAGE_PLACE}\n" in text for text in user_texts) and _breaks_after_image(processor):
-        place = re.compile(rf"{re.escape(IMAGE_PLACE)}\n?")
-    first = [{"type": "image"}] * (num_images if num_places == 0 else 0)
-    turns = []
-    for message in messages:
-        content = message["content"]
-        if message["role"] == "user":
-            pieces = re.split(place, content) if num_places else [content]
-            parts = (
-                first + [part for text in pieces for part in ({"type": "image"}, {"type": "text", "text": text})][1:]
-            )
-            content, first = [part for part in parts if part.get("text") != ""], []
-        else:
-            content = [{"type": "text", "text": content}]
-        turns.append({"role": message["role"], "content": content})
-    return turns
-
-
-def _breaks_after_image(processor: ProcessorMixin) -> bool:
-    """Whether the template itself writes the line break that many datasets have after an image's place."""
-    parts = [{"type": "image"}, {"type": "text", "text": STAND_IN}]
-    rendered = _apply_template(processor, [{"role": "user", "content": parts}])
-    return rendered.partition(STAND_IN)[0].endswith("\n")
+    return render_turns(
+        processor, make_turns(processor, [*history, {"role": "user", "content": instruction}], num_images)
+    )
 
 
 def end_of_answer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
@@ -136,8 +78,7 @@ def _closing(processor: ProcessorMixin | PreTrainedTokenizerBase, control: Contr
     problem, answer = {"role": "user", "content": STAND_IN}, {"role": "assistant", "content": ANSWER_STAND_IN}
 
     def render(*turns: dict[str, str], **options: Any) -> str:
-        turns = _place_images(processor, turns, 0) if isinstance(processor, ProcessorMixin) else list(turns)
-        return _apply_template(processor, turns, **options)
+        return apply_template(processor, make_turns(processor, turns), **options)
 
     closing = render(problem, answer).partition(ANSWER_STAND_IN)[2]
     asked = render(problem, add_generation_prompt=True)
@@ -173,7 +114,8 @@ def end_token_id(processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
 
 def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, output: str) -> str:
     """
-    Renders an answer: the text and what ends it. [`Renderer`] is faster for many.
+    Renders an answer: the text, without the tag of a thought that the template has opened, and what ends it.
+    [`Renderer`] is faster for many.
 
     Args:
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
@@ -184,16 +126,15 @@ def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, output: s
     Raises:
         DataError: if there is nothing that ends it.
     """
-    return output + end_of_answer(processor)
+    return Opening(processor).cut(output) + end_of_answer(processor)
 
 
 class Renderer:
     """
     Renders the texts of many rows like [`render_prompt`] and [`render_answer`], about 30 times as fast.
 
-    The chat template is rendered once per number of images, around a stand-in for the instruction. A template that
-    does more with the instruction than trim it is noticed, because the first such prompt of every call is rendered in
-    full too.
+    The chat template is rendered once for conversations of one structure, around stand-ins for their texts, as far as
+    it does nothing to these ([`Frames`]).
 
     Args:
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
@@ -211,12 +152,13 @@ class Renderer:
         self.control = ControlTokens(processor)
         self.escapes = special_tokens == "escape"
         self.reader = self.control.plain_reader if self.escapes else processor
-        self.frames: dict[int, list[str]] = {}
-        self.verbatim = True
+        self.frames = Frames(processor)
+        self.opening = Opening(processor)
 
     def check_template(self) -> None:
         """
-        Makes sure that the chat template writes a question and an answer once, as they are, and ends an answer.
+        Makes sure that the chat template writes a question and an answer once, as they are, opens an answer as it
+        writes those before, and ends it.
 
         Raises:
             DataError: if it does not, or there is none.
@@ -229,15 +171,14 @@ class Renderer:
         question, answer = ({"role": role, "content": PROBE} for role in ("user", "assistant"))
         asked = {"role": "user", "content": STAND_IN}
         for what, turns in (("a question", [question]), ("an answer", [asked, answer])):
-            turns = _place_images(self.processor, turns, 0) if isinstance(self.processor, ProcessorMixin) else turns
-            count = _apply_template(self.processor, turns).count(PROBE)
+            count = apply_template(self.processor, make_turns(self.processor, turns)).count(PROBE)
             if count != 1:
-                how = f"writes {what} {count} times" if count else f"changes {what} such as {PROBE!r}, or leaves it out"
+                how = f"changes {what} such as {PROBE!r}, or leaves it out"
                 raise DataError(
-                    f"The chat template {how}, so the model would read something else than the data. Give another with "
-                    "`chat_template_path`."
+                    f"The chat template {f'writes {what} {count} times' if count else how}, so the model would read "
+                    "something else than the data. Give another with `chat_template_path`."
                 )
-        self.answer("")
+        self.answer("")  # which looks at how it is opened too
 
     @cached_property
     def end(self) -> str:
@@ -248,13 +189,11 @@ class Renderer:
         """Renders prompts, each given as instruction, number of images and, if there is any, what comes before."""
         if self.escapes:
             prompts = [self._escape(*prompt) for prompt in prompts]
-        sample = next((prompt for prompt in prompts if _fits_frame(*prompt)), None)
-        if sample is not None and self.verbatim:
-            self.verbatim = self._render(*sample) == render_prompt(self.processor, *sample)
-        return [self._render(*prompt) for prompt in prompts]
+        return [self.frames.render(*prompt) for prompt in prompts]
 
     def answer(self, output: str) -> str:
         """Renders an answer."""
+        output = self.opening.cut(output)
         return (self.control.escape(output) if self.escapes else output) + self.end
 
     def find_problem(self, row: dict[str, Any], side: str) -> str | None:
@@ -282,24 +221,22 @@ class Renderer:
             if token is not None:
                 reason = "this tokenizer cannot read as plain text" if self.escapes else "has a meaning to the model"
                 return f"special token in text: `{name}` contains '{token}', which {reason}"
-        if turns or IMAGE_PLACE in row[f"instruction{side}"]:
-            return self._find_change(prompt_of(row, side), texts[:-1])
-        return None
+        problem = self._find_change(prompt_of(row, side), [name for name, _, _ in texts])
+        if problem is None and (reason := self.opening.find_problem(row.get(f"output{side}") or "")):
+            return f"conversation: {reason} in `output{side}`; give one that opens none with `chat_template_path`"
+        return problem
 
-    def _find_change(self, prompt: Prompt, texts: list[tuple[str, str, str]]) -> str | None:
+    def _find_change(self, prompt: Prompt, names: list[str]) -> str | None:
         """Returns what the template does to turns other than to put something around them, if anything."""
         try:
-            (rendered,) = self.prompts([prompt])
+            found = self.frames.find_change(*(self._escape(*prompt) if self.escapes else prompt))
         except DataError as error:
             return str(error)
-        for name, text, role in texts:
-            pieces = text.split(IMAGE_PLACE) if role == "user" else [text]
-            pieces = [(self.control.escape(piece) if self.escapes else piece).strip() for piece in pieces]
-            pieces = [piece for piece in pieces if piece]
-            for piece in pieces:
-                if piece not in rendered:
-                    return f"conversation: the chat template leaves out or changes `{name}`: {piece[:60]!r}"
-            if len(pieces) > 1 and not self._keeps_places:
+        if found is not None:
+            what, owner, text = found
+            return f"conversation: the chat template {what} `{names[owner]}`: {text[:60]!r}"
+        for name, text in [(names[-2], prompt[0]), *((names[i], turn["content"]) for i, turn in enumerate(prompt[2]))]:
+            if len([piece for piece in text.split(IMAGE_PLACE) if piece.strip()]) > 1 and not self._keeps_places:
                 return (
                     f"image places: `{name}` has a picture inside, but the chat template puts pictures before or "
                     "behind the text"
@@ -310,7 +247,7 @@ class Renderer:
     def _keeps_places(self) -> bool:
         """Whether the template leaves images between texts where they are."""
         messages = [{"role": "user", "content": f"{STAND_IN}{IMAGE_PLACE}{ANSWER_STAND_IN}"}]
-        rendered = _apply_template(self.processor, _place_images(self.processor, messages, 1))
+        rendered = apply_template(self.processor, make_turns(self.processor, messages, 1))
         return bool(rendered.partition(STAND_IN)[2].partition(ANSWER_STAND_IN)[0].strip())
 
     def _find_control(self, text: str, has_places: bool) -> str | None:
@@ -332,20 +269,6 @@ class Renderer:
 
         turns = [{**turn, "content": escape(turn["content"], turn["role"])} for turn in history]
         return escape(instruction, "user"), num_images, turns
-
-    def _render(self, instruction: str, num_images: int, history: Sequence[dict[str, str]] = ()) -> str:
-        if not self.verbatim or not _fits_frame(instruction, num_images, history):
-            return render_prompt(self.processor, instruction, num_images, history)
-        if num_images not in self.frames:
-            self.frames[num_images] = render_prompt(self.processor, STAND_IN, num_images).split(STAND_IN)
-        frame = self.frames[num_images]
-        if len(frame) != 2:
-            return render_prompt(self.processor, instruction, num_images)
-        return instruction.join(frame)
-
-
-def _fits_frame(instruction: str, num_images: int, history: Sequence[dict[str, str]] = ()) -> bool:
-    return not history and IMAGE_PLACE not in instruction and instruction == instruction.strip()
 
 
 def prompt_of(row: dict[str, Any], side: str) -> Prompt:

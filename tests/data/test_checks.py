@@ -232,7 +232,7 @@ def test_sizes_that_the_processor_refuses_are_found(check, tmp_path):
 
 def test_a_text_model_reads_the_text_rich_side_of_pairs(check):
     tokenizer = build_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}:"
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% if m.role == 'user' %}:{% endif %}{% endfor %}"
     rows = [GOOD, GOOD | {"image_url_2": "a.png", "output_2": "other"}, GOOD | {"image_url": "a.png"}]
     problems, lengths, answers = check(rows, processor=tokenizer, use_kl=False)
     assert problems == [None, None, "image for a text model: `image_url` has 1"]
