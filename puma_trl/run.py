@@ -2,7 +2,7 @@
 Runs one stage of Math-PUMA from a recipe.
 
 ```bash
-accelerate launch --config_file accelerate_configs/zero3_8xa100.yaml puma_trl/run.py recipes/stage2.yaml
+accelerate launch --config_file accelerate_configs/zero2_8xa100.yaml puma_trl/run.py recipes/stage2.yaml
 accelerate launch --config_file accelerate_configs/cpu.yaml puma_trl/run.py recipes/mini/stage2.yaml --max_steps 20
 accelerate launch -m puma_trl.run --config recipes/stage3.yaml --resume_from_checkpoint true
 ```
