@@ -10,6 +10,7 @@ from ..errors import DataError
 from .csv_files import read_csv
 from .files import Chunk, Source, column_names, table_columns
 from .json_lists import BOM, describe_failure
+from .numbers import Number, find_readers
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def read_chunk(
             columns = table_columns(source)
         names = [name for name in source.table.column_names if name in columns]
         rows = source.table.select_columns(names).with_format("arrow")[chunk.start : chunk.end]
-        yield from enumerate(rows.to_pylist(), chunk.first)
+        yield from enumerate(_as_shown(rows.to_pylist(), source, names), chunk.first)
         return
     with open(source.path, "rb") as file:
         file.seek(chunk.start)
@@ -58,6 +59,14 @@ def read_chunk(
         yield from enumerate(_parse_list(source, b"[" + content.strip(b" \t\r\n,") + b"]"), chunk.first)
     else:
         yield from _read_csv(source, content.decode(), chunk.first)
+
+
+def _as_shown(rows: list[dict[str, Any]], source: Source, names: list[str]) -> list[dict[str, Any]]:
+    """Gives numbers that a table stores for something else, or in less precision, as they are shown."""
+    readers = find_readers({name: source.table.features[name] for name in names})
+    for row in rows if readers else ():
+        row |= {name: read(row[name]) for name, read in readers.items()}
+    return rows
 
 
 def _row(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BrokenRow:
@@ -75,14 +84,14 @@ def _parse_line(line: bytes, number: int) -> Any:
     try:
         if b"\0" in line:
             raise ValueError(f"NUL byte at position {line.index(0)}")
-        return json.loads(line.decode(), object_pairs_hook=_row)
+        return json.loads(line.decode(), object_pairs_hook=_row, parse_float=Number)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         return BrokenRow(line.decode(errors="replace"), f"broken JSON: line {number}: {describe_failure(error)}")
 
 
 def _parse_list(source: Source, text: bytes) -> list[Any]:
     try:
-        return json.loads(text, object_pairs_hook=_row)
+        return json.loads(text, object_pairs_hook=_row, parse_float=Number)
     except RecursionError as error:
         raise DataError(f"Broken JSON in '{source.path}': {describe_failure(error)}. Repair the file.") from error
 

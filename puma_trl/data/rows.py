@@ -8,6 +8,7 @@ from ..errors import DataError
 from .columns import PUBLISHED, SHARED_FIELDS, SUFFIXES, Form, Path
 from .images import read_address
 from .marks import marks_wrong
+from .numbers import number_to_text
 from .places import check_places, mark_places, refuse_places
 from .texts import check_text, describe, shorten
 from .turns import (
@@ -18,7 +19,6 @@ from .turns import (
     check_order,
     check_weight,
     make_turn,
-    number_to_text,
     read_conversation,
     read_history,
     read_turns,

@@ -1,12 +1,11 @@
 """Conversations in any writing → turns: a role, a text, and the places of its pictures."""
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import DataError
+from .numbers import number_to_text
 from .places import IMAGE_PLACE, Place, mark_places, refuse_places
 from .texts import describe, find_flaw, shorten
 
@@ -148,12 +147,6 @@ def _refuse_others(part: dict[str, Any], read: Sequence[str], name: str) -> None
             raise DataError(
                 f"unread key: {name} has a part with `{shorten(key)}` ({describe(value)}){beside}, which is not read"
             )
-
-
-def number_to_text(value: Any) -> Any:
-    """Returns the JSON text of a finite number, and any other value as it is."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return json.dumps(value) if is_number and math.isfinite(value) else value
 
 
 def _read_text(text: Any, role: str, name: str) -> tuple[str, list[Place]]:

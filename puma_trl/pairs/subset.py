@@ -1,6 +1,5 @@
 """Some rows of data files → a file of their own, as they stand there, with paths that lead to the same pictures."""
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from datasets import concatenate_datasets
 
 from ..data.files import Source, find_chunks
 from ..data.images import ADDRESS
+from ..data.numbers import write_json
 from ..data.readers import BrokenRow, read_chunk
 from ..data.turns import PICTURE_KEYS
 from ..errors import DataError
@@ -50,7 +50,7 @@ def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], pat
                 for number, raw in read_chunk(source, chunk):
                     if number in numbers and not isinstance(raw, BrokenRow):
                         row = _with_paths(raw, source, path.parent)
-                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                        file.write(write_json(row) + "\n")
     return path
 
 

@@ -265,7 +265,9 @@ class TestPictures:
 
 def text_tokenizer():
     tokenizer = build_processor("qwen2_vl").tokenizer
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}:"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }}<|im_end|>{% if m.role == 'user' %}:{% endif %}{% endfor %}"
+    )
     return tokenizer
 
 

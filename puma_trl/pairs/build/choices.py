@@ -4,8 +4,10 @@ import ast
 import json
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from ...data.numbers import Number
 from ...data.texts import check_text, describe
 from ...errors import DataError
 
@@ -101,7 +103,7 @@ def _plain(item: Any, name: str) -> str:
 def _read_text(text: str, name: str) -> list[tuple[str, str]]:
     """Reads choices that stand in one text, one after the other or as a list."""
     if text.lstrip().startswith(("[", "{")):
-        for read in (json.loads, ast.literal_eval):
+        for read in (partial(json.loads, parse_float=Number), ast.literal_eval):
             try:
                 value = read(text)
             except (ValueError, SyntaxError, RecursionError):

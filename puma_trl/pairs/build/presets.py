@@ -1,12 +1,12 @@
 """Rows of any form → problems, and what common datasets need besides: presets."""
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...data.columns import Form
+from ...data.numbers import number_to_text
 from ...data.places import IMAGE_PLACE
 from ...data.rows import read_row
 from ...data.texts import check_text
@@ -110,12 +110,8 @@ def read_problem(
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _text(row: dict[str, Any], name: str) -> str:
-    value = str(row[name]) if _is_number(row.get(name)) else row.get(name)
+    value = number_to_text(row.get(name))
     if not isinstance(value, str):
         raise DataError(f"missing value: `{name}` is {value!r}, not text; the row has: {', '.join(row)}")
     if not value.strip():
