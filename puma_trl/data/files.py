@@ -289,6 +289,9 @@ def table_source(table: Dataset, name: str, root: str | None) -> Source:
         raise DataError(
             f"The {name} dataset shows its rows through `set_transform`, which is not read. Store them with `map`."
         )
+    shown = table.format["columns"]
+    if not table.format["output_all_columns"] and len(shown) < len(table.column_names):
+        table = table.with_format(None).select_columns(shown)  # others are hidden by `with_format(columns=…)`
     if len(table) == 0:
         raise DataError(f"The {name} dataset is empty. Give one with at least one row.")
     if root is not None and not os.path.isdir(root):

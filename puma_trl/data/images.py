@@ -12,7 +12,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..errors import DataError
 from .damage import is_cut_jpeg, is_whole
@@ -49,6 +49,9 @@ KINDS = {
 
 # Pillow's own limit, above which it suspects a decompression bomb: about 89 million pixels.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS
+
+# Levels by which a line must differ from its ground to be seen, and the share of lines below which all are lost
+CONTRAST, LOST = 32, 0.005
 
 # An address, as opposed to a path; a drive of Windows has one letter.
 ADDRESS = re.compile(r"(?i)(data|file):|[a-z][a-z0-9+.-]+://")
@@ -173,7 +176,7 @@ def open_image(value: Any) -> Image.Image:
     """
     Opens an image as RGB.
 
-    16 bits are scaled to 8, transparency is laid on white, or on black if nothing could be seen on white, and the
+    16 bits are scaled to 8, transparency is laid on white, or on black if what is drawn is as light as white, and the
     picture is turned as its EXIF orientation says.
 
     Args:
@@ -205,8 +208,10 @@ def _opened(value: Any) -> Iterator[tuple[Image.Image, BinaryIO]]:
                     f"several frames: {name} has {image.n_frames}, and only the first would be read; save the one "
                     "that shows the problem as a PNG"
                 )
-            if image.mode == "F":
-                raise ValueError("has floating-point pixels; convert it to 8 or 16 bits")
+            # of integers of 32 bits nothing says which level is white; a PGM of 16 bits looks the same to Pillow
+            if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+                kind = "floating-point" if image.mode == "F" else "32-bit"
+                raise ValueError(f"has {kind} pixels; convert it to 8 or 16 bits")
             yield image, file
     except DataError:
         raise
@@ -274,10 +279,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("I").point(lambda level: level * (255 / 65535)).convert("L")
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
-        laid = _lay(image, "white")
-        # white lines would be lost
-        drawn = not _is_even(image.getchannel("A"))
-        return _lay(image, "black") if drawn and _is_even(laid) else laid
+        white, black = _lay(image, "white"), _lay(image, "black")
+        # light lines would be lost
+        return black if _visible_share(image, white, 255) < LOST < _visible_share(image, black, 0) else white
     return image.convert("RGB")
 
 
@@ -285,7 +289,14 @@ def _lay(image: Image.Image, colour: str) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, colour), image).convert("RGB")
 
 
-def _is_even(image: Image.Image) -> bool:
-    """Whether all pixels are the same."""
-    extrema = image.getextrema()
-    return all(low == high for low, high in (extrema if isinstance(extrema[0], tuple) else (extrema,)))
+def _visible_share(image: Image.Image, laid: Image.Image, ground: int) -> float:
+    """Returns the share of what is drawn on transparency that can be told from a ground that it was laid on."""
+    low, high = image.getchannel("A").getextrema()
+    if low == high:  # a picture, whatever its colours, or nothing
+        return 1.0
+    drawn = image.getchannel("A").point(lambda alpha: 255 * (alpha >= CONTRAST))
+    channels = laid.split()
+    farthest = functools.reduce(ImageChops.darker if ground else ImageChops.lighter, channels)
+    counts = farthest.histogram(drawn)
+    visible = counts[: 256 - CONTRAST] if ground else counts[CONTRAST:]
+    return sum(visible) / max(sum(counts), 1)

@@ -493,3 +493,11 @@ def test_dataset_with_a_transform():
     dataset.set_transform(lambda batch: {"instruction": ["changed"], "output": ["b"]})
     with pytest.raises(DataError, match="`set_transform`"):
         data_files.table_source(dataset, "train", None)
+
+
+def test_columns_that_a_dataset_hides():
+    dataset = Dataset.from_list([{"instruction": "a", "output": "b", "input": "hidden"}])
+    source = data_files.table_source(dataset.with_format(columns=["instruction", "output"]), "train", None)
+    assert source.table.column_names == ["instruction", "output"]
+    shown = dataset.with_format("numpy", columns=["output"], output_all_columns=True)
+    assert data_files.table_source(shown, "train", None).table.column_names == dataset.column_names

@@ -287,6 +287,34 @@ def test_what_is_drawn_in_white_on_nothing_is_laid_on_black(mode):
     assert image.getpixel((4, 4)) == (0, 0, 0) and image.getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize(
+    ("line", "fill", "ground"),
+    [
+        ((250, 250, 250, 255), None, 0),
+        ((235, 240, 230, 255), None, 0),
+        ((255, 255, 255, 120), None, 0),
+        ((200, 200, 200, 255), None, 255),
+        ((255, 255, 0, 255), None, 255),
+        ((0, 0, 0, 120), None, 255),
+        ((0, 0, 0, 255), (255, 255, 255, 255), 255),  # lines in a white box
+    ],
+)
+def test_drawings_are_laid_on_what_they_can_be_seen_on(line, fill, ground):
+    picture = Image.new("RGBA", (32, 32), (255, 255, 255, 0))
+    if fill:
+        picture.paste(fill, (2, 2, 30, 30))
+    picture.paste(line, (4, 4, 20, 6))
+    image = open_image(encode(picture, "PNG"))
+    assert image.getpixel((0, 0)) == (ground,) * 3
+    assert max(abs(level - ground) for level in image.getpixel((5, 5))) > 32
+
+
+def test_levels_of_32_bits_are_refused():
+    content = encode(Image.fromarray(np.full((8, 8), 70_000, dtype=np.int32)), "TIFF")
+    with pytest.raises(DataError, match="32-bit pixels; convert it to 8 or 16 bits"):
+        image_size(content)
+
+
 def test_addresses_with_the_picture_are_read(tmp_path):
     text = base64.b64encode(PNG).decode()
     lines = "\n".join(text[start : start + 76] for start in range(0, len(text), 76))
