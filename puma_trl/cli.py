@@ -16,7 +16,7 @@ from .errors import ConfigError
 
 # Command → where its `main` is, what comes before what the user gives it, and what it does
 COMMANDS = {
-    "pairs": ("pairs.__main__", [], "build, generate, check, split and preview pairs"),
+    "pairs": ("pairs.__main__", [], "build, generate, answer, check, split and preview pairs"),
     "check": ("pairs.__main__", ["check"], "check data before training, as `pairs check`"),
     "init": ("start.init", [], "write a recipe for your model, data and GPU"),
     "train": ("start.train", [], "run a recipe: puma-trl train recipe.yaml"),

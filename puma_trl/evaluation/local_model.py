@@ -197,9 +197,27 @@ class Generator:
         pixels = sum(min(height * width, MAX_PIXELS) for height, width in sizes)
         return len(self.processor.tokenizer(prompt.text)["input_ids"]) + pixels / PIXELS_PER_TOKEN
 
-    @torch.inference_mode()
     def answer(self, prompts: Sequence[Prompt]) -> list[Reply]:
         """Answers one batch."""
+        tokens, lengths, cuts = self.complete(prompts)
+        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [Reply(text.strip(), *facts) for text, *facts in zip(texts, lengths, cuts, strict=True)]
+
+    @torch.inference_mode()
+    def complete(self, prompts: Sequence[Prompt], **options: Any) -> tuple[torch.Tensor, list[int], list[bool]]:
+        """
+        Answers one batch in tokens.
+
+        Args:
+            prompts (`Sequence[Prompt]`):
+                What to ask.
+            options:
+                Further arguments of `generate`.
+
+        Returns:
+            The tokens of the replies, padded; how many each has, with the one that ends it; and whether it was cut off
+            before such a token.
+        """
         texts = [render_prompt(self.processor, prompt.text, len(prompt.images), prompt.history) for prompt in prompts]
         images = [[open_image(image) for image in prompt.images] for prompt in prompts]
         inputs = self.processor(
@@ -210,14 +228,10 @@ class Generator:
             return_tensors="pt",
         ).to(self.model.device, self.model.dtype)
         # each process has all weights, and so need not go on until the last of them has come to an end
-        tokens = self.model.generate(**inputs, synced_gpus=False)[:, inputs["input_ids"].shape[1] :]
+        tokens = self.model.generate(**inputs, synced_gpus=False, **options)[:, inputs["input_ids"].shape[1] :]
         ends = torch.isin(tokens, tokens.new_tensor(self.model.generation_config.eos_token_id))
         lengths = [int(row.int().argmax()) + 1 if row.any() else len(row) for row in ends]
-        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return [
-            Reply(text.strip(), length, not bool(end.any()))
-            for text, length, end in zip(texts, lengths, ends, strict=True)
-        ]
+        return tokens, lengths, [not bool(row.any()) for row in ends]
 
 
 def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:

@@ -114,18 +114,33 @@ class Server:
         Raises:
             openai.OpenAIError: if the request fails after all retries.
         """
+        return self.ask_whole(messages, **options)[0]
+
+    def ask_whole(self, messages: list[dict[str, Any]], **options: Any) -> tuple[str, bool]:
+        """
+        Asks as [`Server.ask`], and tells as well whether the reply came to its end (`finish_reason` is `"stop"`).
+
+        Args:
+            messages (`list[dict[str, Any]]`):
+                The chat.
+            options:
+                As of [`Server.ask`].
+
+        Raises:
+            openai.OpenAIError: if the request fails after all retries.
+        """
         from openai import OpenAIError
 
         try:
             options = {"model": self.model, "max_tokens": self.max_tokens, **options}
             request = self.client.chat.completions.create(messages=messages, **options)
-            completion = asyncio.run_coroutine_threadsafe(request, self._loop).result()
-            reply = completion.choices[0].message.content
+            choice = asyncio.run_coroutine_threadsafe(request, self._loop).result().choices[0]
+            reply, is_whole = choice.message.content, choice.finish_reason == "stop"
         except (AttributeError, IndexError, RecursionError, TypeError, ValueError) as error:
             raise OpenAIError(f"the reply is no chat completion ({error})") from error
         if not isinstance(reply, str | None):
             raise OpenAIError(f"the reply is no text but {reply!r}")
-        return reply or ""
+        return reply or "", is_whole
 
     def ask_in_form(self, messages: list[dict[str, Any]], name: str, schema: dict[str, Any], **options: Any) -> str:
         """

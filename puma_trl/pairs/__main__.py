@@ -11,6 +11,7 @@ from ..errors import DataError
 TOOLS = {
     "build": "build pairs from ordinary problems",
     "generate": "generate problems with drawings",
+    "answer": "write a model's own answers, the right ones kept",
     "check": "check pairs before training",
     "split": "split into training and evaluation data without leaks",
     "preview": "write a page to look at pairs",

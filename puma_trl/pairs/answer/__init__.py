@@ -1,0 +1,1 @@
+"""Answers that a model itself writes, those that agree with the gold answer kept."""
