@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...evaluation.__main__ import add_dtype, add_server
 from ...evaluation.settings import BACKENDS, ReplySettings
 from ..mapping import add_columns, read_columns
 
@@ -159,8 +158,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("temperature", "sampling temperature; 0 takes the likeliest token", type=float, default=1.0)
     add("top_p", "share of probability that is sampled from", type=float, default=ReplySettings.top_p)
     add("seed", "seed of sampling; that of a reply depends on it, the row and the number alone", type=int, default=0)
-    add_dtype(parser)
-    add_server(parser)
+    add("dtype", "type of the weights; auto is that of the checkpoint", default=ReplySettings.dtype)
+    add("concurrency", "requests to a server under way at once", type=int, default=ReplySettings.concurrency)
+    add("timeout", "seconds for one try of a request", type=float, default=ReplySettings.timeout)
+    add("max_retries", "tries of a request after the first", type=int, default=ReplySettings.max_retries)
 
 
 def main(args: argparse.Namespace) -> None:

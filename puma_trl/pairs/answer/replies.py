@@ -101,8 +101,8 @@ class Asking:
         write_settings(self.progress, now)
 
     def _describe(self) -> dict[str, Any]:
-        """Returns what decides the replies."""
-        names = ("model", "backend", "batch_size", "max_new_tokens", "temperature", "top_p", "seed", "dtype")
+        """Returns what decides the replies; the size of batches may change where they turn out too large."""
+        names = ("model", "backend", "max_new_tokens", "temperature", "top_p", "seed", "dtype")
         url = self.settings.base_url
         return {name: getattr(self.settings, name) for name in names} | {
             "weights": _stamp(Path(self.settings.model)),
