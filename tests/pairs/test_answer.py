@@ -1,5 +1,6 @@
 """`pairs answer`: a model's own answers, the right ones kept; resumed, in two processes, through a server."""
 
+import copy
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from puma_trl.evaluation.gap_answers import options_of, same_answer
 from puma_trl.evaluation.local_model import load_for_generation
 from puma_trl.mini import build_model
 from puma_trl.pairs.__main__ import main
-from puma_trl.pairs.answer.choice import Judged, agrees, choose, without_thoughts
+from puma_trl.pairs.answer.choice import Judged, agrees, choose, judge_replies, without_thoughts
 from puma_trl.pairs.answer.problems import GOLD, read_problems
 from puma_trl.pairs.answer.replies import write_chat
 from puma_trl.pairs.answer.sampling import PickToken, Sampler
@@ -434,6 +435,20 @@ def test_which_right_answers_are_kept():
     chosen = {choose(judged, "random", str(seed))[0].sample for seed in range(20)}
     assert chosen == {1, 3, 4} and choose(judged, "random", "5") == choose(judged, "random", "5")
     assert all(choose(judged[1:2], keep, "s") == [] for keep in ("shortest", "random", "all"))
+
+
+def test_a_template_may_open_a_thought(data, processor, tmp_path):
+    """Its reply begins inside of one; gold answers have none, and the kept ones neither."""
+    build_model("qwen2_vl", processor, **TINY).config.save_pretrained(tmp_path)
+    thinker = copy.copy(processor)
+    thinker.chat_template += "{% if add_generation_prompt %}{{ '<think>\\n' }}{% endif %}"
+    thinker.save_pretrained(tmp_path)
+    problems, reader = read_problems([str(data)], tmp_path, model=str(tmp_path))
+    said = [{"sample": 1, "response": "is it 4? no</think>\n\nThe angle is 3", "is_cut": False}]
+    (judged,) = judge_replies(problems[0], said, "exact", tmp_path, reader)
+    assert (judged.answer, judged.verdict) == ("The angle is 3", "right")
+    said[0]["response"] += "<|im_end|>"
+    assert judge_replies(problems[0], said, "exact", tmp_path, reader)[0].verdict == "control tokens"
 
 
 def test_thoughts_of_all_kinds():
