@@ -8,6 +8,7 @@ import torch
 from transformers import get_scheduler
 from trl import SFTConfig
 
+from .best import choose_direction
 from .errors import ConfigError
 from .fields import check_value, check_values
 from .redact import hide_secrets
@@ -211,7 +212,10 @@ class PumaKLConfig(SFTConfig):
             )
         if self.activation_checkpointing is None:  # TRL 1.16 sets the old name, and transformers 5.23 warns of it
             self.activation_checkpointing = self.gradient_checkpointing
+        given = self.greater_is_better  # which transformers sets to true for all that does not end in `loss`
         super().__post_init__()
+        if self.metric_for_best_model is not None:
+            self._set_direction(choose_direction(self.metric_for_best_model, given))
         if self.use_kl and (self.label_smoothing_factor or self.loss_type != "nll"):
             raise ConfigError(
                 f"`label_smoothing_factor` is {self.label_smoothing_factor} and `loss_type` is '{self.loss_type}'. "
@@ -227,6 +231,19 @@ class PumaKLConfig(SFTConfig):
 
     def __getstate__(self) -> dict[str, Any]:
         return hide_secrets(vars(self)) | {"hub_token": None}  # for `training_args.bin`, which is pushed
+
+    def _set_direction(self, is_greater_better: bool | None) -> None:
+        """Tells the choice of the best model, and a schedule that follows the metric, which way round it is."""
+        if is_greater_better is not None:
+            self.greater_is_better = is_greater_better
+        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+            mode = "max" if self.greater_is_better else "min"
+            self.lr_scheduler_kwargs = {"mode": mode} | (self.lr_scheduler_kwargs or {})
+            if self.lr_scheduler_kwargs["mode"] != mode:
+                raise ConfigError(
+                    f"`lr_scheduler_kwargs` has the mode {self.lr_scheduler_kwargs['mode']}, but "
+                    f"`metric_for_best_model: {self.metric_for_best_model}` needs {mode}. Leave the mode out."
+                )
 
     def _check_training_settings(self) -> None:
         if self.activation_offloading and self.device.type == "cpu":

@@ -46,7 +46,7 @@ def load_gap_pairs(
         The pairs, or `None` where no gap is measured.
 
     Raises:
-        ConfigError: if the model reads no pictures, or the gap would be chosen by the wrong way round.
+        ConfigError: if the model reads no pictures, or the best model is chosen by what is not measured.
         DataError: if the pairs cannot be used, or are trained on.
     """
     metric = (args.metric_for_best_model or "").removeprefix("eval_")
@@ -59,8 +59,6 @@ def load_gap_pairs(
         return None
     if not isinstance(processor, ProcessorMixin):
         raise ConfigError("`gap_dataset_name` is set, but the model reads no pictures. Leave it out.")
-    if metric == "gap" and args.greater_is_better:
-        raise ConfigError("`metric_for_best_model: gap` is better the smaller it is. Set `greater_is_better: false`.")
     sources = {
         name: find_sources(names, args.image_root, data.dataset_config, data.dataset_train_split)
         for name, names in (("train", data.dataset_name), ("gap", data.gap_dataset_name))

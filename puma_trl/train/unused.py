@@ -9,9 +9,9 @@ from typing import Any
 from accelerate.logging import get_logger
 from trl import ModelConfig
 
+from ..best import IS_GREATER_BETTER, find_metric
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..errors import ConfigError
-from .metrics import MEANS
 
 
 logger = get_logger(__name__)
@@ -67,8 +67,6 @@ UNUSED_WITHOUT_METRICS = {
     name: ((plain,), "it is for `compute_metrics`, which is not given")
     for name, plain in (("batch_eval_metrics", False), ("include_for_metrics", []))
 }
-# What the script measures on `gap_dataset_name`
-GAP_METRICS = ("gap", "text_rich_accuracy", "vision_rich_accuracy", "agreement")
 
 
 def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -123,11 +121,10 @@ def _refuse(args: PumaKLConfig, table: Mapping[str, tuple[tuple, str]], where: s
 
 def _refuse_metric(args: PumaKLConfig) -> None:
     """A name that no evaluation gives would end the run at the first one; `SET_loss` is that of one set of several."""
-    known = [*MEANS, "modality_gap", *GAP_METRICS]
     wanted = args.metric_for_best_model
-    if wanted is not None and not any(wanted == name or wanted.endswith(f"_{name}") for name in known):
+    if wanted is not None and find_metric(wanted) is None:
         raise ConfigError(
-            f"`metric_for_best_model: {wanted}` is not measured. Name one of {', '.join(known)}, or give "
+            f"`metric_for_best_model: {wanted}` is not measured. Name one of {', '.join(IS_GREATER_BETTER)}, or give "
             "`compute_metrics` in Python."
         )
 

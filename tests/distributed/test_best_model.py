@@ -15,7 +15,7 @@ FLAGS = {
     "eval_strategy": "steps",
     "greater_is_better": True,  # the first, so that the best is not the last
     "load_best_model_at_end": True,
-    "metric_for_best_model": "loss",
+    "metric_for_best_model": "entropy",
     "save_steps": 1,
     "save_strategy": "steps",
 }

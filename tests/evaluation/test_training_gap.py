@@ -128,7 +128,6 @@ def test_state_of_the_model_is_given_back(processor, tiny_model, pairs):
             ConfigError,
             "name them with `gap_dataset",
         ),
-        ({}, {"metric_for_best_model": "gap", "greater_is_better": True}, ConfigError, "greater_is_better: false"),
         ({"gap_dataset_name": "train"}, {}, DataError, "is trained on"),
         ({"gap_dataset_name": "missing"}, {}, DataError, "missing.jsonl"),
     ],
