@@ -15,6 +15,7 @@ from .images import image_size, image_stamp
 from .readers import BrokenRow, read_chunk
 from .render import Renderer, prompt_of
 from .rows import ROW_COLUMNS, read_row
+from .shared import digest_row
 from .texts import is_blank, shorten, to_json
 from .tokens import get_tokenizer
 
@@ -25,9 +26,9 @@ COLUMN_FEATURES = {
     "output": Value("string"),
     "history": List({"role": Value("string"), "content": Value("string")}),
 }
-# The row as it is trained on, what is measured on it, the position of its file, what tells whether its image files
-# have changed since, columns that are new in it and not read, and, if it cannot be used, why and how it stood in the
-# file.
+# The row as it is trained on, what is measured on it, the position of its file, what it has in common with rows of the
+# same content, what tells whether its image files have changed since, columns that are new in it and not read, and, if
+# it cannot be used, why and how it stood in the file.
 FEATURES = Features(
     {
         "row_id": Value("string"),
@@ -35,6 +36,7 @@ FEATURES = Features(
         "length": Value("int64"),
         "num_answer_tokens": Value("int64"),
         "source": Value("int32"),
+        "digest": Value("int64"),
         "image_stamps": List(Value("int64")),
         "image_stamps_2": List(Value("int64")),
         "unread": List(Value("string")),
@@ -202,6 +204,7 @@ class RowChecker:
         for row in rows:
             if row["problem"] is None:
                 row["problem"] = self._check_content(row) or self._check_images(row)
+                row["digest"] = digest_row(row, ROW_COLUMNS)
         if self.counter is not None:
             self._measure([row for row in rows if row["problem"] is None])
         return rows

@@ -14,13 +14,15 @@ from ..errors import DataError
 from .columns import PUBLISHED, Form
 from .csv_files import find_rows, read_header
 from .json_lists import ListScanner, holds_list
-from .splits import refuse_splits
+from .splits import refuse_gaps, refuse_splits
 from .tables import open_parquet
 
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 # What a run or a build leaves of rows that it could not use.
 DROPPED = "dropped_rows.jsonl"
+# What `datasets` writes of a dataset beside its rows
+FACTS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 # Folders that systems leave beside data; so do those whose names begin with a dot.
 SYSTEM_FOLDER = "__MACOSX"
 
@@ -142,6 +144,7 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
         if path.is_dir():
             files = _find_files(path)
             refuse_splits(path, files)
+            refuse_gaps(path, files)
         elif os.path.lexists(path):
             files = [path]
         elif any(sign in name for sign in "*?["):
@@ -185,7 +188,7 @@ def _find_files(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".") and name != SYSTEM_FOLDER]
         for name in names:
             file = Path(here, name)
-            if name.startswith(".") or name == DROPPED:
+            if name.startswith(".") or name in (DROPPED, *FACTS):
                 continue
             if file.suffix.lower() in SUFFIXES:
                 found.append(file)

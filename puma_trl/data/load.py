@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from accelerate.logging import get_logger
 from datasets import Dataset, DatasetDict, Features, Value
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
@@ -25,7 +26,10 @@ from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter
 from .files import Chunk, Source, find_chunks, find_sources, table_source
 from .forms import find_forms
 from .policy import DataReport, apply_policy, describe_rows, require_pictures, write_dropped
+from .shared import digests_of, find_shared
 
+
+logger = get_logger(__name__)
 
 CHUNK_FEATURES = Features({name: Value("int64") for name in Chunk._fields})
 
@@ -69,17 +73,20 @@ def load_data(
     Raises:
         DataError: if data cannot be read, is empty, fits no form of rows, holds columns that are not read and look as
         if
-            they should be, lacks what `use_kl` needs, has no picture to learn from, or has rows that cannot be used
-            and the policy is to stop.
+            they should be, lacks what `use_kl` needs, has no picture to learn from, is evaluated on as it is trained
+            on, or has rows that cannot be used and the policy is to stop.
     """
-    splits, reports, dropped = {}, {}, []
+    splits, reports, dropped, digests = {}, {}, [], {}
     takes_images = isinstance(processor, ProcessorMixin)
     with fill_first(training_args, "loading and checking the data") as fills:
         for split, sources in _find_splits(data, training_args).items():
             rows = _check_split(split, sources, training_args, processor, family, fills)
+            digests[split] = digests_of(rows)
             splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
                 require_pictures(reports[split], split, training_args)
+    for line in find_shared(digests):
+        logger.warning(line)
     if dropped and training_args.process_index == 0:
         write_dropped(dropped, training_args.output_dir)
     if isinstance(data, PumaScriptArguments) and data.eval_split_size is not None:

@@ -229,7 +229,10 @@ def test_a_csv_row_with_other_fields_is_broken(tmp_path):
     [
         (lambda path: path.write_bytes(b"no parquet"), "cannot be read as parquet: it is not a parquet file"),
         (lambda path: path.write_bytes(b"PAR1 no parquet PAR1"), "cannot be read as parquet: "),
-        (lambda path: path.write_bytes(gzip.compress(b"a")), "cannot be read as parquet: it is compressed by gzip"),
+        (
+            lambda path: path.write_bytes(gzip.compress(b"a", mtime=0)),
+            "cannot be read as parquet: it is compressed by gzip",
+        ),
         (lambda path: tear(path), "cannot be read as parquet: it is cut off"),
         (
             lambda path: pq.write_table(
@@ -322,7 +325,7 @@ def test_pipes_devices_and_lost_links_are_refused_unopened(tmp_path):
     [
         ("{}".encode("utf-16"), "is UTF-16 text; save it as UTF-8"),
         ("{}".encode("utf-16-le"), "is not UTF-8 text"),
-        (gzip.compress(b"{}"), "is compressed by gzip"),
+        (gzip.compress(b"{}", mtime=0), "is compressed by gzip"),
         (b"PK\x03\x04...", "is a zip archive"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
         (b"<!doctype html><p>", "is a web page"),
@@ -342,7 +345,7 @@ def test_compressed_files_are_refused_in_folders_too(tmp_path):
     write(tmp_path / "a.jsonl", ROWS[:1], "lines")
     (tmp_path / "pictures.zip").touch()
     assert len(find_sources([str(tmp_path)], None, None, "train")) == 1
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b"{}", mtime=0))
     for name in (tmp_path, tmp_path / "b.jsonl.gz"):
         with pytest.raises(DataError, match="b.jsonl.gz' is compressed"):
             find_sources([str(name)], None, None, "train")
@@ -463,6 +466,10 @@ def test_a_hub_data_set_that_cannot_be_had_is_an_error(monkeypatch):
         (("train/a.jsonl", "val/a.jsonl"), ("train", "validation")),
         (("test.jsonl", "dev.jsonl"), ("test", "validation")),
         (("a.jsonl", "heldout.jsonl", "train.jsonl"), ("train", "validation")),
+        (("holdout.jsonl", "train.jsonl"), ("train", "validation")),
+        (("train.jsonl", "held-out.jsonl"), ("train", "validation")),
+        (("train2014.jsonl", "minival2014.jsonl"), ("train", "validation")),
+        (("geo3k_train.jsonl", "geo3k_testmini.jsonl"), ("train", "test")),
     ],
 )
 def test_folder_with_several_splits(tmp_path, names, splits):
@@ -474,7 +481,16 @@ def test_folder_with_several_splits(tmp_path, names, splits):
     assert len(find_sources([str(tmp_path / name) for name in names], None, None, "train")) == len(names)
 
 
-@pytest.mark.parametrize("names", [("train-0.jsonl", "train-1.jsonl"), ("a.jsonl", "testament.jsonl"), ("val.jsonl",)])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-0.jsonl", "train-1.jsonl"),
+        ("a.jsonl", "testament.jsonl"),
+        ("val.jsonl",),
+        ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"),
+        ("a-01-of-02.jsonl", "a-02-of-02.jsonl"),
+    ],
+)
 def test_folder_of_one_split(tmp_path, names):
     for name in names:
         (tmp_path / name).write_text('{"instruction": "a", "output": "b"}\n')
@@ -501,3 +517,27 @@ def test_columns_that_a_dataset_hides():
     assert source.table.column_names == ["instruction", "output"]
     shown = dataset.with_format("numpy", columns=["output"], output_all_columns=True)
     assert data_files.table_source(shown, "train", None).table.column_names == dataset.column_names
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["train-00000-of-00002.jsonl"], "train-00001-of-00002.jsonl"),
+        (["train-00001-of-00003.jsonl", "train-00002-of-00003.jsonl"], "train-00000-of-00003.jsonl"),
+        (["a_02_of_02.jsonl"], "a_01_of_02.jsonl"),
+    ],
+)
+def test_folder_without_a_file_of_several(tmp_path, names, missing):
+    for name in names:
+        (tmp_path / name).write_text('{"instruction": "a", "output": "b"}\n')
+    with pytest.raises(DataError, match=f"lacks 1 of . files of a dataset, the first being '{missing}'"):
+        find_sources([str(tmp_path)], None, None, "train")
+    assert len(find_sources([str(tmp_path / name) for name in names], None, None, "train")) == len(names)
+
+
+def test_facts_on_a_dataset_beside_its_files(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    for name in ("dataset_info.json", "dataset_infos.json", "state.json"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).write_text('{"features": {}}')
+    assert len(find_sources([str(tmp_path)], None, None, "train")) == 1

@@ -213,6 +213,33 @@ def test_a_dataset_in_memory_cannot_be_evaluated_on_if_it_is_trained_on(folder, 
     load_data({"train": table.select([0]), "b": table.select([1])}, args, processor, QWEN_VL)
 
 
+def copy_rows(folder, rows):
+    """Writes rows to a folder of its own, with copies of their pictures."""
+    (folder / "copy").mkdir(exist_ok=True)
+    for picture in folder.glob("*.png"):
+        shutil.copy(picture, folder / "copy")
+    return write(folder / "copy" / "eval.jsonl", rows)
+
+
+def test_rows_of_the_same_content_cannot_be_evaluated_on(folder, load, caplog):
+    train = write(folder / "pairs.jsonl", [pair(0), pair(1), pair(2)])
+    with pytest.raises(DataError, match="All 2 rows of the eval data are among the train data.*`eval_split_size`"):
+        load(train, eval_dataset_name=copy_rows(folder, [pair(2), pair(1, note="other")]))
+    load(train, eval_dataset_name=copy_rows(folder, [pair(2), pair(4)]))
+    assert "1 of the 2 rows of the eval data are among the train data too" in caplog.text
+    assert "repeat" not in caplog.text
+    caplog.clear()
+    Image.new("RGB", (140, 140), "blue").save(folder / "copy" / "2.png")  # another picture of the same name
+    write(folder / "copy" / "eval.jsonl", [pair(2), pair(1, image_url_2="0.png"), pair(0, image_url="0.png")])
+    load(train, eval_dataset_name=str(folder / "copy" / "eval.jsonl"))
+    assert "are among" not in caplog.text
+
+
+def test_rows_that_repeat_others_are_counted(folder, load, caplog):
+    load(write(folder / "pairs.jsonl", [pair(0)] * 3 + [pair(1), pair(1), pair(2)]))
+    assert "3 of the 6 rows of the train data repeat another one" in caplog.text
+
+
 def test_rows_that_are_marked_as_wrong_are_left_out_or_stop(folder, load):
     path = write(folder / "pairs.jsonl", [pair(0, is_correct=True), pair(1, is_correct=False)])
     with pytest.raises(DataError, match="marked wrong: `is_correct` is bool False, .*`columns: {is_correct: ignore}`"):
@@ -321,7 +348,7 @@ class TestPolicies:
         assert not (folder / "out").exists()
 
     def test_drop_records_every_row(self, folder, load):
-        evaluation = write(folder / "eval.jsonl", [pair(0), pair(1, instruction_2=" ")])
+        evaluation = write(folder / "eval.jsonl", [pair(9), pair(1, instruction_2=" ")])
         dataset, reports = load(write(folder / "pairs.jsonl", self.BAD), bad_rows="drop", eval_dataset_name=evaluation)
         assert dataset["train"]["row_id"] == ["pairs.jsonl:1", "pairs.jsonl:9"]
         report = reports["train"]

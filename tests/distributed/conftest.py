@@ -84,7 +84,8 @@ def workspace(tmp_path_factory):
                 Image.new("RGB", size, color).save(folder / f"{index}{suffix}.png")
                 row[f"image_url{suffix}"] = f"{index}{suffix}.png"
         pairs.append(row)
-    for name, rows in (("pairs.jsonl", pairs), ("eval.jsonl", pairs), ("text.jsonl", texts)):
+    evals = [row | {"instruction": f"Which {row['instruction']}"} for row in pairs]
+    for name, rows in (("pairs.jsonl", pairs), ("eval.jsonl", evals), ("text.jsonl", texts)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     _write_engines(folder)
     return folder
