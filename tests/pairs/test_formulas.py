@@ -102,6 +102,7 @@ def test_two_dollars_are_inline_unless_alone():
         ("\\overrightarrow{AB}\\cdot\\vec a", "AB→·a→"),
         ("\\mathbb{R}\\in\\operatorname{lcm}(a)", "ℝ∈lcm(a)"),
         ("f'(x)+\\sqrt[3]{x}", "f′(x)+√x3"),
+        ("f^{\\prime\\prime}(x)=f^\\prime+y_1'", "f′′(x)=f′+y′1"),
         ("\\binom{n}{k}\\pmod 5", "(nk)(mod5)"),
         ("1{,}000\\,\\text{cm}^2", "1,000cm2"),
         ("\\left|\\dfrac{x}{y}\\right|\\|v\\|", "|xy|‖v‖"),
@@ -114,6 +115,26 @@ def test_two_dollars_are_inline_unless_alone():
 def test_commands_of_public_files(source, signs):
     assert "".join(piece.text for piece in laid(source).pieces).replace(" ", "") == signs
     assert draw_pieces(laid(source).pieces)[0].getbbox()
+
+
+@pytest.mark.parametrize("prime", ["'", "^\\prime", "^{\\prime}"])
+def test_primes_are_as_large_however_they_are_written_and_clear_of_the_letter(prime):
+    letter, mark = (piece for piece in laid(f"f{prime}").pieces if piece.text.strip())
+    assert mark.size == letter.size
+    mask, left, _ = draw_pieces((letter,))
+    assert mark.x >= left + mask.width - 1 - letter.x
+
+
+@pytest.mark.parametrize(
+    ("text", "signs"),
+    [
+        ("\\textbf{(A)}\\ 3 \\qquad \\textbf{(B)}\\ 4", "(A)3(B)4"),
+        ("It is 1\\,000\\% of x\\;y", "Itis1000%ofxy"),
+        ("(2+3)\\quad=5", "(2+3)=5"),
+    ],
+)
+def test_what_stands_before_a_blank_is_drawn(text, signs):
+    assert drawn(text) == signs
 
 
 def test_tables_of_text_have_their_lines():

@@ -5,7 +5,7 @@ import unicodedata
 from typing import Any
 
 from .symbols import BIN, NAME, STACKED
-from .tree import CannotDraw, Marked, Row, Scripts, Sign
+from .tree import CannotDraw, Marked, Row, Scripts, Sign, Space
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+|,\d{3}(?!\d))*")
@@ -14,6 +14,8 @@ LOOSE_SCRIPT = re.compile(r"[-−+]?\d+(?:\.\d+)?|\([^()\s]*\)|[a-zA-Z](?![a-zA-
 LENGTH = re.compile(r"\s*([\d.]+)\s*(em|ex|cm|mm|pt|in|px|pc|mu)\s*")
 UNITS = {"em": 1.0, "ex": 0.5, "cm": 2.4, "mm": 0.24, "pt": 0.085, "in": 6.1, "px": 0.06, "pc": 1.0, "mu": 1 / 18}
 MAX_BLANK = 12.0  # em
+# em between a slanted letter and its primes; the f hangs over
+LEAN, LEAN_OF_F = 0.1, 0.2
 # Signs that end a piece of a formula in running text, besides white space and scripts without spaces
 STOPS = frozenset(',;:?!…"“”‘’&#%$}、，。；：？！（）【】《》')
 
@@ -114,8 +116,12 @@ def mark(body: Any, mark: str) -> Any:
 
 def attach(node: Any, below: Any, above: Any, primes: int) -> Any:
     """Puts index, exponent and primes to a node; a small circle as an exponent is the sign of degrees."""
-    if primes:  # which fonts have raised
-        node = Row((node, Sign("′" * primes)))
+    raised = above.items if isinstance(above, Row) else (above,)
+    if raised and all(sign == Sign("′") for sign in raised):  # f^{\prime\prime}
+        above, primes = None, primes + len(raised)
+    if primes:  # which fonts have raised; a slanted letter leans towards them
+        lean = (LEAN_OF_F if node.text == "f" else LEAN) if isinstance(node, Sign) and node.face == "it" else 0
+        node = Row((node, Space(lean), Sign("′" * primes)))
     if above in (Sign("∘", "bin"), Row((Sign("∘", "bin"),)), Sign("°"), Row((Sign("°"),))) and below is None:
         return Row((node, Sign("°")))
     if isinstance(above, Row) and above.items[:1] == (Sign("∘", "bin"),):  # 20^{\circ C}

@@ -281,12 +281,13 @@ def _split_plain(text: str) -> list[Part]:
             plain += text[done : match.start()]
             done = match.end()
             continue
-        start = done + BEFORE.search(text[done : match.start()]).start()
-        opening = re.search(r"\{\s*$", text[done : match.start()]) if name else None
-        start = done + opening.start() if opening else start
+        start = match.start()
+        if name not in SPACES:  # a blank has nothing before it that belongs to it
+            opening = re.search(r"\{\s*$", text[done:start]) if name else None
+            start = done + (opening or BEFORE.search(text[done:start])).start()
         parts += _check_signs(plain + text[done:start])
         plain = ""
-        part, done = _read_fragment(text, match.start() if name in SPACES else start, match)
+        part, done = _read_fragment(text, start, match)
         parts.append(part)
     return parts + _check_signs(plain + text[done:])
 

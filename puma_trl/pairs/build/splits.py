@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 
 from ...errors import DataError
-from .latex import replace_math
+from .latex import ENTITY, replace_math
+from .symbols import NAMES
 
 
 class NoConditions(DataError):
@@ -31,7 +32,9 @@ CJK = re.compile("[\u3400-\u9fff]")
 SENTENCE = re.compile(
     r"(?<=[.?!。？！])\s+(?=\S)|(?<=[.?!。？！][)）\"”'])\s+(?=\S)|(?<=[。？！])|(?<=．)(?!\d)|\n+|(?<=ƒƒ)\s*(?=(?:What|Which|How|Find|If|Then|In|The)\b)"
 )
-ABBREVIATION = re.compile(r"(?:^|[\s(])(?:[Ff]igs?|Eq|Mrs?|Ms|Dr|Prof|St|vs|approx|cf|e\.g|i\.e)\.$")
+ABBREVIATION = re.compile(
+    r"(?:^|[\s(])(?:[Ff]igs?|Eq|Mrs?|Ms|Dr|Prof|St|vs|approx|cf|e\.g|i\.e)\.$|(?:^|\n)\s*\d{1,2}\.$"
+)
 CHOICES = re.compile(
     r"\n\s*(?:(?:Choices|Options|选项)\s*[:：]|\(?A\s*[.:)．：、])|\s\(A\)(?=.*\s\(B\))|\sA[.:)．：、](?=.*\n\s*B[.:)．：、])"
     r"|\s*[(（]?A[.．、:：)）](?=.*[\s(（;；]B[.．、:：)）].*[\s(（;；]C[.．、:：)）])",
@@ -73,6 +76,8 @@ LEAD_IN = re.compile(
 PREPOSITION = re.compile(
     r"(?i)^\W*(?:in|on|at|for|with|from|by|of|as|during|after|before|among|to|based|according|using|considering)\b"
 )
+# All other words of two letters are products and units: xy, cm
+SHORT_WORDS = frozenset("am an as at be by do go he if in is it me my no of on or so to up us we".split())
 SAYS = re.compile(
     r"(?i)\b(?:is|are|was|were|has|have|had|be|lies?|intersects?|bisects?|passes|equals?|meets?|costs?|buys?|bought|let|"
     r"suppose|tangent|parallel|perpendicular)\b|[=∥⊥≅≠<>≤≥∽//\dƒ]"
@@ -89,8 +94,8 @@ def split_text(text: str) -> Split:
     Splits a problem: the last sentences that ask, and all behind them (choices), are asked; of the first of them, the
     clauses before the one that asks are conditions.
 
-    The words that join the two go: `If x = 3, then y is ()` becomes `X = 3.` and `Y is ()`, but for the case of single
-    letters.
+    The words that join the two go: `If AB is 3, then it is ()` becomes `AB is 3.` and `It is ()`. Names, such as x, xy
+    and sin, keep their case.
 
     Raises:
         NoConditions: if nothing is left in the place of the conditions.
@@ -112,16 +117,23 @@ def split_text(text: str) -> Split:
     offset = start + len(text[start:stop]) - len(text[start:stop].lstrip())
     head, asked = _split_sentence(sentence, masked[offset : offset + len(sentence)])
     if head:
-        between = "" if not before or CJK.search(before[-1:]) or before[-1] in "。？！" else " "
-        before = f"{before}{between}{head}"
+        before = f"{before}{_between(before)}{head}"
     if not before:
         raise NoConditions("no conditions: nothing stands before the part that asks, which stays in the prompt")
     return Split(before, asked + text[offset + len(sentence) :].rstrip())
 
 
+def _between(before: str) -> str:
+    """Returns what divides sentences: the end of the line behind what has none of its own, as the row of a table."""
+    if not before or before[-1] in "。？！．":
+        return ""
+    return " " if before[-1] in '.?!:,;)"”' else "\n"
+
+
 def _mask(text: str) -> str:
     """Returns a text of the same length, without the insides of formulas, nor commas in brackets and quotes."""
     masked = replace_math(text, lambda match: _mask_formula(match[0]))
+    masked = ENTITY.sub(lambda match: "\2" * len(match[0]), masked)
     return re.sub(r"[(（\[{“\"][^()（）\[\]{}“”\"\n]*[)）\]}”\"]", lambda match: _hide(match[0]), masked)
 
 
@@ -153,6 +165,8 @@ def _asks(part: str) -> bool:
         return True
     if CJK.search(part):
         return bool(CHINESE_ASKS.search(part))
+    if " | " in part:  # a row of a table, which may begin with "State"
+        return False
     return any(_clause_asks(clause, last=False) for clause in COMMA.split(part) if clause)
 
 
@@ -222,5 +236,8 @@ def _open(asked: str) -> str:
 
 
 def _capital(text: str) -> str:
-    """Begins a text with a capital, unless it begins with a name such as x."""
-    return text[0].upper() + text[1:] if re.match(r"[a-z]{2}|a\s", text) else text
+    """Begins a text with a capital, unless it begins with a name, such as x, xy or sin."""
+    word = re.match("[a-z]*", text)[0]
+    is_name = len(word) == 1 and text[1:2] != " " or word in NAMES or re.match(r"[a-z]+\s*[=<>≤≥≠+\-^_(*/]", text)
+    is_word = (word == "a" or word in SHORT_WORDS or len(word) > 2) and not is_name
+    return text[0].upper() + text[1:] if is_word else text
