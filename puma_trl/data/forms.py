@@ -16,7 +16,8 @@ import pyarrow as pa
 from ..errors import DataError
 from .columns import FIELDS, SHARED_FIELDS, SUFFIXES, Form, Path, field_of, find_form, word_columns
 from .files import Source, column_names, empty_error, find_chunks
-from .lookalikes import CHOICE, PICTURES, REPLY, SYSTEM, find_picture
+from .json_lists import by_columns_error, is_by_columns
+from .lookalikes import CHOICE, PICTURES, REPLY, SYSTEM, find_picture, names_answer
 from .marks import is_mark
 from .readers import BrokenRow, read_chunk
 from .references import find_referred
@@ -170,6 +171,8 @@ def _read_sample(source: Source, names: list[str]) -> Sample:
         places = {name: place for name in names if (place := _find_column(name, columns, schema))}
         return Sample(rows, columns, places)
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    if len(rows) == 1 and is_by_columns(next(iter(rows.values()))):
+        raise by_columns_error(source.path or source.name)
     places = {name: (name,) for name in names if name in columns}
     for row in itertools.chain(rows.values(), (row for _, row in stream if isinstance(row, dict))):
         missing = [name for name in names if name not in places]
@@ -277,7 +280,8 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
     if losses:
         found = "; ".join(f"`{name}` {reason}" for name, reason in losses.items())
         remedy = _remedy(losses, form, sample)
-        advice = f"Say what it is with {word_columns(remedy)}" if remedy else "Write it into the question"
+        written = "Put it into its place" if any(map(names_answer, losses)) else "Write it into the question"
+        advice = f"Say what it is with {word_columns(remedy)}" if remedy else written
         raise DataError(
             f"'{source.path or source.name}' has columns that are not read, but look as if they should be: {found}. "
             f"Read are {', '.join(f'`{name}`' for name in form.read)}. {advice}, or leave it out with "
@@ -332,7 +336,8 @@ def _remedy(losses: dict[str, str], form: Form, sample: Sample) -> dict[str, str
             return {field: name}
         is_text = any(isinstance(row.get(name), str) for row in sample.rows.values())
         alone = not any(_stem(other) == _stem(name) for other in losses if other != name)
-        if "input" in form.fields and is_text and alone and not reason.startswith((CHOICE, REPLY)):
+        may_be_read = not reason.startswith((CHOICE, REPLY)) and not names_answer(name)
+        if "input" in form.fields and is_text and alone and may_be_read:
             return {"input": name}
     return None
 

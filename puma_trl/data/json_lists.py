@@ -68,6 +68,24 @@ def _is_list_of_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not TURN_KEYS & value[0].keys()
 
 
+def is_by_columns(content: dict[str, Any]) -> bool:
+    """Whether an object holds the values of all rows for each column, as a list or, as pandas writes it, by number."""
+    columns = [value for value in content.values() if isinstance(value, list | dict) and len(value) > 1]
+    if not fits_form(content) or len(columns) < max(len(content), 2) or len(set(map(len, columns))) > 1:
+        return False
+    numbered = all(isinstance(value, list) or all(key.isdecimal() for key in value) for value in columns)
+    cells = [cell for value in columns for cell in (value.values() if isinstance(value, dict) else value)]
+    return numbered and not any(isinstance(cell, dict) and TURN_KEYS & cell.keys() for cell in cells)
+
+
+def by_columns_error(path: str) -> DataError:
+    """Returns the error of a file that is written by columns."""
+    return DataError(
+        f"'{path}' is written by columns, not by rows: each of its keys has the values of all rows. Write a list of "
+        'rows, as `DataFrame.to_json(path, orient="records")` of pandas does.'
+    )
+
+
 class ListScanner:
     """
     Iterates over the byte ranges of the elements of a JSON list, or of the only list of rows inside of an object.
@@ -109,7 +127,7 @@ class ListScanner:
 
     def _rows_of_object(self) -> Iterator[tuple[int, int]]:
         """Yields the elements of the only list of rows among the values of the object that starts at the position."""
-        keys, lists, beside, has_empty = [], [], [], False
+        keys, lists, beside, columns, has_empty = [], [], [], {}, False
         self.position += 1
         ended = self._peek() == "}"
         while not ended:
@@ -131,6 +149,7 @@ class ListScanner:
             else:
                 value, self.position = self._decode()
                 has_empty |= value == []
+                columns[key] = value
                 if value not in (None, "", [], {}) and key.lower() not in ABOUT_LIST:
                     beside.append(key)
             ended = self._ends("}", "a comma or the end of the object is expected")
@@ -140,6 +159,8 @@ class ListScanner:
                 f"'{self.path}' is a JSON object with rows in `{lists[0]}`, and beside them {_list_keys(beside)}, "
                 "which would not be read. Write the rows as JSON lines, each with what belongs to it, or drop that."
             )
+        if not lists and is_by_columns(columns):
+            raise by_columns_error(self.path)
         if not lists and not has_empty:
             raise DataError(
                 f"'{self.path}' is one JSON object over several lines, with the keys {_list_keys(keys)}, not a "

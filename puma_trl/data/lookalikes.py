@@ -51,6 +51,8 @@ FILLERS = _singulars(
     "question problem query answer multiple multi mc all list text string content full reading supporting "
     "information info"
 )
+# Words of answers: what ends in one belongs to no question, as `multiple_choice_answer`
+ANSWERS = {"answer", "solution", "label", "response", "output"}
 # Parts of words in scripts that put no spaces between them, or change their endings
 PICTURE_SIGNS = "图 圖 画像 写真 그림 이미지 사진 изображени картинк рисун".split()
 CHOICE_SIGNS = "选项 選項 选择 選択 候选 候選 选择肢 보기".split()
@@ -110,7 +112,7 @@ def suspicion(name: str, known: Iterable[str], given: Collection[str]) -> str | 
     if not ABOUT_WORDS & {*words, *split_name(name)}:
         if any(map(_names_pictures, words)):
             return PICTURES
-        rest = {word for word in words if len(word) > 1 and word not in FILLERS}
+        rest = {word for word in words if len(word) > 1 and word not in FILLERS and words[-1] not in ANSWERS}
         if rest and rest <= CHOICES | BESIDE_QUESTION or _has_sign(joined, CHOICE_SIGNS + BESIDE_SIGNS):
             return BESIDE
     if joined in SYSTEMS:
@@ -126,6 +128,11 @@ def names_choices(name: str) -> bool:
     """Whether a name is one of choices."""
     words = {_singular(word) for word in split_name(name)}
     return bool(words & CHOICES) or _has_sign(name, CHOICE_SIGNS)
+
+
+def names_answer(name: str) -> bool:
+    """Whether a name has a word of answers, so that what it holds must not get into the question."""
+    return bool(ANSWERS & set(map(_singular, split_name(name))))
 
 
 def has_choices(text: str) -> bool:

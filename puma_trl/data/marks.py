@@ -10,7 +10,7 @@ from .lookalikes import split_name
 RIGHT = set(
     "correct correctness right valid validity accepted acceptable pass passed solved success chosen preferred "
     "positive good ok keep train trainable include included use used enabled active verdict judgment judgement "
-    "grading outcome".split()
+    "grading outcome verified verification judge judged approved status".split()
 )
 WRONG = set(
     "wrong incorrect invalid rejected failed negative bad flagged corrupted hallucinated exclude excluded skip "
@@ -20,8 +20,14 @@ BESIDE = set("is was are flag answer response solution output example row sample
 # Names of measures, all of which are low where a row is bad
 MEASURES = set("label weight reward score rating quality".split())
 # What such columns hold of a row, as text; yes and no may be labels of what is asked
-FALSE = {"false", "0", "0.0", "-1", "-1.0", "no", "incorrect", "wrong", "rejected", "bad", "fail", "failed"}
-TRUE = {"true", "1", "1.0", "yes", "correct", "right", "accepted", "good", "pass", "passed"}
+FALSE = set(
+    "false 0 0.0 -1 -1.0 no n f incorrect wrong rejected bad fail failed failure error invalid unverified refuted "
+    "declined discarded".split()
+)
+TRUE = set(
+    "true 1 1.0 yes y t correct right accepted good pass passed success ok valid verified approved confirmed kept "
+    "pending".split()
+)
 ANSWERS = {"yes", "no"}
 
 
@@ -38,7 +44,7 @@ def is_mark(name: str, values: Iterable[Any] = ()) -> bool:
     meaning = _meaning(name)
     if meaning is None:
         return False
-    texts = {_as_text(value) for value in values if value is not None}
+    texts = {_as_text(part) for value in values for part in _parts(value) if part is not None}
     if meaning == "measure":
         is_label = "label" in split_name(name)
         return all(
@@ -48,9 +54,10 @@ def is_mark(name: str, values: Iterable[Any] = ()) -> bool:
 
 
 def marks_wrong(name: str, value: Any) -> bool:
-    """Whether the value of a column that is a mark says that its row is wrong, or of no weight."""
+    """Whether the value of a column that is a mark says that its row is wrong, or of no weight; a list, all of it."""
     meaning = _meaning(name)
-    return meaning is not None and _as_text(value) in (TRUE if meaning == "wrong" else FALSE)
+    wrong, parts = TRUE if meaning == "wrong" else FALSE, _parts(value)
+    return meaning is not None and bool(parts) and all(_as_text(part) in wrong for part in parts)
 
 
 def _meaning(name: str) -> str | None:
@@ -62,6 +69,10 @@ def _meaning(name: str) -> str | None:
     if len(rest) != 1 or ("answer" in words and "is" not in words):
         return None
     return "right" if rest <= RIGHT else "wrong" if rest <= WRONG else None
+
+
+def _parts(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _as_text(value: Any) -> str | None:

@@ -28,6 +28,14 @@ TO_NEXT = re.compile(
     r"(?i)\b(?:(?:the|this|these) (?:following|given|above)|this (?=code|program|function|snippet|sentence|claim|"
     r"statement|equation|expression|text|table)|the (?=claim|snippet)) ?[^\d$\\=:\n]{0,60}[:.?!]*\s*$"
 )
+# Something that stands below or above, of a kind that its own signs tell: a formula, or the cells of a table
+TO_FORMULA = re.compile(
+    r"(?i)\b(?:the|this|these) (?:\w+ )?(?:(?:equation|expression|formula|function|system)s?|inequality|inequalities) "
+    r"(?:below|above)\b|\b(?:the|this) (?:following|given|above) (?:equation|expression|formula|function|inequality)\b"
+)
+TO_TABLE = re.compile(r"(?i)\b(?:the|this) (?:\w+ )?tables?\b|下表|表格")
+FORMULA = re.compile(r"[=<>^\\≤≥]|[\w)]\s*[-+*/]\s*[\w(]")
+TABLE = re.compile(r"(?s)\|.*\|.*\||[,;\t|].*\n.*[,;\t|]")
 # An answer that names a choice
 LETTER = re.compile(r"\(?[A-H]\)?\.?")
 # A question of more characters may have its text in it, and a shorter column is no such text.
@@ -73,11 +81,19 @@ def find_referred(rows: list[tuple[dict[str, Any], list[tuple[str, str]]]], unre
                         found.setdefault(name, f"{BESIDE}, which needs choices: {_end(text)!r}")
             to_text = len(text) <= LONGEST_QUESTION and TO_TEXT.search(text)
             to_next = len(text) <= LONGEST_ANNOUNCEMENT and TO_NEXT.search(text)
-            referring += bool(to_text or to_next)
+            to_formula = TO_FORMULA.search(text) and not FORMULA.search(text)
+            to_table = TO_TABLE.search(text) and not TABLE.search(text)
+            referring += bool(to_text or to_next or to_formula or to_table)
             for name in names:
                 whole = "\n".join(map(str, _leaves(raw.get(name)))).strip()
                 if (to_text and len(whole) >= max(SHORTEST_TEXT, len(text)) and whole not in text) or (
-                    to_next and not _is_fact(name) and _is_sentence(whole) and whole not in f"{text}\n{answer}"
+                    (
+                        (to_next and _is_sentence(whole))
+                        or (to_formula and FORMULA.search(whole))
+                        or (to_table and TABLE.search(whole))
+                    )
+                    and not _is_fact(name)
+                    and whole not in f"{text}\n{answer}"
                 ):
                     held[name].append(whole)
     for name, texts in held.items():

@@ -10,7 +10,7 @@ from .images import read_address
 from .marks import marks_wrong
 from .numbers import number_to_text
 from .places import check_places, mark_places, refuse_places
-from .texts import check_text, describe, shorten
+from .texts import check_text, describe, is_empty, shorten
 from .turns import (
     ASSISTANT,
     SYSTEM,
@@ -96,7 +96,7 @@ def find_losses(raw: dict[str, Any], form: Form) -> Iterator[tuple[str, Any, str
     """
     texts = None
     for name, value in unread_parts(raw, form):
-        reason = loss_reason(name, value, form) if value else None
+        reason = loss_reason(name, value, form) if value and not is_empty(value) else None
         if reason is not None:
             texts = read_texts(raw, form) if texts is None else texts
             said = is_said(value, reason, [text for side in texts.values() for text in side])
@@ -125,7 +125,7 @@ def _find_unread(raw: dict[str, Any], form: Form) -> list[str] | None:
             )
         if reason:
             raise DataError(f"unread column: `{name}` is not read, but {reason}")
-        if value and name not in form.seen:
+        if value and name not in form.seen and not is_empty(value):
             late.append(name)
     return late or None
 

@@ -56,6 +56,13 @@ def is_blank(text: str) -> bool:
     )
 
 
+def is_empty(value: Any) -> bool:
+    """Whether a value holds nothing: null, an empty text, or an object or a list of such."""
+    if isinstance(value, dict):
+        return all(map(is_empty, value.values()))
+    return value in (None, "") or (isinstance(value, list) and all(map(is_empty, value)))
+
+
 def guess_encoding(content: bytes) -> str:
     """Returns the name of the encoding that a text which is not UTF-8 most likely has, for messages."""
     for encoding, name, signs, share in (

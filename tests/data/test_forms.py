@@ -481,3 +481,19 @@ def test_categories_and_other_types_of_tables(tmp_path):
 def test_the_default_form_is_the_published_one():
     assert PUBLISHED.read == ["image_url", "instruction", "output", "image_url_2", "instruction_2", "output_2"]
     assert repr(find_form(["output", "instruction"])) == repr(find_form(["output", "instruction"]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"question": ["a", "c"], "answer": ["b", "d"]}',
+        '{"question": {"0": "a", "1": "c"}, "answer": {"0": "b", "1": "d"}}',
+        '{\n"question": ["a", "c"],\n"answer": ["b", "d"]\n}',
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_files_that_are_written_by_columns(text, suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(text if suffix == "json" else text.replace("\n", ""))
+    with pytest.raises(DataError, match="is written by columns, not by rows.*`DataFrame.to_json"):
+        find_forms(find_sources([str(path)], None, None, "train"))

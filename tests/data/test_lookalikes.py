@@ -209,6 +209,10 @@ PASSAGE = "The river rises in the hills and reaches the sea after a long way thr
         ("What does this code print?", "snippets", "x = 1\nprint(x + 2)"),
         ("Is the claim supported?", "claimed", "The earth is round and turns."),
         ("Simplify the given expression.", "formula", "$3 x + 2 x$"),
+        ("Solve the equation below for x.", "eq", "x^2+3x=0"),
+        ("Where is the function above positive?", "f", "x-2"),
+        ("What is the total in the table?", "grid", "| a | b |"),
+        ("Use the table to find the mean of y.", "rows", "x,y\n1,2\n3,4"),
     ],
 )
 def test_what_a_question_refers_to_is_missed_under_any_name(question, name, value, find):  # noqa: F811
@@ -242,6 +246,8 @@ def test_what_a_question_refers_to_is_missed_under_any_name(question, name, valu
         {"question": "Which of these is prime? Options: 4, 7", "alts": ["4", "7", "9"]},
         {"question": "Solve the following equation for x. 2x = 4", "formula": "a b c d", "skill": "a b c"},
         {"question": "Simplify the given expression.", "category": "a b c d", "subject": "a b c", "kind": "simple"},
+        {"question": "Solve the equation below for x: 2x = 4", "eq": "2 x = 4"},
+        {"question": "Add up the table.\n| 1 | 2 |", "grid": "| 1 | 2 | 3 |", "eq": "1 + 2"},
         {"question": "According to the table, which is it?", "image": "/a.png", "ocr": PASSAGE},
     ],
 )
@@ -261,6 +267,7 @@ def test_pictures_of_tables_may_have_what_a_question_refers_to(find):  # noqa: F
 FALSE = "label is_correct answer_is_correct train chosen valid".split()
 ZERO = "correct weight score keep".split()
 WORDS = {"isCorrect": "False", "is_correct_answer": "0", "correctness": "incorrect", "ok": "no", "verdict": "wrong"}
+WORDS_OF_OTHERS = {"verified": "no", "judge": "incorrect", "status": "rejected", "is_correct": "n"}
 TRUE = "is_wrong skip rejected is_rejected".split()
 MARKS = [
     *((name, False) for name in FALSE),
@@ -268,6 +275,7 @@ MARKS = [
     *WORDS.items(),
     ("reward", -1),
     ("score", 0.0),
+    *WORDS_OF_OTHERS.items(),
     *((name, True) for name in TRUE),
 ]
 
@@ -276,6 +284,7 @@ MARKS = [
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find):  # noqa: F811
     words = {"False": "True", "0": "1", "incorrect": "correct", "no": "yes", "wrong": "right"}
+    words |= {"rejected": "approved", "n": "y"}
     good = words[value] if isinstance(value, str) else type(value)(name not in TRUE)
     (source,) = find([ONE | {name: good}] * 3, suffix=suffix)
     assert len(texts(source)) == 3 and source.form.unread == [name]
@@ -303,7 +312,6 @@ def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find)
         ("answer_type", [0]),
         ("is_multiple", [False, True]),
         ("solution_count", [0]),
-        ("correct", [[False], [True]]),
     ],
 )
 def test_columns_that_mark_nothing(name, values, find):  # noqa: F811
@@ -314,3 +322,28 @@ def test_columns_that_mark_nothing(name, values, find):  # noqa: F811
 
 def test_a_value_that_is_missing_marks_nothing():
     assert is_mark("score", [None, 0.5, 3]) and not marks_wrong("score", None) and not marks_wrong("score", 0.5)
+
+
+def test_lists_of_marks(find):  # noqa: F811
+    (source,) = find([ONE | {"correct": [True, False]}, ONE | {"correct": [True]}])
+    assert len(texts(source)) == 2
+    (source,) = find([ONE | {"correct": [True]}, ONE | {"correct": [False, False]}])
+    with pytest.raises(DataError, match="marked wrong: `correct` is list"):
+        texts(source)
+
+
+@pytest.mark.parametrize("value", [{"A": None, "B": None}, ["", ""], {"text": [], "label": []}, {"x": [{"y": ""}]}])
+def test_what_holds_nothing_is_no_loss(value, find):  # noqa: F811
+    for name in ("choices", "context", "hint"):
+        (source,) = find([QUESTION | {name: value}])
+        assert len(texts(source)) == 1
+    (source,) = find([QUESTION] * 120 + [QUESTION | {"choices": value}])
+    assert len(texts(source)) == 121
+
+
+def test_answers_get_no_place_in_the_question(find):  # noqa: F811
+    (source,) = find([QUESTION | {"multiple_choice_answer": "net", "context_label": "x"}])
+    assert len(texts(source)) == 1
+    with pytest.raises(DataError, match="`answer_context` may belong to the question") as error:
+        find([QUESTION | {"answer_context": "The net is red."}])
+    assert "input" not in str(error.value)
