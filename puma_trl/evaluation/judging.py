@@ -16,10 +16,21 @@ from .settings import LLMSettings
 
 # The official script asks again for ever; temperatures as others raise them between tries.
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
-# The verdict that a reply opens with: 1, "Judgement: 1", {"judgement": 1}, "**1**. Both say …"; not 10, 1/2 or 0.5
+# The verdict that a reply opens with: 1, "Judgement: 1", {"judgement": 1}, "**1**. Both say …"; not 10, 1/2, 0.5,
+# "1 cm" or the first of several points
 VERDICT = re.compile(
-    r"""^[\s*_`{"]*(?:json\s*\{?\s*)?(?:"?judge?ment"?[\s*_]*:)?[\s*_"]*([01])(?![\w/%^]|[.,:]\d)""", re.IGNORECASE
+    r"""^[\s*_`{"'\ufeff]*(?:json\s*\{?\s*)?(?:"?judge?ment"?[\s*_]*[:：])?[\s*_"']*([01])(?!1?[.)][^\n]*\n\s*2[.)])"""
+    r"""(?=[\s\u200b]*(?:$|\n|[.,:](?!\d)|[;!"'*_}`(（，。；：–—]|-\s)"""
+    r"""|\s+(?:because|since|as|the|both|they|it|this|these|for|consistent|inconsistent|correct|incorrect)\b)""",
+    re.IGNORECASE,
 )
+# One that is announced further on, and one that is alone in the last line
+ANNOUNCED = re.compile(
+    r"""(?:judge?ment|判断|判定)["'”*_\s]{0,4}(?:is\b|[:：=是为])+[\s*_"'“]{0,4}([01])(?![\w/%^]|[.,:]\d|\s*(?:or|/|或))""",
+    re.IGNORECASE,
+)
+LAST_LINE = re.compile(r"""\n[\s*_`"'(\[]{0,4}(?:(?:answer|output):\s?)?([01])[\s*_`"')\].。]*$""", re.IGNORECASE)
+WRAPPING = re.compile(r"\\boxed\{([01])\}|<answer>\s*([01])\s*</answer>|\[([01])\]|\(([01])\)")
 VERDICT_FORM = {
     "type": "object",
     "properties": {"judgement": {"type": "integer", "enum": [0, 1]}},
@@ -157,8 +168,12 @@ def judge_by_server(
 
 
 def read_verdict(reply: str) -> int | None:
-    """Returns the 0 or 1 that a judge's reply opens with, thoughts and the word "Judgement" aside."""
-    verdict = VERDICT.match(strip_thoughts(reply))
+    """
+    Returns the 0 or 1 that a judge's reply opens with, thoughts and the word "Judgement" aside, else the first one
+    that it announces as its judgement, else the one that is its last line.
+    """
+    text = WRAPPING.sub(lambda match: next(filter(None, match.groups())), strip_thoughts(reply))
+    verdict = VERDICT.match(text) or ANNOUNCED.search(text) or LAST_LINE.search("\n" + text)
     return verdict and int(verdict[1])
 
 

@@ -18,7 +18,16 @@ import re
 from collections.abc import Sequence
 
 from .options import OPENING, Options, read_loose, read_stated
-from .quantities import Quantity, evaluate, find_number_words, find_quantities, plain_math, with_unit
+from .quantities import (
+    REASON,
+    Quantity,
+    before_reason,
+    evaluate,
+    find_number_words,
+    find_quantities,
+    plain_math,
+    with_unit,
+)
 from .restated import read_restated
 from .statements import (
     Statement,
@@ -46,13 +55,7 @@ NO_ANSWER = re.compile(
     r"undetermined|无法|不能|未知)",
     re.IGNORECASE,
 )
-# What follows these does not state the answer but says why.
-REASON = re.compile(
-    r"\s*[,;，；](?!\d{3})\s|\s\(|（|"
-    r"\s*(?:\b(?:since|because|as|when|where|which|if|for|so that|out of|of the)\b|因为|由于)",
-    re.IGNORECASE,
-)
-
+FULL_WIDTH = {0xFEE0 + ord(each): each for each in "ABCDEFGHabcdefgh0123456789%"}
 THERE = re.compile(
     r"\bthere(?: (?:is|are|was|were|will be|would be|remain)|'s)\s+"
     r"(?:only|exactly|about|approximately|just|a total of|in total)?",
@@ -86,7 +89,7 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
     Returns:
         The answer, or `None` where the reply ends in none.
     """
-    text = cut_next_question(strip_thoughts(reply))
+    text = cut_next_question(strip_thoughts(reply.translate(FULL_WIDTH)))
     known = Options.of(options) if kind == "choice" else None
     stated = None
     for statement in find_statements(text):
@@ -113,7 +116,7 @@ def _read_phrase(statement: Statement, kind: str, options: Options | None) -> st
             return letter
         return _last_side(text) if len(text) <= 100 else None
     if kind == "number":
-        return _last_number(_without_reason(plain_math(text)))
+        return _last_number(before_reason(plain_math(text), REASON))
     if kind == "list":
         return _last_list(text)
     return None if NO_ANSWER.match(text) else text
@@ -163,7 +166,7 @@ def _read_loose(text: str, kind: str, options: Options | None) -> str | None:
 def _last_number(text: str, words: bool = True) -> str | None:
     """Returns the quantity that the last sentence with quantities states."""
     for sentence in reversed(split_sentences(text)):
-        quantity = None if says_nothing(sentence) else _stated_quantity(sentence, words)
+        quantity = None if says_nothing(sentence) else _stated_quantity(before_reason(sentence), words)
         if quantity is not None:
             return str(quantity)
     return None
@@ -184,9 +187,9 @@ def _stated_quantity(sentence: str, words: bool = True) -> Quantity | None:
             return counted[0]
     sign = max(sentence.rfind("="), sentence.rfind("≈"))
     choices = [each for each in figures if each.start > sign] or figures or quantities
-    aside = [match.span() for match in ASIDE.finditer(sentence)]
+    aside = {place for match in ASIDE.finditer(sentence) for place in range(*match.span())}
     for keep in (
-        lambda each: not any(start <= each.start and each.end <= end for start, end in aside),
+        lambda each: each.start not in aside,
         lambda each: not BOUND.search(sentence[max(0, each.start - 16) : each.start]),
         lambda each: not (each.plain and 1900 <= each.value < 2100 and YEAR.search(sentence[: each.start][-16:])),
     ):
@@ -212,14 +215,6 @@ def _last_text(text: str) -> str | None:
 def _last_list(text: str) -> str | None:
     found = BRACKETS.findall(text)
     return found[-1] if found else None
-
-
-def _without_reason(text: str) -> str:
-    """Returns the part of a sentence before it says why, if that part holds a quantity."""
-    for cut in REASON.finditer(text):
-        if find_quantities(text[: cut.start()]) or find_number_words(text[: cut.start()]):
-            return text[: cut.start()]
-    return text
 
 
 def _last_side(text: str) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .quantities import Quantity, evaluate, find_number_words, find_quantities, plain_math
+from .quantities import Quantity, before_reason, evaluate, find_number_words, find_quantities, plain_math
 from .statements import NAMES, says_nothing, split_sentences
 
 
@@ -27,18 +27,31 @@ NEGATED = re.compile(
 )
 # A letter in any form: in parentheses, before a mark of a list, or alone.
 LETTER = re.compile(r"[(（]\s*([A-Ha-h])\s*[)）]|(?<![A-Za-z0-9_'’\\])([A-H])(?![A-Za-z0-9_'’′])")
+# Letters in a row that are called wrong together
+ROW = r"((?:[(（]?[A-H][)）]?(?![A-Za-z0-9])[\s,、]{0,3}(?:(?:and|or|nor|和|与|及)\s{0,2})?){1,8})"
+DENIED = (
+    re.compile(
+        r"(?:\b(?i:rul(?:e|ed|es|ing) out|eliminat(?:e|ed|es|ing)|exclud(?:e|ed|es|ing)|discard(?:ed|s|ing)?|"
+        rf"neither|leave out)|排除)(?:\s?(?:options?|choices?|选项))?\s?{ROW}"
+    ),
+    re.compile(
+        rf"(?<![A-Za-z0-9_]){ROW}(?:选项|项)?(?:(?:can|may|must|should)\s(?:all\s)?be\s|are\s(?:all\s|both\s)?|[都均全皆]为?|是|为)?"
+        r"(?:eliminated|excluded|discarded|ruled out|wrong|incorrect|false|不对|错误?|不正确|不符|排除)"
+    ),
+)
 # A text that opens with a letter, which a mark, the end, or a reason follows.
 OPENING = re.compile(
     r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|letter|选项|选)\s*[:：]?\s*)?[\"'“*]*"
     r"(?:[(（\[]\s*([A-Ha-h])\s*[)）\]]|([A-H])(?=\s*(?:$|[(（).,，。．;；:：*\"'”>\]\n—–]|-\s|(?:since|because|as|for|and|is|"
-    r"which|with|but|so|if)\b|[一-鿿，]|\s[^a-z\s]))|([a-h])(?=\s*(?:$|[).:]\s*)))",
+    r"which|with|but|so|if)\b|[一-鿿，]|\s[^a-z\s=≈≠<>≥≤+×·/^√]))"
+    r"(?![)）]?\s?(?:[,、]|and|or)\s?(?:and |or )?[(（]?[A-H](?![A-Za-z]))|([a-h])(?=\s*(?:$|[).:]\s*)))",
     re.IGNORECASE,
 )
 # A sentence that ends in a letter; elsewhere the point belongs to a list
 BEHIND_LETTER = re.compile(r"(?<=\b[A-H]\.)\s+(?=[A-Z][a-z])")
 TRUTHS = ("yes", "no", "true", "false", "是", "否")
 LISTED = re.compile(r"^[ \t*]{0,8}[(（]?([A-H])[)）.:：][ \t*]", re.MULTILINE)
-GOOD_START = re.compile(r"(?i:^\s*(?:since|because|as|for|and|is|which|with|but|so|if)\b)")
+GOOD_START = re.compile(r"(?i:^\s*(?:since|because|as|for|and(?! not)|is|which|with|but(?! not)|so|if)\b)")
 
 
 @dataclass(frozen=True)
@@ -66,7 +79,7 @@ class Options:
         values = tuple(evaluate(text) for text in texts)
         words = sorted({text for text in levelled if len(text) > 1 or text not in "a1i"} - {""}, key=len, reverse=True)
         pattern = "|".join(
-            rf"(?<![\w.√^-]){re.escape(word)}(?![\w^]|[.,]\d)" if _is_latin(word) else re.escape(word)
+            rf"(?<![\w.√^-]){_spelling(word)}(?![\w^]|[.,]\d)" if _is_latin(word) else _spelling(word)
             for word in words
         )
         return cls(levelled, values, re.compile(pattern) if words else None)
@@ -109,6 +122,13 @@ def level(text: str) -> str:
     words = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", plain_math(text).casefold())
     words = " ".join(words.split()).strip(" .,;:。，；\"'")
     return re.sub(r"^(?:an?|the) (?=\w\w)", "", words)
+
+
+def _spelling(word: str) -> str:
+    """Returns a pattern of the texts of an option, formulas with any spaces."""
+    if not re.search(r"[=<>≥≤+*/^(\[√π∞-]", word):
+        return re.escape(word)
+    return r"\s?".join(re.escape(character) for character in word if character != " ")
 
 
 def _is_latin(word: str) -> bool:
@@ -161,7 +181,8 @@ def _marked_letter(text: str, options: Options) -> str | None:
     listed = {match.start(1) for match in LISTED.finditer(text)}
     if len({text[place] for place in listed}) < 2:
         listed = set()
-    found, denied = [], set()
+    wrong = _denied_places(text)
+    found, denied = [], {text[place] for place in wrong} & set(options.letters)
     for match in LETTER.finditer(text):
         letter = (match[1] or match[2]).upper()
         before, after = text[max(0, match.start() - 24) : match.start()], text[match.end() : match.end() + 60]
@@ -169,13 +190,19 @@ def _marked_letter(text: str, options: Options) -> str | None:
         is_marked = (match[1] and not _is_name(before)) or OPTION_WORD.search(before)
         if letter not in options.letters or not is_marked or place in listed:
             continue
-        if WRONG.match(after) or NEGATED.search(before):
+        if place in wrong or WRONG.match(after) or NEGATED.search(before):
             denied.add(letter)
         else:
             found.append(letter)
     if not found and denied and len(options.texts) - len(denied) == 1:
         return next(letter for letter in options.letters if letter not in denied)
     return found[-1] if found else None
+
+
+def _denied_places(text: str) -> set[int]:
+    """Returns where the letters stand that a text calls wrong, one by one or in a row."""
+    rows = [match.span(1) for pattern in DENIED for match in pattern.finditer(text)]
+    return {place for start, end in rows for place in range(start, end) if text[place] in LETTERS}
 
 
 def _is_name(before: str) -> bool:
@@ -257,9 +284,11 @@ def read_value(text: str, options: Options) -> str | None:
         if says_nothing(sentence):
             continue
         quantities = find_quantities(sentence) or find_number_words(sentence)
+        sentence = before_reason(sentence)
         letters = [letter for quantity in quantities if (letter := options.of_value(quantity))]
         if not named and quantities:
-            behind = [each for each in quantities if each.start > sentence.rfind("=")] or quantities
+            stated = [each for each in quantities if each.end <= len(sentence)] or quantities
+            behind = [each for each in stated if each.start > sentence.rfind("=")] or stated
             letter = options.of_value(behind[-1]) or (letters[0] if len(set(letters)) == 1 else None)
             if letter:
                 return letter

@@ -31,6 +31,16 @@ UNIT = (
 BEHIND = re.compile(rf"\s*{UNIT}")
 UNIT_AT_END = re.compile(rf"(?<=[\d)π°])\s*{UNIT}(?:\s*{UNIT})?\s*$")
 
+# What follows these does not state the answer but says why.
+REASON = re.compile(
+    r"\s*[,;，；](?!\d{3})\s|\s\(|（|"
+    r"\s*(?:\b(?:since|because|as|when|where|which|if|for|so that|out of|of the)\b|因为|由于)",
+    re.IGNORECASE,
+)
+
+# The same in a sentence that announces no answer, where a comma may go on to it
+WHY = re.compile(r"\b(?:since|because|when|given that)\b|因为|由于", re.IGNORECASE)
+
 # what LaTeX writes otherwise -> plain characters; the order counts
 REWRITES = tuple(
     (re.compile(pattern), replacement)
@@ -46,6 +56,9 @@ REWRITES = tuple(
         (r"\\div(?![A-Za-z])", "÷"),
         (r"\\pi(?![A-Za-z])", "π"),
         (r"\\approx(?![A-Za-z])", "≈"),
+        (r"\\infty(?![A-Za-z])", "∞"),
+        (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", "≥"),
+        (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=", "≤"),
         (r"\\[\[\]()]|\\(?=[%$])|\$|\*\*|`|\u200b", ""),
         (r"[−–](?=[\d.√π(\\])", "-"),
         ("²", "^2"),
@@ -57,7 +70,7 @@ REWRITES = tuple(
     )
 )
 # Most sentences have nothing of that, and no quantity
-REWRITTEN = re.compile(r"[\\$`*~²³−–√{\u200b]|\d\s*[xX]\s*\d|\d \d|sqrt")
+REWRITTEN = re.compile(r"[<>]=|[\\$`*~²³−–√{\u200b]|\d\s*[xX]\s*\d|\d \d|sqrt")
 NUMERAL = re.compile(r"[\dπ]")
 # braces inside out; as many passes as they are deep
 BRACES = tuple(
@@ -72,7 +85,7 @@ BRACES = tuple(
 TOKEN = re.compile(
     r"(?P<skip>^[ \t]*\d{1,2}[.)][ \t]+(?=\S)|\d{1,2}:\d\d(?!\d)|"
     r"(?i:\b(?:step|figure|fig\.?|question|part|case|method|equation|eq\.?|example|table))\s*\d+)"
-    r"|(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?![\w.]))?)"
+    r"|(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?!\w|\.\d))?)"
     r"|(?P<symbol>[√π()+*/^×·÷-])"
     r"|(?P<mark>[°%])"
     r"|(?P<space>\s+)"
@@ -156,6 +169,14 @@ def find_number_words(text: str) -> list[Quantity]:
         value = first + (second or 0)
         found.append(Quantity(value, str(value), match.start(), match.end(), True))
     return found
+
+
+def before_reason(text: str, reason: re.Pattern = WHY) -> str:
+    """Returns the part of a sentence before it says why, if that part holds a quantity, else the sentence."""
+    for cut in reason.finditer(text):
+        if find_quantities(text[: cut.start()]) or find_number_words(text[: cut.start()]):
+            return text[: cut.start()]
+    return text
 
 
 def evaluate(text: str) -> float | None:

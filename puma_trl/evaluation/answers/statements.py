@@ -40,20 +40,18 @@ PHRASE = re.compile(
     rf"\s*(?:therefore|thus|then|simply)?\s*[:：]?"
     rf"|\b(?:answers?|option|choice) (?:to|for|of|that|which)\b[^.\n:：]{{1,150}}?\b(?:is|are)\b\s*[:：]?"
     rf"|\b(?:answer|solution) (?:comes|turns) out to be\b"
+    rf"|正确的(?:选项|答案|一项)?(?:应该?|就)?(?:是|为)\s*[:：]?"
     rf"|(?:答案|选项)[\s】\])\*]{{0,8}}(?:应该?|就)?(?:是|为|选择?|[:：])+\s*[:：]?|【答案】"
     rf"|(?:故|应|应该|所以|因此|则|可)\s*选(?:择|项)?\s*[:：]?|(?:^|[，。,;；\s])(?:选择|选)\s*[:：]?(?=\s*[\(（]?[A-H])",
     re.IGNORECASE,
 )
 # The letter that a line ends in, behind a word that draws a conclusion.
 CONCLUSION = re.compile(
-    r"\b(?:so|hence|thus|therefore|choose|pick|select|go with)\b,?\s{1,4}(?:(?:it(?: is|'s| must be)|option|choice) )?"
+    r"\b(?:so|hence|thus|therefore|choose|pick|select|go with|leav(?:es|ing)(?: only)?)\b,?\s{1,4}"
+    r"(?:(?:it(?: is|'s| must be)|option|choice) )?"
     r"[(（]?(?P<letter>[A-H])[)）]?[ \t*.。!]{0,4}$",
     re.IGNORECASE | re.MULTILINE,
 )
-DENIAL = re.compile(r"\b(?:not|neither|nor|incorrect|wrong|false)\b|n't|不", re.IGNORECASE)
-# What is set in bold and is neither a title nor the name of a step.
-BOLD = re.compile(r"\*\*(?!\s)([^*\n]{1,60})(?<![\s:：])\*\*(?!\s*[:：])")
-# The letter stands before what says that it is right.
 DENIAL = re.compile(r"\b(?:not|neither|nor|incorrect|wrong|false)\b|n't|不", re.IGNORECASE)
 # What is set in bold and is neither a title nor the name of a step.
 BOLD = re.compile(r"\*\*(?!\s)([^*\n]{1,60})(?<![\s:：])\*\*(?!\s*[:：])")
@@ -62,7 +60,19 @@ VERDICT = re.compile(
     r"(?:^|(?<=[\s(（*\"'“，。；：,]))(?:(?i:option|choice|answer|选项)\s{0,4})?[\"'“*]{0,4}[(（]?(?P<letter>[A-H])(?![A-Za-z])"
     r"[)）]?[\"'”*.:]{0,4}\s{0,4}(?:[^.\n]{0,60}?\s)??(?:(?:is|must be|should be|would be)\s{1,4}"
     r"(?:(?:therefore|thus|also)\s{1,4})?(?:the\s{1,4})?(?:correct|right|best|answer|true)\b|"
+    r"fits?\s{1,4}(?:better|best)\b|"
     r"(?:选项)?\s{0,4}(?:是|为)?正确(?!\S{0,2}错)|(?:选项)?\s{0,4}是答案)",
+)
+# "not A but C", "it isn't A; it's C"
+CONTRAST = re.compile(
+    r"(?:\bnot|n['’]t|不是)\s{0,4}(?:option\s)?[(（]?[A-H](?![A-Za-z])[)）]?\s?[,;，；.]?\s{0,4}"
+    r"(?:but|rather|(?:but )?(?i:it)(?:['’]s| is)|而是|是)\s{0,4}(?:option\s)?[(（]?(?P<letter>[A-H])(?![A-Za-z])"
+)
+# A line of a list of options: "- **B. 12 cm**: correct."
+APPROVED = re.compile(
+    r"^[ \t*•-]{0,8}(?:Option )?[(（]?(?P<letter>[A-H])[)）.:：][^\n]{0,120}?"
+    r"(?:[–—:：-]\s{0,3}\**(?:This is )?(?:correct|right|true|正确)(?!\w)|[✓✔✅])",
+    re.IGNORECASE | re.MULTILINE,
 )
 # What stands before the letter of a point, a line, an angle, a variable or a place, and not of an option.
 NAMES = re.compile(
@@ -166,6 +176,9 @@ def find_phrases(text: str) -> Iterator[Statement]:
         if not DENIAL.search(match.group()) and not NAMES.search(text[max(0, match.start() - 16) : match.start()]):
             places.append((match.start("letter"), match["letter"]))
     places += [(match.start("letter"), match["letter"]) for match in CONCLUSION.finditer(text)]
+    places += [(match.start("letter"), match["letter"]) for match in CONTRAST.finditer(text)]
+    approved = [(match.start("letter"), match["letter"].upper()) for match in APPROVED.finditer(text)]
+    places += approved if len(approved) == 1 else []
     for place, letter in sorted(places, key=lambda found: found[0], reverse=True)[:MAX_PHRASES]:
         segment = f"({letter})" if letter else first_sentence(text[place : place + MAX_SEGMENT])
         if segment.strip(" \t\n*_:.\"'`"):
