@@ -16,9 +16,33 @@ from ..errors import DataError
 from ..files import whole_file
 
 
-def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> Path:
+def find_target(sources: Sequence[Source], path: Path) -> Path:
     """
-    Writes rows of several files of one kind into one.
+    Finds the name of a file for rows of several files of one kind, before hours of work.
+
+    Args:
+        sources (`Sequence[Source]`):
+            The files.
+        path (`Path`):
+            The file, without its ending: rows of tables become parquet, all others JSON lines.
+
+    Raises:
+        DataError: if files of both kinds are given, or the file exists.
+    """
+    tables = [source.kind == "table" for source in sources]
+    if any(tables) and not all(tables):
+        raise DataError("Tables and other files cannot be written into one file. Give those of one kind at a time.")
+    path = path.with_suffix(".parquet" if all(tables) else ".jsonl")
+    if path.exists():
+        is_read = any(source.path is not None and os.path.samefile(source.path, path) for source in sources)
+        state, remedy = ("is read", "") if is_read else ("exists", ", or delete it")
+        raise DataError(f"'{path}' {state}, and would be written over. Choose another folder{remedy}.")
+    return path
+
+
+def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> None:
+    """
+    Writes rows of several files into one.
 
     Args:
         sources (`Sequence[Source]`):
@@ -26,23 +50,11 @@ def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], pat
         kept (`Sequence[Collection[int]]`):
             The numbers of the rows to write, of each file.
         path (`Path`):
-            The file, without its ending: rows of tables become parquet, all others JSON lines.
-
-    Returns:
-        `Path`: what was written.
-
-    Raises:
-        DataError: if files of both kinds are given.
+            What [`find_target`] returned.
     """
-    tables = [source.kind == "table" for source in sources]
-    if any(tables) and not all(tables):
-        raise DataError("Tables and other files cannot be written into one file. Give those of one kind at a time.")
-    path = path.with_suffix(".parquet" if all(tables) else ".jsonl")
-    for source in sources:
-        if source.path is not None and path.exists() and os.path.samefile(source.path, path):
-            raise DataError(f"'{path}' is read, and would be written over. Choose another folder.")
-    if all(tables):
-        return _write_table(sources, kept, path)
+    if path.suffix == ".parquet":
+        _write_table(sources, kept, path)
+        return
     with whole_file(path) as file:
         for position, source in enumerate(sources):
             numbers = frozenset(kept[position])
@@ -51,17 +63,15 @@ def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], pat
                     if number in numbers and not isinstance(raw, BrokenRow):
                         row = _with_paths(raw, source, path.parent)
                         file.write(write_json(row) + "\n")
-    return path
 
 
-def _write_table(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> Path:
+def _write_table(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> None:
     parts = [
         source.table.select([number - 1 for number in sorted(numbers)])
         for source, numbers in zip(sources, kept, strict=True)
     ]
     with whole_file(path, "wb") as file:
         concatenate_datasets(parts).to_parquet(file)
-    return path
 
 
 def _with_paths(row: dict[str, Any], source: Source, folder: Path) -> dict[str, Any]:

@@ -390,6 +390,15 @@ def test_a_lookalike_of_a_later_row_is_refused_with_the_remedy(tmp_path, monkeyp
         run_build(monkeypatch, write(tmp_path / "in.jsonl", rows), tmp_path / "out")
 
 
+def test_rows_without_facts_are_split_like_others(build_rows):
+    row = {"question": "AB is 3. Find BC.", "answer": "4"}
+    facts = [row | {"hint": hint} for hint in ("AC is 7.", "", None)]
+    options = ["--facts_column", "hint", "--levels", "vision_dominant"]
+    first, *others = build_rows([*facts, row], *options)
+    assert first["instruction_2"] == "AB is 3. Find BC."
+    assert [row["instruction_2"] for row in others] == ["Find BC."] * 3
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_choices_of_later_rows_and_of_tables(tmp_path, monkeypatch, suffix, capsys):
     """Choices that are numbers are not what a form looks at, and no column of the options counts as unread."""

@@ -121,6 +121,17 @@ def test_clean_rows_are_written(pairs, tmp_path, monkeypatch):
     assert not [finding for finding in again.findings if finding.level != "note"]
     with pytest.raises(DataError, match="is read, and would be written over"):
         check_pairs([str(report.clean)], num_proc=1, write_clean=tmp_path / "clean")
+    with pytest.raises(DataError, match="exists, and would be written over"):
+        check_pairs([str(path)], num_proc=1, write_clean=tmp_path / "clean")
+    assert len(read(report.clean)) == 41
+
+
+def test_a_split_writes_over_nothing(tmp_path):
+    path = write(tmp_path / "in.jsonl", [{"question": question(number), "answer": "1"} for number in (1, 5)])
+    kept = write(tmp_path / "eval.jsonl", [{"question": "Kept?", "answer": "1"}])
+    with pytest.raises(DataError, match="eval.jsonl' exists, and would be written over"):
+        split_pairs([str(path)], tmp_path, eval_size=1, num_proc=1)
+    assert len(read(kept)) == 1 and not (tmp_path / "train.jsonl").exists()
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "parquet"])

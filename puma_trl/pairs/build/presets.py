@@ -9,7 +9,7 @@ from ...data.columns import Form
 from ...data.numbers import number_to_text
 from ...data.places import IMAGE_PLACE
 from ...data.rows import read_row
-from ...data.texts import check_text
+from ...data.texts import check_text, describe
 from ...data.turns import SYSTEM
 from ...errors import DataError
 from .choices import answer_letter, read_choices
@@ -75,10 +75,10 @@ def read_problem(
         choices (`str`, *optional*):
             Column of the choices, which follow the question, see [`read_choices`]; rows may have none.
         facts (`str`, *optional*):
-            Column of the conditions, where the question does not contain them.
+            Column of the conditions, where the question does not contain them; rows may have none.
 
     Raises:
-        DataError: if the row cannot be read, has several turns or two sides, or lacks a question, an answer or facts.
+        DataError: if the row cannot be read, has several turns or two sides, or lacks a question or an answer.
     """
     row = read_row(raw, root, form)
     if row["instruction_2"] is not None:
@@ -112,11 +112,9 @@ def read_problem(
 
 def _text(row: dict[str, Any], name: str) -> str:
     value = number_to_text(row.get(name))
-    if not isinstance(value, str):
-        raise DataError(f"missing value: `{name}` is {value!r}, not text; the row has: {', '.join(row)}")
-    if not value.strip():
-        raise DataError(f"empty text: `{name}` is empty")
-    return check_text(value.strip(), name)
+    if not isinstance(value, str | None):
+        raise DataError(f"wrong type: `{name}` is {describe(value)}, not text")
+    return check_text(value.strip(), name) if value and value.strip() else ""
 
 
 def split_hint(problem: SourceProblem) -> SourceProblem:

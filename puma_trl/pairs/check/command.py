@@ -26,7 +26,7 @@ from ...data.policy import REMEDIES
 from ...data.readers import read_chunk
 from ...errors import DataError
 from ..mapping import add_columns, read_columns
-from ..subset import write_subset
+from ..subset import find_target, write_subset
 from . import leakage
 from .kinds import (
     BENCHMARK,
@@ -133,6 +133,7 @@ def check_pairs(
         raise DataError(f"`--num_proc` is {num_proc}, but at least one process must work.")
     num_proc = num_proc or min(os.cpu_count(), MAX_PROCESSES)
     sources, eval_sources = _find_formed(data, eval_data, image_root, split, columns)
+    clean = write_clean and find_target(sources, write_clean / "train")
     scanner = Scanner(make_checker(sources, model, max_length), {})
     chunks = list(find_chunks(sources))
     findings = _Findings(sources)
@@ -156,11 +157,12 @@ def check_pairs(
     report.unread = list(dict.fromkeys([*unread, *sorted(name for part in parts for name in part.unread)]))
     report.findings += findings.by_kind.values()
     _judge_chance(report)
-    if write_clean is not None:
+    if clean is not None:
         kept: list[list[int]] = [[] for _ in sources]
         for part in parts:
             kept[part.source] += [index for index in part.index if (part.source, index) not in findings.flawed]
-        report.clean, report.clean_rows = write_subset(sources, kept, write_clean / "train"), sum(map(len, kept))
+        write_subset(sources, kept, clean)
+        report.clean, report.clean_rows = clean, sum(map(len, kept))
     return report
 
 

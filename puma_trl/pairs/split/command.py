@@ -26,7 +26,7 @@ from ..check.content import Side
 from ..check.overlap import Reference
 from ..check.scan import ReferenceReader, map_chunks
 from ..mapping import add_columns, read_columns
-from ..subset import write_subset
+from ..subset import find_target, write_subset
 
 
 Row = tuple[int, int]  # position of the file, number of the row
@@ -126,11 +126,12 @@ def split_pairs(
         group), `train_file` and `eval_file`.
 
     Raises:
-        DataError: if an option is out of range, or no group is small enough for the evaluation data.
+        DataError: if an option is out of range, a file exists, or no group is small enough for the evaluation data.
     """
     if eval_size <= 0 or (eval_size >= 1 and eval_size != int(eval_size)):
         raise DataError(f"`--eval_size` is {eval_size}, but must be a share between 0 and 1, or a number of rows.")
     sources = find_forms(find_sources(data, image_root, None, split), columns)
+    files = {f"{name}_file": find_target(sources, output / name) for name in ("train", "eval")}
     sides: list[tuple[Row, Side]] = []
     unread = 0
     workers = num_proc or min(os.cpu_count(), MAX_PROCESSES)
@@ -146,12 +147,12 @@ def split_pairs(
             f"No split: {total:,} rows make {len(groups):,} groups that hang together, the largest of {largest:,} "
             f"rows, and `--eval_size {eval_size:g}` leaves {'no' if not chosen else 'all'} rows for evaluation."
         )
-    files = {}
-    for name, wanted in (("train", {row for group in groups for row in group} - chosen), ("eval", chosen)):
+    rest = {row for group in groups for row in group} - chosen
+    for path, wanted in zip(files.values(), (rest, chosen), strict=True):
         kept: list[list[int]] = [[] for _ in sources]
         for source, number in sorted(wanted):
             kept[source].append(number)
-        files[f"{name}_file"] = write_subset(sources, kept, output / name)
+        write_subset(sources, kept, path)
     counts = {"train": total - len(chosen), "eval": len(chosen), "unread": unread}
     return counts | {"groups": len(groups), "largest": largest} | files
 
