@@ -88,7 +88,9 @@ def _find(args: PumaKLConfig) -> str | None:
     else:
         checkpoint = Path(resume)
         require_whole(checkpoint)
-        _require_latest(checkpoint, folder)
+        if not _is_in(checkpoint, folder):
+            _require_empty(folder)
+        require_free(folder, checkpoint)
     check_settings(checkpoint, args)
     if not is_finished(checkpoint, args):
         _require_none_newer(checkpoint, folder)
@@ -179,16 +181,41 @@ def require_whole(checkpoint: str | Path) -> None:
         )
 
 
-def _require_latest(checkpoint: Path, folder: Path) -> None:
-    """A run goes on in its own folder from its last checkpoint, and elsewhere in a folder of its own."""
-    if checkpoint.resolve().parent != folder.resolve():
-        _require_empty(folder)
+def _is_in(checkpoint: str | Path, folder: str | Path) -> bool:
+    return Path(checkpoint).resolve().parent == Path(folder).resolve()
+
+
+def require_free(folder: str | Path, checkpoint: str | Path | None) -> None:
+    """
+    Makes sure that a run overwrites no checkpoint of another one, nor later ones of its own: it goes on in its own
+    folder from the last one, and elsewhere in a folder without any.
+
+    Args:
+        folder (`str` or `Path`):
+            The output folder.
+        checkpoint (`str` or `Path`, *optional*):
+            The checkpoint that the run goes on from, `None` for a new run.
+
+    Raises:
+        ConfigError: if there are such checkpoints. One that a kill cut short is no loss.
+    """
+    if checkpoint is None or not _is_in(checkpoint, folder):
+        problems = {path: find_problem(path) for path in list_checkpoints(folder)}
+        kept = [path for path, problem in problems.items() if problem is None or not problem.is_unfinished]
+        if kept:
+            raise ConfigError(
+                f"`output_dir: {folder}` holds {kept[0].name} of another run, which would be overwritten. Set "
+                "`resume_from_checkpoint: true` to go on with that run, or choose another folder."
+            )
         return
-    later = [path for path in list_checkpoints(folder) if _step(path) > _step(checkpoint) and not find_problem(path)]
+    step = _step(Path(checkpoint))
+    later = [path for path in list_checkpoints(folder) if _step(path) > step and not find_problem(path)]
     if later:
+        # beside the model of a finished run nothing goes on, whatever is deleted
+        remedy = "" if has_weights(folder) else ", or delete the later checkpoints"
         raise ConfigError(
             f"`resume_from_checkpoint: {checkpoint}` is not the last one in `output_dir: {folder}`; the run would "
-            f"overwrite {later[-1].name}. Choose another `output_dir`, or delete the later checkpoints."
+            f"overwrite {later[-1].name}. Choose another `output_dir`{remedy}."
         )
 
 

@@ -270,7 +270,7 @@ def test_resume_equals_an_uninterrupted_run(make, peft, teacher, tmp_path):
     kwargs = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "teacher": teacher}
     whole = make(peft, **kwargs)
     whole.train()
-    resumed = make(peft, **kwargs)
+    resumed = make(peft, **kwargs, output_dir=str(tmp_path / "rest"))
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-2"))
     for name, value in snapshot(whole.model).items():
         assert torch.equal(resumed.model.get_parameter(name), value), name

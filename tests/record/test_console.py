@@ -1,6 +1,7 @@
 """The lines of a run: what they say, and when there are none."""
 
 import logging
+import shutil
 
 import pytest
 from transformers import PrinterCallback
@@ -92,6 +93,7 @@ def test_after_a_resume_numbers_are_those_of_the_session(make_trainer, capsys, m
     """The count of tokens goes on; time left and speed are of the steps since the resume."""
     whole = make_trainer(save_steps=2)
     whole.train()
+    shutil.rmtree(whole.args.output_dir + "/checkpoint-4")
     now = iter(range(0, 1000, 10))
     monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
     resumed = make_trainer(save_steps=2)

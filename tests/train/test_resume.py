@@ -152,9 +152,21 @@ def test_models_without_a_checkpoint_are_not_overwritten(tmp_path, out, make_arg
 
 
 def test_later_checkpoints_are_not_overwritten(out, make_args):
-    with pytest.raises(ConfigError, match="the run would overwrite checkpoint-4"):
-        find_checkpoint(make_args(resume_from_checkpoint=str(out / "checkpoint-2")))
+    earlier = make_args(resume_from_checkpoint=str(out / "checkpoint-2"), max_steps=6)
+    with pytest.raises(ConfigError, match="overwrite checkpoint-4.*`output_dir`, or delete the later checkpoints"):
+        find_checkpoint(earlier)
     assert find_checkpoint(make_args(resume_from_checkpoint=str(out / "checkpoint-4")))
+
+
+def test_a_remedy_is_not_refused_in_turn(tmp_path, out, make_args):
+    """Beside the model of a finished run it would not help to delete the later checkpoints."""
+    finish(out, 4)
+    earlier = str(out / "checkpoint-2")
+    with pytest.raises(ConfigError, match="overwrite checkpoint-4. Choose another `output_dir`.$"):
+        find_checkpoint(make_args(resume_from_checkpoint=earlier, max_steps=6))
+    args = make_args(resume_from_checkpoint=earlier, max_steps=6)
+    args.output_dir = str(tmp_path / "other")
+    assert find_checkpoint(args) == earlier
 
 
 def test_another_run_is_not_overwritten_by_one_from_elsewhere(tmp_path, out, make_args):

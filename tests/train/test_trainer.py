@@ -120,6 +120,7 @@ def test_length_grouped_order_is_the_same_after_resuming_in_a_later_epoch(train,
     kwargs = {"max_steps": 8, "save_steps": 6, "save_strategy": "steps", "train_sampling_strategy": "group_by_length"}
     whole = train(tiny_model(), dataset, **kwargs)
     torch.manual_seed(99)
+    kwargs["output_dir"] = str(tmp_path / "rest")
     resumed = train(tiny_model(), dataset, resume=str(tmp_path / "out" / "checkpoint-6"), **kwargs)
     for name, value in weights(whole).items():
         assert torch.equal(weights(resumed)[name], value), name
@@ -236,6 +237,7 @@ def test_resume_equals_an_uninterrupted_run(train, tiny_model, pairs, tmp_path, 
         "use_kl": use_kl,
     }
     whole = train(tiny_model(), pairs(6), **kwargs)
+    kwargs["output_dir"] = str(tmp_path / "rest")
     resumed = train(tiny_model(), pairs(6), resume=str(tmp_path / "out" / "checkpoint-2"), **kwargs)
     for name, value in weights(whole).items():
         assert torch.equal(weights(resumed)[name], value), name
