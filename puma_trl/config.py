@@ -27,10 +27,11 @@ def as_list(value: str | list[str] | None) -> list[str]:
 
 
 def as_names(value: str | list[str] | None) -> list[str]:
-    """Returns the names of datasets: a list as it is, a single one that exists as it is, else its parts at commas."""
+    """Returns the names of datasets, `~` expanded: a list as it is, one that exists as it is, else its parts."""
     names = [value] if isinstance(value, str) else [name for name in value or [] if str(name).strip()]
     # a command line makes a list of the one value that it has
-    return as_list(names) if len(names) == 1 and not os.path.exists(names[0]) else names
+    names = as_list(names) if len(names) == 1 and not os.path.exists(os.path.expanduser(names[0])) else names
+    return [os.path.expanduser(name) for name in names]
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Types and ranges of settings: one check for recipes, command lines and configs made in Python."""
 
 import math
+import os
 import textwrap
 import types
 from collections.abc import Iterable
@@ -175,6 +176,8 @@ NOT_IN_RECIPES = {
 }
 # Fields whose type is text, for paths, that take true and false besides
 TEXT_OR_SWITCH = ("resume_from_checkpoint",)
+# Fields for one path; `dataset_name` and the like are of several, and `find_sources` reads them
+PATHS = ("chat_template_path", "image_root", "model_name_or_path", "output_dir", *TEXT_OR_SWITCH)
 
 
 def check_values(values: dict[str, Any], classes: Iterable[type]) -> tuple[dict[str, Any], list[str]]:
@@ -230,6 +233,13 @@ def check_value(name: str, value: Any, hint: Any, choices: list[Any] | None = No
         raise ConfigError(f"`{name}` is {value}, but each item must be text. Put it in quotes, or take it out.")
     if isinstance(value, str) and "\0" in value:
         raise ConfigError(f"`{name}` holds a null character, which no name or path has. Take it out.")
+    if isinstance(value, str) and name in PATHS:
+        if "://" in value:
+            raise ConfigError(
+                f"`{name}: {value}` is an address, and nothing is read or written there. Name a file or folder, or "
+                "what is on the Hub as `owner/name`."
+            )
+        value = os.path.expanduser(value)
     if name in RANGES and not isinstance(value, str):
         is_right, words = RANGES[name]
         if not is_right(value):

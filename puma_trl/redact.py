@@ -31,8 +31,8 @@ _LOOKS = (
     re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL),
     re.compile(r"(?i)(?<=\bbearer )[^\s\"',;<]{6,}"),
     re.compile(r"(?<=\b[Bb]asic )(?=[A-Za-z+/]*[0-9=])[A-Za-z0-9+/]{12,}={0,2}"),
-    # user:password@host, with or without a scheme
-    re.compile(r"(?<=://)[^\s/@:]*:[^\s/]*(?=@)"),
+    # user:password@host, with a scheme, also where a path has taken slashes away or added some, or without
+    re.compile(r"(?:(?<=:/)|(?<=://)|(?<=:///))[^\s/@:]*:[^\s/]*(?=@)"),
     re.compile(r"(?<![\w/.:@-])[\w.%+-]+:(?!/)[^\s/@:,]+(?=@[\w-]+(?:\.[\w-]+|:\d))"),
 )
 # The beginnings of `"name": "value"`, `name=value` and `name: value`, and the values

@@ -284,6 +284,8 @@ def test_all_problems_at_once(recipe):
         (["--columns", "[1]"], "`columns` is "),
         (["--lr_scheduler_type=constant", "--warmup_steps=9"], "Set `lr_scheduler_type: constant_with_warmup`"),
         (["--output_dir", " "], "`output_dir` is empty"),
+        (["--chat_template_path", "https://host/t.jinja"], "`chat_template_path: https://host.* is an address, and"),
+        (["--output_dir", "s3://bucket/out"], "`output_dir: s3://bucket/out` is an address"),
         (["--activation_offloading=true"], "`activation_offloading: true` needs a GPU"),
         (["--use_liger_kernel=true"], "`use_liger_kernel: true` needs its package"),
     ],
@@ -333,6 +335,18 @@ def test_why_no_gpu_is_seen(recipe, tmp_path, monkeypatch, version, newest, buil
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match=f"^No GPU is seen: {message}"):
         parse_recipe([str(recipe), "--use_cpu", "false", "--bf16", "false"])
+
+
+def test_home_in_all_paths(recipe, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    several, one = "--dataset_name=~/a.jsonl,b/~c.jsonl", "--eval_dataset_name=~/e.jsonl"
+    paths = ["--model_name_or_path=~/m", "--output_dir=~/o", "--image_root=~/i", "--chat_template_path=~/t.jinja"]
+    script, training, model, _ = parse_recipe([str(recipe), several, one, *paths])
+    assert script.dataset_name == ["/home/me/a.jsonl", "b/~c.jsonl"] and script.eval_dataset_name == [
+        "/home/me/e.jsonl"
+    ]
+    assert (model.model_name_or_path, training.output_dir) == ("/home/me/m", "/home/me/o")
+    assert (training.image_root, training.chat_template_path) == ("/home/me/i", "/home/me/t.jinja")
 
 
 def test_names_of_other_trainers(recipe):

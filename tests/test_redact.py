@@ -37,6 +37,8 @@ def nothing_seen(monkeypatch):
         ("Basic dXNlcjpwYXNzd29yZA==", "dXNlcjpwYXNzd29yZA"),
         ("https://user:p@ss@host/x.jsonl", "p@ss"),
         ("socks5://user:@host", "user"),
+        ("no regular file https:/user:SEKRET@host/t.jinja", "SEKRET"),
+        ("https:///user:SEKRET@host/t.jinja", "SEKRET"),
         ("proxy me:pass@proxy:3128", "pass"),
         ("me:pass@proxy.example.org", "pass"),
         ("https://x/?X-Amz-Credential=ABCDE&X-Amz-Signature=12345", "12345"),
@@ -197,23 +199,25 @@ def test_token_in_a_recipe(recipe):
 
 
 def test_saved_recipe_hides_secrets_and_is_refused_until_they_are_given(recipe, monkeypatch, tmp_path):
-    given = f"gradient_checkpointing_kwargs: {{token: {TOKEN}, revision: main}}\nimage_root: http://me:pass@host/pictures\n"
+    given = (
+        f"gradient_checkpointing_kwargs: {{token: {TOKEN}, revision: main}}\nrun_name: http://me:pass@host/pictures\n"
+    )
     for name in ("MY_CREDENTIALS", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     recipe.write_text(RECIPE + given + "env: {MY_CREDENTIALS: abc, WANDB_MODE: offline}\n")
     saved = saved_recipe(parse_recipe([str(recipe), "--resume_from_checkpoint", "true"])[3])
     assert saved["gradient_checkpointing_kwargs"] == {"token": HIDDEN, "revision": "main"}
-    assert saved["image_root"] == "http://<hidden>@host/pictures"
+    assert saved["run_name"] == "http://<hidden>@host/pictures"
     assert saved["env"] == {"MY_CREDENTIALS": HIDDEN, "WANDB_MODE": "offline"}
     assert "resume_from_checkpoint" not in saved
 
-    again = "gradient_checkpointing_kwargs: {token: <hidden>}\nimage_root: http://<hidden>@host/pictures\n"
+    again = "gradient_checkpointing_kwargs: {token: <hidden>}\nrun_name: http://<hidden>@host/pictures\n"
     recipe.write_text(RECIPE + again)
     with pytest.raises(
-        ConfigError, match="`gradient_checkpointing_kwargs`, `image_root`: <hidden> stands where .* Give the value"
+        ConfigError, match="`gradient_checkpointing_kwargs`, `run_name`: <hidden> stands where .* Give the value"
     ):
         parse_recipe([str(recipe)])
-    parse_recipe([str(recipe), "--gradient_checkpointing_kwargs", "{}", "--image_root", str(tmp_path)])  # given again
+    parse_recipe([str(recipe), "--gradient_checkpointing_kwargs", "{}", "--run_name", "mine"])  # given again
 
     recipe.write_text(RECIPE + "env: {MY_CREDENTIALS: <hidden>}\n")
     parse_recipe([str(recipe)])  # it stands in the environment still
