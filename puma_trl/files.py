@@ -1,10 +1,19 @@
 """Files that are there whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from safetensors import SafetensorError
+
+from .errors import PumaError
+
+
+# What `torch.save` says where a file cannot be written, in an error of no kind of its own
+WRITING = re.compile("PytorchStreamWriter|inline_container|iostream")
 
 
 def unfinished(path: str | Path) -> Path:
@@ -47,3 +56,31 @@ def whole_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def naming_disk(folder: str | Path, remedy: str = "", kind: type[PumaError] = PumaError) -> Iterator[None]:
+    """
+    Lets an error of writing, such as a full disk, name the folder and what to do.
+
+    Args:
+        folder (`str` or `Path`):
+            What is written.
+        remedy (`str`, *optional*):
+            What to do besides, as the end of a sentence.
+        kind (`type[PumaError]`, *optional*, defaults to [`PumaError`]):
+            Kind of the error.
+
+    Raises:
+        PumaError: in place of that error.
+    """
+    try:
+        yield
+    except Exception as error:
+        # tokenizers raise errors of no kind, and torch those of the widest
+        is_of_writing = isinstance(error, OSError | SafetensorError) or type(error) is Exception
+        if not is_of_writing and not (isinstance(error, RuntimeError) and WRITING.search(str(error))):
+            raise
+        raise kind(
+            f"{folder} could not be written: {error}. See that its disk has room and takes files of this size{remedy}."
+        ) from error

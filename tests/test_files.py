@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from puma_trl.files import unfinished, whole_file
+from puma_trl.data.load import _processor_digest
+from puma_trl.errors import PumaError
+from puma_trl.files import naming_disk, unfinished, whole_file
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -39,3 +42,32 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
         with pytest.raises(FileExistsError, match="is not a regular file"), whole_file(path):
             pass
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize(
+    ("error", "is_of_writing"),
+    [
+        (OSError(27, "File too large"), True),
+        (Exception("File too large (os error 27)"), True),  # of tokenizers
+        (RuntimeError("[enforce fail at inline_container.cc:672]"), True),
+        (RuntimeError("CUDA out of memory"), False),
+        (KeyError("file"), False),
+    ],
+)
+def test_errors_of_writing_name_the_disk(error, is_of_writing):
+    expected = PumaError if is_of_writing else type(error)
+    with pytest.raises(expected) as raised, naming_disk("/full", ", or go elsewhere"):
+        raise error
+    line = f"/full could not be written: {error}. See that its disk has room and takes files of this size, or go "
+    assert (str(raised.value) == f"{line}elsewhere.") is is_of_writing
+
+
+def test_a_full_temporary_folder(processor):
+    """The processor is saved there, to be told from another one."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(PumaError, match="could not be written: .*let TMPDIR name another folder"):
+            _processor_digest(processor)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

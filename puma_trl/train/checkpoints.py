@@ -1,10 +1,9 @@
 """Checkpoints that resume to the same weights, bit for bit: how they are written, and how they are read."""
 
 import math
-import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
 from accelerate.utils.memory import should_reduce_batch_size
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
@@ -22,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from ..config import rows_per_step
 from ..errors import CheckpointError, ConfigError
+from ..files import naming_disk
 from ..record.provenance import update_provenance
 from ..record.report import count_steps
 from ..step.forward import SelfTeacher, SeparateTeacher
@@ -29,15 +28,21 @@ from ..step.teacher import AdapterEMACallback
 from .compare import compare_rows, compare_weights, describe_rows, describe_settings, describe_weights, word_changes
 from .lock import hold_lock
 from .marker import COMPLETE_MARKER, find_damage, read_marker, write_marker
-from .resume import check_settings, find_checkpoint, find_last, list_checkpoints, on_main_process, require_whole
+from .resume import (
+    check_settings,
+    find_checkpoint,
+    find_last,
+    list_checkpoints,
+    on_main_process,
+    require_free,
+    require_whole,
+)
 from .signals import leave_signals
 from .space import require_space
 
 
 logger = get_logger(__name__)
 
-# What `torch.save` says where a file cannot be written, in an error of no kind of its own
-WRITING = re.compile("PytorchStreamWriter|inline_container|iostream")
 # In checkpoints, the moving average of a teacher
 ADAPTER_AVERAGE = "adapter_average.safetensors"
 AVERAGE_MODEL = "ema_teacher"
@@ -71,24 +76,10 @@ def naming_damage(checkpoint: str | None) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def naming_disk(folder: str | Path) -> Iterator[None]:
-    """
-    Lets an error of writing, such as a full disk, name the folder and what to do.
-
-    Raises:
-        CheckpointError: in place of that error.
-    """
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        is_of_writing = isinstance(error, OSError | SafetensorError) or WRITING.search(str(error))
-        if not is_of_writing:
-            raise
-        raise CheckpointError(
-            f"{folder} could not be written: {error}. See that its disk has room and takes files of this size, then "
-            "resume from the checkpoint before it: `resume_from_checkpoint: true`."
-        ) from error
+def naming_disk_of(checkpoint: Path) -> AbstractContextManager[None]:
+    """Lets an error of writing a checkpoint name it, and how the run goes on (see [`naming_disk`])."""
+    remedy = ", then resume from the checkpoint before it: `resume_from_checkpoint: true`"
+    return naming_disk(checkpoint, remedy, CheckpointError)
 
 
 class ExactCheckpoints:
@@ -128,7 +119,8 @@ class ExactCheckpoints:
             resume_from_checkpoint = str(last)
         if resume_from_checkpoint:
             self.compare_checkpoint(resume_from_checkpoint)
-        on_main_process(self._prepare_folder)
+        is_searched = trial is not None  # a search gives each of its runs a folder
+        on_main_process(self._prepare_folder, resume_from_checkpoint or None, is_searched)
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
     def compare_checkpoint(self, checkpoint: str) -> None:
@@ -171,12 +163,17 @@ class ExactCheckpoints:
             return f"DeepSpeed, ZeRO-{self.accelerator.state.deepspeed_plugin.zero_stage}"
         return "FSDP" if self.is_fsdp_enabled else "one process or DDP"
 
-    def _prepare_folder(self) -> None:
-        """Takes the lock of the output folder, if checkpoints will be written, and looks at the room on its disk."""
+    def _prepare_folder(self, checkpoint: str | None, is_searched: bool) -> None:
+        """
+        If checkpoints will be written, takes the lock of the output folder and sees that nothing is overwritten; looks
+        at the room on its disk.
+        """
         self._describe()
         if self.args.save_strategy != SaveStrategy.NO:
             Path(self.args.output_dir).mkdir(parents=True, exist_ok=True)
             hold_lock(self.args.output_dir)
+            if not is_searched:
+                require_free(self.args.output_dir, checkpoint)
         has_length = hasattr(self.train_dataset, "__len__")
         num_steps = count_steps(self.args, len(self.train_dataset)) if has_length else self.args.max_steps
         if (warning := require_space(self, num_steps)) is not None:
@@ -235,11 +232,11 @@ class ExactCheckpoints:
         self._completed = None
         limit, self._holds_limit = self.args.save_total_limit, True
         try:
-            with naming_disk(folder):
+            with naming_disk_of(folder):
                 super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit, self._holds_limit = limit, False
-        with naming_disk(folder):
+        with naming_disk_of(folder):
             self._complete(folder)
         if self.args.should_save and limit is not None:
             self._delete_old(folder, limit)

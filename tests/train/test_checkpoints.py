@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from puma_trl.record.provenance import read_provenance, save_provenance
 from puma_trl.train import checkpoints
 from puma_trl.train.checkpoints import naming_damage
 from puma_trl.train.compare import describe_settings
-from puma_trl.train.marker import find_problem, read_marker
+from puma_trl.train.marker import COMPLETE_MARKER, find_problem, read_marker
 from puma_trl.train.trainer import PumaKLTrainer
 
 from .checkpoint_files import write_checkpoint
@@ -107,6 +108,7 @@ def test_a_longer_schedule_is_named(train, tiny_model, pairs, out, caplog):
 def test_the_same_schedule_is_not_named(train, tiny_model, pairs, out, caplog):
     flags = SAVING | {"lr_scheduler_type": "cosine", "warmup_steps": 1, "max_steps": 3}
     train(tiny_model(), pairs(4), **flags)
+    shutil.rmtree(out / "checkpoint-3")
     train(tiny_model(), pairs(4), resume=str(out / "checkpoint-2"), **flags)
     assert "Resuming" not in caplog.text and "schedule" not in caplog.text
 
@@ -137,7 +139,7 @@ def test_damage_found_while_loading_names_the_file(train, tiny_model, pairs, out
     spoil(out / "checkpoint-1" / name)
     assert find_problem(out / "checkpoint-1") is None
     with pytest.raises(CheckpointError, match=rf"checkpoint-1/{name} is damaged .* Delete that folder and resume"):
-        train(tiny_model(), pairs(4), resume=str(out / "checkpoint-1"), **SAVING)
+        train(tiny_model(), pairs(4), resume=str(out / "checkpoint-1"), **SAVING, output_dir=str(out / "other"))
 
 
 def test_errors_that_are_not_of_damage(tmp_path):
@@ -184,6 +186,7 @@ def test_the_best_checkpoint_stays(train, tiny_model, pairs, out):
 def test_what_a_former_run_has_left_in_a_checkpoint_goes(train, tiny_model, pairs, out):
     train(tiny_model(), pairs(4), **SAVING)
     (out / "checkpoint-2" / "rng_state_1.pth").write_bytes(b"of two processes")
+    (out / "checkpoint-2" / COMPLETE_MARKER).unlink()  # cut short while it was repeated
     train(tiny_model(), pairs(4), resume=str(out / "checkpoint-1"), **SAVING)
     assert find_problem(out / "checkpoint-2") is None
     assert not (out / "checkpoint-2" / "rng_state_1.pth").exists()
@@ -255,6 +258,18 @@ def test_a_run_in_python_holds_the_lock(train, tiny_model, pairs, out, monkeypat
     assert held == [str(out)]
     train(tiny_model(), pairs(4), max_steps=1)  # saves nothing
     assert held == [str(out)]
+
+
+def test_a_run_in_python_overwrites_no_other(train, tiny_model, pairs, out):
+    train(tiny_model(), pairs(4), **SAVING)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="holds checkpoint-2 of another run, which would be overwritten"):
+        train(tiny_model(), pairs(4), **SAVING)
+    with pytest.raises(ConfigError, match="checkpoint-1` is not the last one in"):
+        train(tiny_model(), pairs(4), resume=str(out / "checkpoint-1"), **SAVING)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+    other = str(out.parent / "other")
+    assert train(tiny_model(), pairs(4), resume=str(out / "checkpoint-1"), output_dir=other, **SAVING).resumed
 
 
 # The script
