@@ -26,15 +26,17 @@ from datasets import DatasetDict
 from rich.console import Console
 from transformers import IntervalStrategy, ProcessorMixin, set_seed
 
+from puma_trl.config import as_list
 from puma_trl.data.load import load_data
 from puma_trl.data.policy import DataReport
 from puma_trl.errors import ConfigError, PumaError
 from puma_trl.evaluation.training_gap import GapCallback, load_gap_pairs
+from puma_trl.files import naming_disk
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.attention import check_padding_free
 from puma_trl.models.families import get_family
 from puma_trl.models.load import load_config, load_model, load_processor
-from puma_trl.models.parts import count_parameters
+from puma_trl.models.parts import check_rates_by_name, count_parameters
 from puma_trl.models.probe import check_attention
 from puma_trl.recipe import parse_recipe, split_recipe
 from puma_trl.record.curves import CurvesCallback, draw_curves
@@ -107,6 +109,7 @@ def main(argv: list[str]) -> int | None:
     attention = check_attention(model_args, training_args, config)
     processor = load_processor(model_args, training_args)
     family = get_family(config)
+    check_rates_by_name(training_args, as_list(model_args.lora_modules_to_save), family)
     refuse_unused(training_args, isinstance(processor, ProcessorMixin))
     if training_args.padding_free and isinstance(processor, ProcessorMixin):
         check_padding_free(config, model_args.attn_implementation)
@@ -180,8 +183,9 @@ def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, rep
 
 def save(trainer: PumaKLTrainer, recipe: str | None) -> None:
     """Saves what the run has made and pushes it if the recipe says so; ends the process group in between."""
-    trainer.save_model(_internal_call=True)  # without pushing, which comes when all is saved
-    trainer.save_state()
+    with naming_disk(trainer.args.output_dir):
+        trainer.save_model(_internal_call=True)  # without pushing, which comes when all is saved
+        trainer.save_state()
     end_process_group()
     if trainer.is_world_process_zero():
         draw_curves(trainer.state.log_history, Path(trainer.args.output_dir) / CURVES)

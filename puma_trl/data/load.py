@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..errors import DataError
+from ..files import naming_disk
 from ..models import families
 from ..models.families import Family
 from .cache import fill_first, images_changed, read_or_make
@@ -38,10 +39,10 @@ MAX_PROCESSES = 16
 
 
 def load_data(
-    data: PumaScriptArguments | Dataset | Mapping[str, Dataset],
+    data: PumaScriptArguments | str | Sequence[str] | Dataset | Mapping[str, Dataset],
     training_args: PumaKLConfig,
     processor: ProcessorMixin | PreTrainedTokenizerBase,
-    family: Family,
+    family: Family | None = None,
 ) -> tuple[DatasetDict, dict[str, DataReport]]:
     """
     Loads and checks the training data and, if there is any, the evaluation data.
@@ -50,16 +51,18 @@ def load_data(
     are dropped are written to `dropped_rows.jsonl` in `output_dir`.
 
     Args:
-        data ([`PumaScriptArguments`], [`~datasets.Dataset`] or `dict[str, Dataset]`):
-            Where the data is, or datasets of rows in any form: one to train on, or by the name of their split.
+        data ([`PumaScriptArguments`], `str`, `list[str]`, [`~datasets.Dataset`] or `dict[str, Dataset]`):
+            Where the data is, the `dataset_name` to train on alone, or datasets of rows in any form: one to train on,
+            or by the name of their split.
         training_args ([`PumaKLConfig`]):
             `use_kl`, `image_root`, `bad_rows`, `answer_mismatch`, `columns`, `special_tokens`, `decode_images`,
             `max_length`, `trainable_parts`, `allow_text_only`, `seed`, `dataset_num_proc` (default: every core, up to
             16) and `output_dir` are used.
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
             Processor or tokenizer of the model. A text model gets the text-rich side of pairs.
-        family ([`Family`]):
-            The model family.
+        family ([`Family`], *optional*):
+            The model family. Defaults to that of the processor's class; that of a model is
+            `get_family(model.config)`.
 
     Returns:
         `tuple[DatasetDict, dict[str, DataReport]]`: the splits `"train"` and, if asked for, `"eval"`, or those that
@@ -76,6 +79,7 @@ def load_data(
             they should be, lacks what `use_kl` needs, has no picture to learn from, is evaluated on as it is trained
             on, or has rows that cannot be used and the policy is to stop.
     """
+    data, family = _read_names(data), family or families.family_of_processor(processor)
     splits, reports, dropped, digests = {}, {}, [], {}
     takes_images = isinstance(processor, ProcessorMixin)
     with fill_first(training_args, "loading and checking the data") as fills:
@@ -92,6 +96,19 @@ def load_data(
     if isinstance(data, PumaScriptArguments) and data.eval_split_size is not None:
         _hold_out(splits, reports, data.eval_split_size, training_args.seed)
     return DatasetDict(splits), reports
+
+
+def _read_names(data: Any) -> PumaScriptArguments | Dataset | Mapping[str, Dataset]:
+    """Lets names alone be those of the data to train on."""
+    if isinstance(data, PumaScriptArguments | Dataset | Mapping):
+        return data
+    names = [data] if isinstance(data, str | os.PathLike) else data
+    if not isinstance(names, Sequence) or not all(isinstance(name, str | os.PathLike) for name in names):
+        raise DataError(
+            f"`data` is of the type {type(data).__name__}. Give names of files, folders or datasets of the Hub, or a "
+            "`datasets.Dataset`, such as `Dataset.from_list(...)` makes."
+        )
+    return PumaScriptArguments(dataset_name=[os.fspath(name) for name in names])
 
 
 def _find_splits(
@@ -207,7 +224,8 @@ def _code_digest() -> str:
 def _processor_digest(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
     """Hashes the files that a processor saves, because its objects do not hash the same in every process."""
     digest = hashlib.sha256()
-    with tempfile.TemporaryDirectory() as folder:
+    remedy = ", or let TMPDIR name another folder"
+    with naming_disk(tempfile.gettempdir(), remedy), tempfile.TemporaryDirectory() as folder:
         processor.save_pretrained(folder)
         for file in sorted(Path(folder).rglob("*")):
             if file.is_file():

@@ -248,13 +248,53 @@ def split_groups(
             members.setdefault(part_by_id[id(parameter)], []).append(parameter)
         for part, parameters in members.items():
             groups.append({**group, "params": parameters, "lr": rates.get(part, group["lr"]), "part": part})
-    trained = {group["part"] for group in groups}
-    if idle := sorted(rates.keys() - trained):
+    _refuse_idle(rates, {group["part"] for group in groups})
+    optimizer.param_groups[:] = groups
+
+
+def check_rates(model: PreTrainedModel | PeftModel, part_learning_rates: dict[str, float], family: Family) -> None:
+    """
+    Makes sure that something trains of each part that `part_learning_rates` names.
+
+    Raises:
+        ModelError: if nothing does.
+    """
+    rates = _resolve_rates(part_learning_rates, family)
+    prefixes = [name for name in rates if name.endswith(".")]
+    trained = {
+        part_of(name.removeprefix("base_model.model."), family, prefixes)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    _refuse_idle(rates, trained)
+
+
+def check_rates_by_name(args: PumaKLConfig, whole: list[str], family: Family) -> None:
+    """
+    The same, before data and model are loaded, as far as names tell: neither `all` nor a prefix trains.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            `trainable_parts` and `part_learning_rates` are used.
+        whole (`list[str]`):
+            The `lora_modules_to_save`, which train besides.
+        family ([`Family`]):
+            The model family.
+    """
+    names = [*(args.trainable_parts or ["all"]), *whole]
+    if not all(name in family.parts or name in ALIASES for name in names):
+        return
+    trained = {part for name in names for part in resolve_part(name, family, "trainable_parts")}
+    rates = _resolve_rates(args.part_learning_rates or {}, family)
+    _refuse_idle([name for name in rates if not name.endswith(".")], trained)
+
+
+def _refuse_idle(rates: Iterable[str], trained: set[str | None]) -> None:
+    if idle := sorted(set(rates) - trained):
         raise ModelError(
             f"`part_learning_rates` names {', '.join(idle)}, of which no parameter trains; what trains is of: "
             f"{', '.join(sorted(filter(None, trained)))}. Leave it out, or add it to `trainable_parts`."
         )
-    optimizer.param_groups[:] = groups
 
 
 def _resolve_rates(part_learning_rates: dict[str, float], family: Family) -> dict[str, float]:

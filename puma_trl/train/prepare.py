@@ -12,22 +12,25 @@ from trl import ModelConfig
 
 from ..config import PumaKLConfig
 from ..data.cache import fill_first
-from ..data.collator import DataCollatorForPumaPairs, find_placeholder_sides
+from ..data.collator import TEACHER, DataCollatorForPumaPairs, find_placeholder_sides
 from ..data.encode import tokenize_rows
 from ..data.load import load_data
 from ..data.policy import describe_rows
 from ..data.render import end_token_id
+from ..data.rows import ROW_COLUMNS
 from ..data.tokens import get_tokenizer
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, PumaError
 from ..models.attention import attention_of, check_padding_free
 from ..models.families import get_family
 from ..models.load import check_vocabulary, load_config, load_processor
-from ..models.parts import check_parts, count_parameters, resolve_part, set_trainable_parts
+from ..models.parts import check_parts, check_rates, count_parameters, resolve_part, set_trainable_parts
 from ..models.pixels import set_pixels
 from ..models.templates import set_chat_template
 from .unused import name_idle, refuse_for_rows, refuse_unused, refuse_with_model
 
 
+# `length` is for length-grouped sampling, which reads the data set after the other columns are gone
+COLUMNS = ["row_id", *ROW_COLUMNS, "length"]
 # What `load_data` has measured on a row, by which checked rows are known
 CHECKED = "num_answer_tokens"
 
@@ -106,6 +109,8 @@ def prepare(
         splits = prepare_rows(splits, args, processor, config, functions.get("formatting_func"))
         train_dataset = splits.pop("train")
         eval_dataset = splits if isinstance(eval_dataset, dict) else splits.get("eval")
+    elif takes_images:
+        _try_collator(collator, train_dataset, args)
     if takes_images:
         # rows become tensors in the collator, where images are opened
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
@@ -113,6 +118,27 @@ def prepare(
             args.ddp_find_unused_parameters = _may_leave_unused(config)
         collator = collator or make_collator(train_dataset, eval_dataset, args, processor, config)
     return Prepared(processor, train_dataset, eval_dataset, collator, has_own_rows and takes_images)
+
+
+def _try_collator(collator: Callable, rows: Any, args: PumaKLConfig) -> None:
+    """Makes sure that a collator which is not ours makes a batch of the first row as training gives it."""
+    wanted = ["input_ids", "labels"] + ([f"{TEACHER}input_ids"] if args.use_kl else [])
+    row = next(iter(rows))
+    if args.remove_unused_columns:
+        row = {name: value for name, value in row.items() if name in COLUMNS}
+    try:
+        missing = [name for name in wanted if name not in collator([row])]
+        problem = f"makes no {', '.join(f'`{name}`' for name in missing)} of it" if missing else ""
+    except PumaError:
+        raise
+    except Exception as error:
+        problem = f"ends with {type(error).__name__}: {str(error).strip() or 'no message'}"
+    if problem:
+        name = getattr(collator, "__name__", type(collator).__name__)
+        raise ConfigError(
+            f"`data_collator` ({name}) was tried on the first row of the train dataset, and {problem}. Leave it out, "
+            "or give a `DataCollatorForPumaPairs` or a subclass."
+        )
 
 
 def _require_kinds(model: Any, args: Any, train_dataset: Any) -> None:
@@ -150,7 +176,7 @@ def prepare_model(model: PreTrainedModel | PeftModel, args: PumaKLConfig, given:
             What the trainer got.
 
     Raises:
-        ModelError: if a part is not in the model.
+        ModelError: if a part is not in the model, or `part_learning_rates` names one of which nothing trains.
         ConfigError: if adapters are on other parts than the named ones.
         DataError: if more than the language model would train on rows without any picture.
     """
@@ -160,6 +186,7 @@ def prepare_model(model: PreTrainedModel | PeftModel, args: PumaKLConfig, given:
         set_pixels(given.processor, base.config, args.min_pixels, args.max_pixels)
     if args.trainable_parts is not None and not is_peft_model(model):
         set_trainable_parts(model, args.trainable_parts, family)
+    check_rates(model, args.part_learning_rates or {}, family)
     trained = {part for part, (trainable, _) in count_parameters(model, family).items() if trainable}
     if args.trainable_parts is not None and is_peft_model(model):
         _require_parts(trained, args.trainable_parts, family)
@@ -269,7 +296,7 @@ def prepare_rows(
         if not isinstance(dataset, Dataset | IterableDataset):
             raise ConfigError(
                 f"The {name} dataset is of the type {type(dataset).__name__}. Give a `datasets.Dataset`, such as "
-                "`Dataset.from_list(...)` makes; `load_data` reads files."
+                "`Dataset.from_list(...)` makes; `load_data(files, args, processor)[0]['train']` reads files."
             )
         if isinstance(dataset, IterableDataset):
             if takes_images:

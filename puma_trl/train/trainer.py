@@ -24,7 +24,6 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from ..config import PumaKLConfig
 from ..data.collator import split_sides
-from ..data.rows import ROW_COLUMNS
 from ..data.show import describe_sample
 from ..errors import ConfigError
 from ..models.families import get_family
@@ -38,12 +37,8 @@ from .checkpoints import ExactCheckpoints
 from .dropped import DroppedRows
 from .metrics import StepMetrics, TokenMeans
 from .precision import prepare_precision
-from .prepare import name_splits, prepare, prepare_model, prepare_rows
+from .prepare import COLUMNS, name_splits, prepare, prepare_model, prepare_rows
 from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
-
-
-# `length` is for length-grouped sampling, which reads the data set after the other columns are gone
-COLUMNS = ["row_id", *ROW_COLUMNS, "length"]
 
 
 @contextmanager
@@ -74,7 +69,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         args ([`PumaKLConfig`], *optional*):
             Configuration for this trainer.
         data_collator (`Callable`, *optional*):
-            Defaults to [`DataCollatorForPumaPairs`] for a vision-language model.
+            Defaults to [`DataCollatorForPumaPairs`] for a vision-language model. Another one is tried on the first
+            row.
         train_dataset ([`~datasets.Dataset`]):
             Rows in one of the forms of docs/data.md, or as [`load_data`] returns them; for a text model also what
             [`~trl.SFTTrainer`] takes.

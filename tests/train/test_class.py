@@ -9,12 +9,14 @@ import torch
 from datasets import Dataset, IterableDataset
 from peft import LoraConfig
 from PIL import Image
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, default_data_collator
 from trl import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from puma_trl import run
-from puma_trl.config import PumaKLConfig
+from puma_trl.config import PumaKLConfig, PumaScriptArguments
 from puma_trl.data.collator import DataCollatorForPumaPairs
+from puma_trl.data.load import load_data
 from puma_trl.errors import ConfigError, DataError, PumaError
 from puma_trl.models.families import get_family
 from puma_trl.models.parts import part_of
@@ -204,6 +206,32 @@ def test_arguments_of_sft_trainer(make, tiny_model, rows):
     assert metrics["eval_seen"] == len(rows)
 
 
+def test_other_collators_are_tried_on_a_row(make, tiny_model, rows, processor):
+    """TRL's, transformers' and one without the teacher's side are refused; ours in a function is not."""
+    dataset, model = Dataset.from_list(rows), tiny_model()
+    for collator in (DataCollatorForVisionLanguageModeling(processor), default_data_collator):
+        with pytest.raises(ConfigError, match="`data_collator` .* was tried on the first row.*Leave it out"):
+            make(dataset, model, data_collator=collator)
+    sided = DataCollatorForPumaPairs(processor, use_kl=False)
+    with pytest.raises(ConfigError, match="makes no `teacher_input_ids` of it"):
+        make(dataset, model, data_collator=lambda rows: sided(rows))
+    both = DataCollatorForPumaPairs(processor)
+    make(dataset, model, data_collator=lambda rows: both(rows), max_steps=1).train()
+
+
+def test_files_are_read_as_the_refusal_says(make, rows, tmp_path, processor):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = PumaKLConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, dataset_num_proc=1)
+    dataset = load_data(str(file), args, processor)[0]["train"]
+    assert len(make(dataset).train_dataset) == len(rows)
+    whole = PumaScriptArguments(dataset_name=[str(file)])
+    known = load_data(whole, args, processor, get_family_of("qwen2_vl"))[0]["train"]
+    assert dataset.to_list() == known.to_list() == load_data([file], args, processor)[0]["train"].to_list()
+    with pytest.raises(DataError, match="`data` is of the type list. Give names of files"):
+        load_data(rows, args, processor)
+
+
 def test_streams_are_refused(make, rows):
     with pytest.raises(ConfigError, match="is a stream"):
         make(IterableDataset.from_generator(lambda: iter(rows)))
@@ -224,7 +252,10 @@ def test_streams_are_refused(make, rows):
             {"train_dataset": [{"instruction": "a"}]},
             "The train dataset is of the type list. Give a",
         ),
-        ({"train_dataset": "rows.jsonl"}, "The train dataset is of the type str.*`load_data` reads files"),
+        (
+            {"train_dataset": "rows.jsonl"},
+            r"is of the type str.*`load_data\(files, args, processor\)\[0\]",
+        ),
         ({"eval_dataset": [{"instruction": "a"}]}, "The eval dataset is of the type list"),
         (
             {"eval_dataset": {"easy": torch.utils.data.TensorDataset()}},

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import re
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, T
 from trl import ModelConfig
 
 from puma_trl.config import PumaKLConfig, PumaScriptArguments
-from puma_trl.errors import ConfigError, PumaError
+from puma_trl.errors import ConfigError, ModelError, PumaError
 from puma_trl.models import load
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import get_family
@@ -488,6 +489,15 @@ def test_settings_of_adapters(tiny_model, name):
         args = ModelConfig(**{"model_name_or_path": "some/model", "use_peft": True} | values)
         made.append(build_peft_config(model, args, ["all"], get_family(model.config)))
     assert made[0] != made[1]
+
+
+@pytest.mark.parametrize("name", ["language_model", "model.visual.blocks."])
+def test_a_dry_run_finds_the_learning_rate_of_what_does_not_train(main, monkeypatch, name):
+    if not name.endswith("."):  # which the model alone could tell
+        monkeypatch.setattr("puma_trl.run.load_data", lambda *args: pytest.fail("it has read the data"))
+    rates = json.dumps({name: 1e-4})
+    with pytest.raises(ModelError, match=f"names {name}, of which no parameter trains; what trains is of: aligner"):
+        main(dry_run=True, trainable_parts="aligner", part_learning_rates=rates)
 
 
 def test_a_dry_run_trains_nothing(main, monkeypatch):
