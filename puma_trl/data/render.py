@@ -12,6 +12,7 @@ from .chat import ANSWER_STAND_IN, STAND_IN, Prompt, apply_template, make_turns,
 from .frames import PROBE, Frames
 from .opening import Opening
 from .places import IMAGE_PLACE
+from .texts import shorten
 from .tokens import MARK, ControlTokens, get_tokenizer
 
 
@@ -216,6 +217,12 @@ class Renderer:
             if self.escapes and MARK in text:
                 return (
                     f"invalid text: `{name}` has the character U+{ord(MARK):X}, which is for the inner use of programs"
+                )
+            read = self.control.find_rewriting(text)
+            if read is not None:
+                return (
+                    f"rewritten text: the tokenizer reads `{name}` {shorten(text)!r} as {shorten(read)!r}; take one "
+                    "without a normalizer that changes characters"
                 )
             token = self._find_control(text, role == "user")
             if token is not None:

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import unicodedata
 from collections import defaultdict
 from functools import cached_property
 
@@ -75,6 +76,25 @@ class ControlTokens:
         found = self._normalized_pattern.search(self._normalizer.normalize_str(text))
         return None if found is None else found[0]
 
+    def find_rewriting(self, text: str) -> str | None:
+        """Returns what the tokenizer makes of a text before it reads it, if other characters; NFC does not count."""
+        if not self._rewrites:
+            return None
+        read = self._read(text)
+        return None if read == _composed(text) else read
+
+    @cached_property
+    def _rewrites(self) -> bool:
+        """Whether the tokenizer's normalizer changes any character, as lower case or NFKC does."""
+        if self._normalizer is None:
+            return False
+        text = " ".join(character for character in map(chr, range(0x20, 0xFFFE)) if _is_assigned(character))
+        return self._read(text) != _composed(text)
+
+    def _read(self, text: str) -> str:
+        # SentencePiece writes blanks so
+        return _composed(self._normalizer.normalize_str(text).replace("\u2581", " "))
+
     def cut(self, text: str) -> str | None:
         """Returns the beginning of a text up to its first control token and with it, if there is one."""
         found = self.pattern.search(text)
@@ -123,6 +143,14 @@ class ControlTokens:
             same = text.strip() == f"a {token} b" and self.ids.isdisjoint(ids)
             self._are_plain[token] = same and len(token) > 1 and self._reader_agrees
         return self._are_plain[token]
+
+
+def _composed(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _is_assigned(character: str) -> bool:
+    return character != "\u2581" and unicodedata.category(character)[0] not in "CZ"
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -23,7 +23,7 @@ from ..errors import ModelError
 from .families import Family, get_auto_class, is_multimodal
 from .parts import part_of
 from .templates import check_chat_template, set_chat_template
-from .weights import check_folder
+from .weights import check_finite, check_folder
 
 
 def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrainedConfig:
@@ -157,8 +157,9 @@ def load_model(
     not.
 
     Raises:
-        ModelError: if the folder holds no weights, or weights that do not fit the configuration, or quantisation is
-            asked for without adapters or of a model whose language model is not known.
+        ModelError: if the folder holds no weights, weights that do not fit the configuration, or some that are no
+            finite numbers (see [`check_finite`]), or quantisation is asked for without adapters or of a model whose
+            language model is not known.
     """
     auto_class = get_auto_class(config)
     dtype = model_args.dtype if model_args.dtype in ("auto", None) else getattr(torch, model_args.dtype)
@@ -174,12 +175,21 @@ def load_model(
             quantization_config=quantization_config,
             output_loading_info=True,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are named below
         )
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"No usable weights were found in `{model_args.model_name_or_path}`: {error}. A checkpoint folder needs "
             "model.safetensors, or its shards and their index, all of them whole."
         ) from error
+    if loading["mismatched_keys"]:
+        mismatched = loading["mismatched_keys"]
+        name, stored, wanted = min(mismatched)
+        raise ModelError(
+            f"The checkpoint `{model_args.model_name_or_path}` has {len(mismatched)} tensors of another size than "
+            f"its config.json says, the first being {name}: {list(stored)} instead of {list(wanted)}. Take the "
+            "config.json that belongs to these weights."
+        )
     if loading["missing_keys"]:
         missing = sorted(loading["missing_keys"])
         raise ModelError(
@@ -187,6 +197,7 @@ def load_model(
             f"{type(model).__name__}, the first being {missing[:3]}. They would train from random values. Check that "
             "the folder holds this model; original Math-PUMA checkpoints are converted with `puma_trl.convert`."
         )
+    check_finite(model, model_args.model_name_or_path)
     for module in model.modules():
         if isinstance(module, Linear4bit):
             # Workaround (bitsandbytes 0.50, no upstream issue found): in a pass without gradient, as the teacher's, it

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path, PurePath
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ModelError
@@ -54,6 +55,34 @@ def check_folder(folder: str | Path) -> None:
                 f"{path} cannot be read: {error}. It holds {path.stat().st_size:,} bytes and is truncated or damaged. "
                 "Copy or download it again."
             ) from error
+
+
+def check_finite(model: torch.nn.Module, name: str) -> None:
+    """
+    Makes sure that no weight of a loaded model is infinite or not a number, with which nothing can be learned.
+
+    Sums tell, so it takes one pass over the weights and no memory. What is not here is not looked at: parameters that
+    ZeRO-3 has given to other processes or another one loads for this one, and quantised ones.
+
+    Args:
+        model ([`~torch.nn.Module`]):
+            The model.
+        name (`str`):
+            Its folder, or its name on the Hub.
+
+    Raises:
+        ModelError: if there are any; the first one is named.
+    """
+    for key, value in model.named_parameters():
+        value = value.detach()
+        if value.is_meta or not value.is_floating_point() or value.element_size() < 2:
+            continue
+        if not torch.isfinite(value.sum(dtype=torch.float32)) and not torch.isfinite(value).all():
+            count = int((~torch.isfinite(value)).sum())
+            raise ModelError(
+                f"The checkpoint `{name}` has {count:,} weights in {key} that are infinite or not a number, as a run "
+                "leaves that has diverged. Take an earlier checkpoint, or copy or download it again."
+            )
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
+from puma_trl.data.render import Renderer
 from puma_trl.data.tokens import MARK, ControlTokens, _any_of, get_tokenizer
 
 from ..models.family_models import MINI, OTHERS, build_family
@@ -129,3 +130,36 @@ def test_every_control_token_of_every_family_can_be_plain_text(name):
     assert get_tokenizer(control.plain_reader) is not processor.tokenizer
     for token in control.tokens:
         assert control.find(control.escape(token)) is None, token
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text", "read"),
+    [
+        (normalizers.Lowercase(), "The Angle", "the angle"),
+        (normalizers.StripAccents(), "caf\u0065\u0301", "cafe"),
+        (normalizers.NFKC(), "x\u00b2", "x2"),
+        (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), "\u00e9", "e"),
+        (normalizers.Lowercase(), "the angle", None),
+        (normalizers.NFC(), "cafe\u0301 x\u00b2 A", None),
+        (normalizers.NFD(), "caf\u00e9", None),
+        (normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]), " A  b\n", None),
+        (None, "A", None),
+    ],
+)
+def test_what_a_normalizer_makes_of_a_text(normalizer, text, read):
+    assert ControlTokens(build("qwen base", normalizer)).find_rewriting(text) == read
+
+
+@pytest.mark.parametrize("name", [*MINI, *OTHERS])
+def test_no_family_rewrites_texts(name):
+    assert not ControlTokens(build_family(name)[0])._rewrites
+
+
+def test_rows_that_a_tokenizer_rewrites():
+    renderer = Renderer(build("qwen base", normalizers.Lowercase()))
+    row = {"instruction": "Find the angle.", "output": "it is 3", "history": [], "image_url": None}
+    problem = renderer.find_problem(row, "")
+    assert problem.startswith(
+        "rewritten text: the tokenizer reads `instruction` 'Find the angle.' as 'find the angle.'"
+    )
+    assert renderer.find_problem(row | {"instruction": "find it", "output": "so"}, "") is None

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 from trl import ModelConfig
 
@@ -8,6 +9,7 @@ from puma_trl.config import PumaKLConfig
 from puma_trl.errors import ModelError
 from puma_trl.models.families import get_family
 from puma_trl.models.load import check_vocabulary, load_config, load_model, load_processor
+from puma_trl.models.weights import check_finite
 
 from ..checkpoints.test_assemble import write_language_model
 from .family_models import MINI, OTHERS, build_family
@@ -43,6 +45,40 @@ def test_folder_with_another_models_weights(checkpoint, training_args):
     model_args = ModelConfig(model_name_or_path=str(checkpoint))
     loaded = load_config(model_args, training_args)
     with pytest.raises(ValueError, match="lacks .* tensors"):
+        load_model(model_args, training_args, loaded, get_family(loaded))
+
+
+def test_weights_of_another_size(checkpoint, training_args):
+    path = checkpoint / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"]["intermediate_size"] *= 2
+    path.write_text(json.dumps(config))
+    model_args = ModelConfig(model_name_or_path=str(checkpoint))
+    loaded = load_config(model_args, training_args)
+    with pytest.raises(
+        ModelError, match=r"tensors of another size than .* the first being .*mlp.*: \[.*\] instead of"
+    ):
+        load_model(model_args, training_args, loaded, get_family(loaded))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_finite_numbers(value, tiny_model):
+    model = tiny_model()
+    check_finite(model, "model")
+    name, parameter = list(model.named_parameters())[-3]
+    with torch.no_grad():
+        parameter.view(-1)[-1] = value
+    with pytest.raises(ModelError, match=f"`model` has 1 weights in {name} that are infinite or not a number"):
+        check_finite(model, "model")
+
+
+def test_a_checkpoint_with_a_broken_weight(checkpoint, training_args, tiny_model):
+    model = tiny_model()
+    model.get_input_embeddings().weight.data[1, 1] = float("nan")
+    model.save_pretrained(checkpoint)
+    model_args = ModelConfig(model_name_or_path=str(checkpoint))
+    loaded = load_config(model_args, training_args)
+    with pytest.raises(ModelError, match="embed_tokens.weight that are infinite or not a number"):
         load_model(model_args, training_args, loaded, get_family(loaded))
 
 
