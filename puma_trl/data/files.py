@@ -13,7 +13,7 @@ from datasets import Dataset, load_dataset
 from ..errors import DataError
 from .columns import PUBLISHED, Form
 from .csv_files import find_rows, read_header
-from .json_lists import ListScanner, holds_list
+from .json_lists import ListScanner, json_kind
 from .splits import refuse_gaps, refuse_splits
 from .tables import open_parquet
 
@@ -58,7 +58,8 @@ class Source:
 
     Args:
         kind (`str`):
-            `"lines"` (JSON lines), `"list"` (a JSON list), `"csv"` or `"table"` (parquet and the Hub).
+            `"lines"` (JSON lines), `"list"` (a JSON list), `"keyed"` (a JSON object of rows), `"csv"` or `"table"`
+            (parquet and the Hub).
         name (`str`):
             The name that row ids start with.
         root (`str`, *optional*):
@@ -255,7 +256,7 @@ def _file_source(path: Path, image_root: str | None) -> Source:
     elif path.suffix.lower() == ".csv":
         kind = "csv"
     else:
-        kind = "list" if holds_list(str(path)) else "lines"
+        kind = json_kind(str(path))
     return Source(
         kind=kind,
         name=path.name,
@@ -316,6 +317,7 @@ def find_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
     finders = {
         "lines": _line_chunks,
         "list": _list_chunks,
+        "keyed": _list_chunks,
         "csv": lambda source: find_rows(source.path, CHUNK_BYTES),
         "table": _table_chunks,
     }

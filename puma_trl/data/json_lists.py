@@ -3,7 +3,8 @@
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterable, Iterator
 from json.decoder import WHITESPACE
 from typing import Any
 
@@ -13,6 +14,8 @@ from .texts import guess_encoding
 
 
 BLOCK_BYTES = 1 << 20
+# A file by columns has no more of them
+MOST_COLUMNS = 1000
 # A longer line is left to the scanner, which has no more in memory than an element.
 LONGEST_LINE = 64 << 20
 BOM = b"\xef\xbb\xbf"
@@ -33,16 +36,19 @@ class BrokenList(DataError):
     """The structure of a JSON file is broken."""
 
 
-def holds_list(path: str) -> bool:
+def json_kind(path: str) -> str:
     """
-    Tells a JSON list of rows, or an object with such a list inside, from JSON lines.
+    Tells a JSON list of rows, or an object that holds rows, from JSON lines.
 
     Args:
         path (`str`):
             A file of JSON. Broken ones count as JSON lines, of which each can be dropped by itself.
 
+    Returns:
+        `str`: `"list"` (alone or inside of an object), `"keyed"` (an object of rows, each behind its id) or `"lines"`.
+
     Raises:
-        DataError: if the file is one object over several lines without a list of rows.
+        DataError: if the file is one object over several lines without rows.
     """
     with open(path, "rb") as file:
         line = file.readline(LONGEST_LINE).removeprefix(BOM)
@@ -50,22 +56,31 @@ def holds_list(path: str) -> bool:
             line = file.readline(LONGEST_LINE)
         more = file.readline(LONGEST_LINE).strip()
     if line.lstrip()[:1] != b"{" or path.lower().endswith(".jsonl"):  # where an object is always a row
-        return line.lstrip()[:1] == b"["
+        return "list" if line.lstrip()[:1] == b"[" else "lines"
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):  # broken, or an object over several lines
         row = None
-    if row is not None and (more or fits_form(row) or not any(_is_list_of_rows(value) for value in row.values())):
-        return False
+    if row is not None:
+        holds_rows = any(_is_list_of_rows(value) for value in row.values()) or _share_columns(row.values())
+        if more or fits_form(row) or not holds_rows:
+            return "lines"
+    scanner = ListScanner(path)
     try:
-        next(iter(ListScanner(path)), None)
+        next(iter(scanner), None)
     except BrokenList:
-        return False
-    return True
+        return "lines"
+    return "keyed" if scanner.keyed else "list"
 
 
 def _is_list_of_rows(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and not TURN_KEYS & value[0].keys()
+
+
+def _share_columns(values: Iterable[Any]) -> bool:
+    """Whether values are objects with a name in common, as the rows of a file that is keyed by id."""
+    names = [set(value) if isinstance(value, dict) else set() for value in values]
+    return bool(names) and bool(set.intersection(*names))
 
 
 def is_by_columns(content: dict[str, Any]) -> bool:
@@ -88,13 +103,17 @@ def by_columns_error(path: str) -> DataError:
 
 class ListScanner:
     """
-    Iterates over the byte ranges of the elements of a JSON list, or of the only list of rows inside of an object.
+    Iterates over the byte ranges of the elements of a JSON list, or of the only list of rows inside of an object, or
+    of the rows of an object that is keyed by id, with their keys.
 
     Args:
         path (`str`):
             The file.
         block_bytes (`int`, *optional*, defaults to 1 MiB):
             Bytes to read at a time.
+
+    Attributes:
+        keyed (`bool`): Whether the rows are keyed by id, which is known when the first is there.
     """
 
     def __init__(self, path: str, block_bytes: int = BLOCK_BYTES):
@@ -103,6 +122,7 @@ class ListScanner:
         self.text = ""  # one character per byte (Latin-1): JSON's structure is ASCII
         self.position = 0
         self.offset = self.lines = 0  # bytes and line ends before the text
+        self.keyed = False
         self.utf8 = codecs.getincrementaldecoder("utf-8")()
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -126,13 +146,18 @@ class ListScanner:
         self.position += 1
 
     def _rows_of_object(self) -> Iterator[tuple[int, int]]:
-        """Yields the elements of the only list of rows among the values of the object that starts at the position."""
+        """
+        Yields the elements of the only list of rows among the values of the object that starts at the position, or the
+        values, if all are rows.
+        """
         keys, lists, beside, columns, has_empty = [], [], [], {}, False
+        places, shared = array("Q"), None  # where rows start and end, and the columns that all have
         self.position += 1
         ended = self._peek() == "}"
         while not ended:
             if self._peek() != '"':
                 self._fail("a name in double quotes is expected", self.position)
+            start = self.offset + self.position
             key, self.position = self._decode()
             keys.append(key)
             if self._peek() != ":":
@@ -149,7 +174,11 @@ class ListScanner:
             else:
                 value, self.position = self._decode()
                 has_empty |= value == []
-                columns[key] = value
+                if len(keys) <= MOST_COLUMNS:
+                    columns[key] = value
+                names = set(value) if isinstance(value, dict) else set()
+                shared = names if shared is None else shared & names
+                places.extend((start, self.offset + self.position))
                 if value not in (None, "", [], {}) and key.lower() not in ABOUT_LIST:
                     beside.append(key)
             ended = self._ends("}", "a comma or the end of the object is expected")
@@ -159,9 +188,12 @@ class ListScanner:
                 f"'{self.path}' is a JSON object with rows in `{lists[0]}`, and beside them {_list_keys(beside)}, "
                 "which would not be read. Write the rows as JSON lines, each with what belongs to it, or drop that."
             )
-        if not lists and is_by_columns(columns):
+        if not lists and len(keys) <= MOST_COLUMNS and is_by_columns(columns):
             raise by_columns_error(self.path)
-        if not lists and not has_empty:
+        self.keyed = not lists and bool(shared) and not fits_form(keys)
+        if self.keyed:
+            yield from zip(places[::2], places[1::2], strict=True)
+        elif not lists and not has_empty:
             raise DataError(
                 f"'{self.path}' is one JSON object over several lines, with the keys {_list_keys(keys)}, not a "
                 "list of rows. Write the rows as a JSON list, or as JSON lines, each row on one line."

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from .csv_files import read_csv
 from .files import Chunk, Source, column_names, table_columns
 from .json_lists import BOM, describe_failure
 from .numbers import Number, find_readers
+
+
+BETWEEN = re.compile(r"[\s:,]*")  # keys and values of an object
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ def read_chunk(
                 yield number, _parse_line(line, number)
     elif source.kind == "list":
         yield from enumerate(_parse_list(source, b"[" + content.strip(b" \t\r\n,") + b"]"), chunk.first)
+    elif source.kind == "keyed":
+        yield from enumerate(_parse_keyed(content.decode()), chunk.first)
     else:
         yield from _read_csv(source, content.decode(), chunk.first)
 
@@ -94,6 +100,17 @@ def _parse_list(source: Source, text: bytes) -> list[Any]:
         return json.loads(text, object_pairs_hook=_row, parse_float=Number)
     except RecursionError as error:
         raise DataError(f"Broken JSON in '{source.path}': {describe_failure(error)}. Repair the file.") from error
+
+
+def _parse_keyed(text: str) -> Iterator[dict[str, Any] | BrokenRow]:
+    """Reads rows behind their keys, which become their ids unless they have some."""
+    decoder = json.JSONDecoder(object_pairs_hook=_row, parse_float=Number)
+    position = 0
+    while position < len(text):
+        key, position = decoder.raw_decode(text, position)
+        row, position = decoder.raw_decode(text, BETWEEN.match(text, position).end())
+        yield {"id": key} | row if isinstance(row, dict) else row
+        position = BETWEEN.match(text, position).end()
 
 
 def _read_csv(source: Source, text: str, first: int) -> Iterator[tuple[int, dict[str, Any] | BrokenRow]]:
