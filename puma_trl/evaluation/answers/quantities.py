@@ -173,10 +173,10 @@ def find_number_words(text: str) -> list[Quantity]:
 
 def before_reason(text: str, reason: re.Pattern = WHY) -> str:
     """Returns the part of a sentence before it says why, if that part holds a quantity, else the sentence."""
-    for cut in reason.finditer(text):
-        if find_quantities(text[: cut.start()]) or find_number_words(text[: cut.start()]):
-            return text[: cut.start()]
-    return text
+    if not reason.search(text):
+        return text
+    first = min((each.end for each in find_quantities(text) + find_number_words(text)), default=len(text))
+    return next((text[: cut.start()] for cut in reason.finditer(text) if cut.start() >= first), text)
 
 
 def evaluate(text: str) -> float | None:
