@@ -154,8 +154,9 @@ def check_padding_free(config: PreTrainedConfig, implementation: str | dict[str,
             f"`padding_free: true` cannot be used with a model of type '{config.model_type}': rows that stand one "
             f"behind the other must be read apart, as in {', '.join(known)}; {reason}. Leave it out."
         )
-    if isinstance(implementation, dict):
-        implementation = implementation.get("text_config", implementation.get(""))
+    if isinstance(implementation, dict):  # name of a sub-configuration → attention; what is not named gets sdpa
+        parts = [name for name in config.sub_configs if getattr(config, name) is text]
+        implementation = implementation.get(parts[0] if parts else "")
     if implementation != VARLEN and "flash" not in str(implementation):
         raise ModelError(
             f"`padding_free: true` with `attn_implementation: {implementation or 'sdpa'}` would build a mask of all "
@@ -165,13 +166,12 @@ def check_padding_free(config: PreTrainedConfig, implementation: str | dict[str,
 
 
 def prepare_towers(model: PreTrainedModel) -> None:
-    """Lets vision towers that read pictures one behind the other tell `varlen` where pictures end."""
-    if attention_of(model.config) != VARLEN:
-        return
+    """Lets vision towers with `varlen` that read pictures one behind the other tell it where pictures end."""
     for tower in model.modules():
         if isinstance(tower, PreTrainedModel) and "grid_thw" in inspect.signature(type(tower).forward).parameters:
             for module in tower.modules():
-                if isinstance(config := getattr(module, "config", None), PreTrainedConfig):
+                config = getattr(module, "config", None)
+                if isinstance(config, PreTrainedConfig) and config._attn_implementation == VARLEN:
                     config._attn_implementation = VARLEN_TOWER
 
 

@@ -11,7 +11,7 @@ from trl import ModelConfig
 
 from ..config import PumaKLConfig
 from ..errors import ModelError
-from .attention import VARLEN
+from .attention import VARLEN, VARLEN_TOWER
 
 
 # Tokens of the trial
@@ -36,13 +36,19 @@ def check_attention(model_args: ModelConfig, training_args: PumaKLConfig, config
         `str`: what runs, in words.
 
     Raises:
-        ModelError: if it does not run: a package is missing, a kernel of the Hub cannot be had, or the card, the dtype
-            or the size of the heads is none that it takes.
+        ModelError: if its name is unknown, or it does not run: a package is missing, a kernel of the Hub cannot be
+            had, or the card, the dtype or the size of the heads is none that it takes.
     """
     wanted = model_args.attn_implementation or "sdpa"
     names = sorted(set(wanted.values())) if isinstance(wanted, dict) else [wanted]
     device, dtype = training_args.device, _dtype(model_args, training_args)
+    known = [name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in name and name != VARLEN_TOWER]
     for name in names:
+        if name not in ("eager", *known) and "/" not in name:
+            raise ModelError(
+                f"Unknown `attn_implementation: {name}`. Expected one of {', '.join(sorted({'eager', *known}))}, or a "
+                "kernel of the Hub, such as kernels-community/flash-attn2."
+            )
         if name == "eager":  # is the model's own
             continue
         try:
@@ -56,9 +62,10 @@ def check_attention(model_args: ModelConfig, training_args: PumaKLConfig, config
                 instead = "`attn_implementation: sdpa` and `padding_free: false`"
             raise ModelError(
                 f"`attn_implementation: {name}` does not run on {where} in {str(dtype).removeprefix('torch.')}: "
-                f"{reason}. Set {instead}."
+                f"{reason.rstrip('.')}. Set {instead}."
             ) from error
-    return ", ".join(_describe(name, device) for name in names)
+    has_rows = training_args.padding_free or training_args.packing
+    return ", ".join(_describe(name, device, dtype, has_rows) for name in names)
 
 
 def _dtype(model_args: ModelConfig, training_args: PumaKLConfig) -> torch.dtype:
@@ -105,9 +112,13 @@ def _try(name: str, sizes: tuple[int, int, int], is_causal: bool, device: torch.
         torch.cuda.synchronize(device)  # what a kernel cannot do shows when it has run
 
 
-def _describe(name: str, device: torch.device) -> str:
+def _describe(name: str, device: torch.device, dtype: torch.dtype, has_rows: bool) -> str:
+    """Returns the name, and what it runs; `has_rows` is whether rows stand one behind the other."""
+    if name == VARLEN and not has_rows:
+        return f"{name} (sdpa on padded batches)"
     if name == VARLEN:
-        return f"{name} ({'kernels of PyTorch' if device.type == 'cuda' else 'sdpa, row by row'})"
+        has_kernels = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+        return f"{name} ({'kernels of PyTorch' if has_kernels else 'sdpa, row by row'})"
     if name in PACKAGES:
         return f"{name} ({'installed package' if PACKAGES[name]() else 'kernel of the Hub'})"
     return name

@@ -13,7 +13,14 @@ from transformers import AutoConfig, LlavaConfig, MllamaConfig
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.collator import DataCollatorForPumaPairs
 from puma_trl.errors import ModelError
-from puma_trl.models.attention import VARLEN, check_padding_free, no_mask, prepare_towers, varlen_attention
+from puma_trl.models.attention import (
+    VARLEN,
+    VARLEN_TOWER,
+    check_padding_free,
+    no_mask,
+    prepare_towers,
+    varlen_attention,
+)
 from puma_trl.models.families import get_family
 from puma_trl.train.trainer import PumaKLTrainer
 
@@ -104,6 +111,18 @@ def test_padded_batches_and_generation(pairs):
     assert torch.equal(*texts)
 
 
+@pytest.mark.parametrize(
+    ("implementation", "tower"),
+    [(VARLEN, VARLEN_TOWER), ({"text_config": VARLEN, "vision_config": "eager"}, "eager"), ("sdpa", "sdpa")],
+)
+def test_towers_keep_the_attention_that_they_were_given(implementation, tower):
+    model = build_family("qwen2_vl")[1]
+    model.set_attn_implementation(implementation)
+    prepare_towers(model)
+    blocks = [module for module in model.model.visual.modules() if hasattr(module, "proj") and hasattr(module, "qkv")]
+    assert blocks and {block.config._attn_implementation for block in blocks} == {tower}
+
+
 def test_a_model_that_does_not_tell_its_layers_is_refused():
     query, key, value = states()
     with pytest.raises(ModelError, match="not told where rows end"):
@@ -121,6 +140,8 @@ def test_a_model_that_does_not_tell_its_layers_is_refused():
         (LlavaConfig, "sdpa", "a mask of all tokens.*Set `attn_implementation: varlen`"),
         (LlavaConfig, None, "`attn_implementation: sdpa` would build"),
         (LlavaConfig, {"text_config": "eager"}, "`attn_implementation: eager`"),
+        (LlavaConfig, {"": VARLEN}, "`attn_implementation: sdpa`"),  # of the model around, which has no layers
+        (LlavaConfig, {"vision_config": VARLEN}, "`attn_implementation: sdpa`"),
     ],
 )
 def test_refused(config, implementation, message):

@@ -1,5 +1,7 @@
 """The attention that a recipe asks for is run once before the data is read."""
 
+import re
+
 import pytest
 import torch
 from trl import ModelConfig
@@ -14,7 +16,7 @@ from .family_models import MINI, OTHERS, build_family
 
 @pytest.fixture
 def args(tmp_path):
-    return PumaKLConfig(str(tmp_path), use_cpu=True, bf16=False, report_to=[])
+    return PumaKLConfig(str(tmp_path), use_cpu=True, bf16=False, padding_free=True, report_to=[])
 
 
 @pytest.fixture
@@ -42,12 +44,26 @@ def test_what_runs_is_told(check, name, words):
     [
         ("flash_attention_2", "in float32: it needs a GPU. Set `attn_implementation: varlen`"),
         ("kernels-community/flash-attn2", "it needs a GPU"),
-        ("sdpaa", "sdpaa"),
     ],
 )
 def test_what_does_not_run_is_refused(check, name, reason):
     with pytest.raises(ModelError, match=f"`attn_implementation: {name}` does not run on a CPU .*{reason}"):
         check(name)
+
+
+@pytest.mark.parametrize("name", ["sdpaa", "Varlen", "flash", "varlen_flash", "paged|sdpa", "none"])
+def test_unknown_names_are_refused(check, name):
+    expected = f"Unknown `attn_implementation: {re.escape(name)}`. Expected one of eager, .*sdpa, varlen, or a kernel"
+    with pytest.raises(ModelError, match=expected):
+        check(name)
+
+
+def test_padded_batches_and_float32_have_no_kernels(check, args):
+    args.padding_free = False
+    assert check("varlen") == "varlen (sdpa on padded batches)"
+    card = torch.device("cuda")
+    assert probe._describe("varlen", card, torch.bfloat16, True) == "varlen (kernels of PyTorch)"
+    assert probe._describe("varlen", card, torch.float32, True) == "varlen (sdpa, row by row)"
 
 
 def test_errors_of_packages_and_kernels_are_told_in_a_line(check, monkeypatch):
