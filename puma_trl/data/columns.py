@@ -216,7 +216,7 @@ def find_form(
     free = [name for name in seen if name not in taken]
     side_form, fields = _find_side("", free, taken, mapping, source) or (None, None)
     if side_form is None:
-        raise DataError(_word_no_form(list(seen), free, source))
+        raise DataError(_word_no_form([name for name in seen if name not in ignored], free, source))
     suspects: dict[str, str] = {}
     _, second = _find_side("_2", free, taken, mapping, source) or (None, None)
     if second is None:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+from datasets import Audio, Video
 
 from ..errors import DataError
 from .columns import FIELDS, SHARED_FIELDS, SUFFIXES, Form, Path, field_of, find_form, word_columns
 from .files import Source, column_names, empty_error, find_chunks
 from .json_lists import by_columns_error, is_by_columns
-from .lookalikes import CHOICE, PICTURES, REPLY, SYSTEM, find_picture, names_answer
+from .lookalikes import CHOICE, MEDIA, PICTURES, REPLY, SYSTEM, find_picture, names_answer
 from .marks import is_mark
 from .readers import BrokenRow, read_chunk
 from .references import find_referred
@@ -115,6 +116,11 @@ def _check_names(mapped: list[str], ignored: list[str], samples: list[Sample]) -
             )
         # of a column that is not read, no part can be left out
         part = name in ignored and (name,) not in places and name.partition(".")[0] not in partly
+        head, _, inside = name.partition(".")
+        if not places and inside and head in known and head not in ignored:
+            values = (row[head] for sample in samples for row in sample.rows.values() if head in row)
+            found = describe(next(values, None))
+            raise DataError(f"`columns` names `{name}`, but `{head}` has no `{inside}` in it: it is {found}.")
         if not places or part:
             raise DataError(f"`columns` names `{name}`, but no row has that column.{_nearest(name, known)}")
 
@@ -269,7 +275,8 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
             column = source.table.data.column(name)
             holds_bytes = any(map(_is_bytes, _leaves(column.type))) and column.null_count < len(column)
             if holds_bytes and name not in form.ignored:
-                losses[name] = form.suspicion(name) or "holds bytes, as of pictures"
+                is_media = isinstance(source.table.features[name], Audio | Video)
+                losses[name] = form.suspicion(name) or (MEDIA if is_media else "holds bytes, as of pictures")
     for row in sample.rows.values():
         for name, value, reason in find_losses(row, form):
             if reason and name not in losses:
@@ -280,11 +287,12 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
     if losses:
         found = "; ".join(f"`{name}` {reason}" for name, reason in losses.items())
         remedy = _remedy(losses, form, sample)
-        written = "Put it into its place" if any(map(names_answer, losses)) else "Write it into the question"
-        advice = f"Say what it is with {word_columns(remedy)}" if remedy else written
+        advice = f"Say what it is with {word_columns(remedy)}, or leave" if remedy else "Leave"
+        if not remedy and not any(names_answer(name) or reason.startswith(MEDIA) for name, reason in losses.items()):
+            advice = "Write it into the question, or leave"
         raise DataError(
             f"'{source.path or source.name}' has columns that are not read, but look as if they should be: {found}. "
-            f"Read are {', '.join(f'`{name}`' for name in form.read)}. {advice}, or leave it out with "
+            f"Read are {', '.join(f'`{name}`' for name in form.read)}. {advice} it out with "
             f"{word_columns(dict.fromkeys(losses, IGNORE))}."
         )
 
@@ -336,7 +344,7 @@ def _remedy(losses: dict[str, str], form: Form, sample: Sample) -> dict[str, str
             return {field: name}
         is_text = any(isinstance(row.get(name), str) for row in sample.rows.values())
         alone = not any(_stem(other) == _stem(name) for other in losses if other != name)
-        may_be_read = not reason.startswith((CHOICE, REPLY)) and not names_answer(name)
+        may_be_read = not reason.startswith((CHOICE, REPLY, MEDIA)) and not names_answer(name)
         if "input" in form.fields and is_text and alone and may_be_read:
             return {"input": name}
     return None

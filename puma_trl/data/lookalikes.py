@@ -17,19 +17,21 @@ def _singulars(words: str) -> set[str]:
 
 # Why a column that is not read must not hold anything
 PICTURES = "has the name of pictures"
+MEDIA = "has the name of sounds or films, which are not read"
 BESIDE = "may belong to the question"
 CHOICE = f"{BESIDE} as a choice"
 SYSTEM = "may be the system prompt"
 QUESTION = "may be the question"
 REPLY = "may be the answer, or one to avoid"
 
-# Words that say of a column that it holds pictures or sounds, what may stand right behind them, and words beside them
-# that say it does not.
+# Words that say of a column that it holds pictures, or sounds and films, what may stand right behind them, and words
+# beside them that say it does not.
 PICTURE_WORDS = (
     "image img picture pic photo figure fig diagram drawing screenshot illustration thumbnail visual graphic sketch "
-    "chart graph plot scan attachment media asy asymptote jpg jpeg png webp gif svg tikz pdf pixel video audio imagen "
+    "chart graph plot scan attachment media asy asymptote jpg jpeg png webp gif svg tikz pdf pixel imagen "
     "imagem immagine bild abbildung foto"
 ).split()
+MEDIA_WORDS = "video audio movie film speech sound clip waveform".split()
 PICTURE_ENDINGS = ("", "url", "path", "file", "filename", "name", "byte", "data", "src", "link", "list")
 ABOUT_WORDS = set(
     "id ids idx index width height size sizes shape hash phash sha md caption captions alt title description count "
@@ -112,6 +114,8 @@ def suspicion(name: str, known: Iterable[str], given: Collection[str]) -> str | 
     if not ABOUT_WORDS & {*words, *split_name(name)}:
         if any(map(_names_pictures, words)):
             return PICTURES
+        if any(map(_names_media, words)):
+            return MEDIA
         rest = {word for word in words if len(word) > 1 and word not in FILLERS and words[-1] not in ANSWERS}
         if rest and rest <= CHOICES | BESIDE_QUESTION or _has_sign(joined, CHOICE_SIGNS + BESIDE_SIGNS):
             return BESIDE
@@ -182,10 +186,15 @@ def _near(left: str, right: str) -> bool:
 
 
 def _names_pictures(word: str) -> bool:
-    starts = [start for start in PICTURE_WORDS if word.startswith(start)]
-    return _has_sign(word, PICTURE_SIGNS) or any(
-        _singular(word[len(start) :]) in ("s", *PICTURE_ENDINGS) for start in starts
-    )
+    return _has_sign(word, PICTURE_SIGNS) or _has_ending(word, PICTURE_WORDS)
+
+
+def _names_media(word: str) -> bool:
+    return _has_ending(word, MEDIA_WORDS)
+
+
+def _has_ending(word: str, starts: Iterable[str]) -> bool:
+    return any(word.startswith(start) and _singular(word[len(start) :]) in ("s", *PICTURE_ENDINGS) for start in starts)
 
 
 def find_picture(value: Any, depth: int = DEPTH) -> str | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ from ..config import PumaKLConfig
 from ..errors import DataError
 from ..files import whole_file
 from .checks import PICTURE_TOKENS
-from .columns import COLUMNS
+from .columns import COLUMNS, word_columns
 from .files import DROPPED, Source
 from .rows import ROW_COLUMNS
 
 
-MISMATCH = "answers differ"
+MISMATCH, MARKED = "answers differ", "marked wrong"
+MARK = re.compile(rf"{MARKED}: `(.+?)` is ")
 REMEDIES = {
     MISMATCH: "Set `answer_mismatch: student` to give the text-rich side the vision-rich side's answer, or "
     "`answer_mismatch: drop` to leave such pairs out.",
@@ -30,8 +32,6 @@ REMEDIES = {
     "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
     "image places": "A question has as many places (`<image>`) as its side has pictures, or none; `columns: "
     "{image_url: picture}` names the column of the pictures.",
-    "marked wrong": "Leave such rows out, or have them read all the same by `columns: {is_correct: ignore}` with the "
-    "name of that column.",
     "unread key": "Take out what is not read of a turn, or write it into the text; pictures stand in parts of "
     'their own (`{"type": "image", "image": "a.png"}`).',
     "unread column": "`columns` says what a column is (`{image_url_2: picture}`) or leaves it out (`{picture: "
@@ -119,11 +119,10 @@ def apply_policy(
         policies[MISMATCH] = training_args.answer_mismatch
     if "error" in policies.values():
         stopping = [index for index in bad if policies[problems[index].split(":", 1)[0]] == "error"]
-        raise DataError(_explain(rows, problems, stopping, split, training_args.output_dir))
+        raise DataError(_explain(rows, problems, stopping, split, training_args))
     if len(bad) == len(rows):
         raise DataError(
-            f"No row of the {split} data can be used. "
-            + _explain(rows, problems, bad, split, training_args.output_dir)
+            f"No row of the {split} data can be used. " + _explain(rows, problems, bad, split, training_args)
         )
     dropped += [{"split": split, "reason": problems[index], **_as_written(rows[int(index)])} for index in bad]
     kept = _trained_rows(rows, ~problems.astype(bool), is_pair)
@@ -232,16 +231,21 @@ def require_pictures(report: DataReport, split: str, training_args: PumaKLConfig
         )
 
 
-def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str, output_dir: str) -> str:
+def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str, args: PumaKLConfig) -> str:
     """Words the count per reason, the first three rows, and the remedies."""
     kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     first = "; ".join(f"{rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
     remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
+    if MARKED in kinds:
+        named = dict.fromkeys(match[1] for index in bad if (match := MARK.match(problems[index])))
+        remedies.append(
+            f"Leave such rows out, or have them read all the same by {word_columns(dict.fromkeys(named, 'ignore'))}."
+        )
     if any(problems[index].startswith("too long") and PICTURE_TOKENS in problems[index] for index in bad):
         remedies.append("A smaller `max_pixels` gives pictures fewer tokens, in families that have it.")
-    if kinds.keys() - {MISMATCH}:
-        target = os.path.join(output_dir, DROPPED)
+    if kinds.keys() - {MISMATCH} and args.bad_rows != "drop":
+        target = os.path.join(args.output_dir, DROPPED)
         remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")
     return (
         f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones: {first}. "

@@ -77,6 +77,9 @@ def _as_shown(rows: list[dict[str, Any]], source: Source, names: list[str]) -> l
 
 def _row(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BrokenRow:
     row = dict(pairs)
+    broken = next(filter(None, map(_broken_inside, row.values())), None)
+    if broken is not None:
+        return broken
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
@@ -86,13 +89,22 @@ def _row(pairs: list[tuple[str, Any]]) -> dict[str, Any] | BrokenRow:
     return row
 
 
+def _broken_inside(value: Any) -> BrokenRow | None:
+    if isinstance(value, list):
+        return next(filter(None, map(_broken_inside, value)), None)
+    return value if isinstance(value, BrokenRow) else None
+
+
 def _parse_line(line: bytes, number: int) -> Any:
     try:
         if b"\0" in line:
             raise ValueError(f"NUL byte at position {line.index(0)}")
         return json.loads(line.decode(), object_pairs_hook=_row, parse_float=Number)
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-        return BrokenRow(line.decode(errors="replace"), f"broken JSON: line {number}: {describe_failure(error)}")
+        reason = describe_failure(error)
+        if reason.startswith("Extra data") and b"\r" in line.strip():
+            reason = "its lines end in CR alone; save the file with LF"
+        return BrokenRow(line.decode(errors="replace"), f"broken JSON: line {number}: {reason}")
 
 
 def _parse_list(source: Source, text: bytes) -> list[Any]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .columns import Form, Path
-from .lookalikes import BESIDE, CHOICE, PICTURES, QUESTION, SYSTEM, find_picture, has_choices, names_choices
+from .lookalikes import BESIDE, CHOICE, MEDIA, PICTURES, QUESTION, SYSTEM, find_picture, has_choices, names_choices
 from .texts import shorten
 
 
@@ -68,7 +68,7 @@ def is_said(value: Any, reason: str, texts: Sequence[str]) -> bool:
         texts (`Sequence[str]`):
             The texts that are read.
     """
-    if reason.startswith(("needs", "holds", PICTURES)) or find_picture(value) is not None:
+    if reason.startswith(("needs", "holds", PICTURES, MEDIA)) or find_picture(value) is not None:
         return False
     pieces = [piece for piece in _pieces(value) if piece]
     is_conversation = isinstance(value, list) and all(isinstance(part, dict) for part in value)

@@ -222,8 +222,8 @@ def test_a_column_called_ignore(find):
         ({"images_2": "q"}, "`images_2` is not one of our columns. Did you mean `image_url_2`?"),
         ({"pixels": "q"}, "`pixels` is not one of our columns. There are: instruction, output, image_url"),
         ({"instruction": "qq"}, "names `qq`, but no row has that column. Did you mean `q`?"),
-        ({"output": "r.txt"}, "names `r.txt`, but no row has that column"),
-        ({"output": "q.text"}, "names `q.text`, but no row has that column"),
+        ({"output": "r.txt"}, "names `r.txt`, but `r` has no `txt` in it: it is dict"),
+        ({"output": "q.text"}, "names `q.text`, but `q` has no `text` in it: it is str 'a'"),
         ({"photo": "ignore"}, "names `photo`, but no row has that column"),
     ],
 )
@@ -497,3 +497,39 @@ def test_files_that_are_written_by_columns(text, suffix, tmp_path):
     path.write_text(text if suffix == "json" else text.replace("\n", ""))
     with pytest.raises(DataError, match="is written by columns, not by rows.*`DataFrame.to_json"):
         find_forms(find_sources([str(path)], None, None, "train"))
+
+
+def test_parts_that_a_column_does_not_have(find):
+    with pytest.raises(DataError, match="names `answer.t`, but `answer` has no `t` in it: it is str 'b'"):
+        find([{"question": "a", "answer": "b"}], columns={"output": "answer.t"})
+
+
+def test_an_answer_that_is_ignored_is_asked_for(find):
+    with pytest.raises(DataError, match="Name the columns of the question and the answer with `columns: {output: …}`"):
+        find([{"question": "a", "answer": "b"}], columns={"answer": "ignore"})
+
+
+@pytest.mark.parametrize("name", ["audio", "video_path", "speech"])
+def test_sounds_and_films_are_left_out(name, find):
+    with pytest.raises(DataError, match=f"`{name}` has the name of sounds or films.*Leave it out with") as error:
+        find([{"question": "a", "answer": "b", name: "x.wav"}])
+    assert "image_url" not in str(error.value) and "input" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_names_that_stand_twice_inside_of_a_row(suffix, tmp_path):
+    good = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    bad = good.replace('"content": "a"', '"content": "a", "content": "c"')
+    path = tmp_path / f"a.{suffix}"
+    path.write_text(f"{good}\n{bad}" if suffix == "jsonl" else f"[{good}, {bad}]")
+    (source,) = find_forms(find_sources([str(path)], None, None, "train"))
+    (chunk,) = find_chunks([source])
+    (_, first), (_, second) = read_chunk(source, chunk)
+    assert isinstance(first, dict)
+    assert second.problem == "duplicate column: `content` stands more than once in the row"
+
+
+def test_lines_that_end_in_cr_alone(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"question": "a", "answer": "b"}\r' * 3)
+    with pytest.raises(DataError, match="broken JSON: line 1: its lines end in CR alone; save the file with LF"):
+        find_forms(find_sources([str(tmp_path / "a.jsonl")], None, None, "train"))

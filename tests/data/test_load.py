@@ -581,3 +581,12 @@ def test_the_first_process_works_and_the_others_read(bad_rows, folder):
         assert len(first["result"]["train"]) == 6 and len(dropped(folder)) == 1
     else:
         assert "pairs.jsonl:9: broken JSON: line 9" in first["result"]
+
+
+def test_remedies_name_what_can_still_be_done(folder, load):
+    with pytest.raises(DataError, match="No row of the train data can be used") as error:
+        load(write(folder / "a.jsonl", [pair(0, instruction=" ")]), bad_rows="drop")
+    assert "bad_rows" not in str(error.value)
+    path = write(folder / "b.jsonl", [pair(0, correct=True), pair(1, correct=False)])
+    with pytest.raises(DataError, match="`columns: {correct: ignore}`.*`bad_rows: drop`"):
+        load(path)
