@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..entry import report, run_command  # before the libraries that it quietens
-from ..errors import PumaError
+from ..errors import EvaluationError, PumaError
 from .answers import RULES
 from .benchmarks import BENCHMARKS, PROMPTS
 from .settings import BACKENDS, JUDGES, GapSettings, ItemSource, LLMSettings, ReplySettings, ServerSettings
@@ -245,6 +245,11 @@ def run_subcommand(args: argparse.Namespace) -> int:
     elif args.command == "score":
         from .scoring import run_score
 
+        if args.llm and args.judge != "openai":
+            raise EvaluationError(
+                "score asks --llm only with --judge openai. To extract by it, run `eval extract` with --llm and score "
+                "its file, or leave --llm out."
+            )
         how = (args.extraction, args.judge, pick_llm(args), args.allow_partial)
         metrics = run_score(pick_source(args), args.responses, args.output, *how)
         print_summary(metrics)
@@ -290,6 +295,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     args = make_parser().parse_args(argv)
     try:
+        if not 0 <= getattr(args, "max_failures", 0) <= 1:
+            raise EvaluationError(f"--max_failures is {args.max_failures:g}, but it must be a share from 0 to 1.")
         return run_subcommand(args)
     except (PumaError, OSError) as error:
         return report(error, 1)

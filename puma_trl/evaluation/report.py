@@ -180,6 +180,12 @@ def describe_protocol(metrics: dict[str, Any], reference: dict[str, dict[str, An
     if reference:
         made = [f"{name} ({RULE}: {figures.get(RULE, 'not known')})" for name, figures in reference.items()]
         lines.append(f"The figures of {', '.join(made)} were given by the user and not measured here.")
+        known = {*collect_figures(metrics), RULE}
+        unused = [
+            f"{metric} of {name}" for name, rates in reference.items() for metric in rates if metric not in known
+        ]
+        if unused:
+            lines.append(f"Not shown, since this run has no such figure: {', '.join(unused)}.")
     return [line for paragraph in lines for line in (paragraph, "")][:-1]
 
 
@@ -219,5 +225,5 @@ def draw_chart(title: str, figures: dict[str, Figure], reference: dict[str, dict
         axis.set_xlim(0, 1.08)
         axis.set_title(f"{title}, with 95 % intervals", fontsize=10)
         axis.grid(axis="x", alpha=0.3)
-        if reference:
+        if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..record.intervals import wilson
-from .benchmarks import Benchmark
+from .benchmarks import Benchmark, MathVista
 from .files import write_json, write_text
 from .items import load_items
 from .judging import Judge, make_judge
@@ -114,10 +114,25 @@ def run_rules(
     items = load_items(benchmark, source.data, source.split, columns)
     responses = read_responses(responses_path, benchmark, items)
     null_is_none = read_settings(responses_path).get("extraction") == "final"
-    return write_comparison(compare_rules(benchmark, items, responses, rules, judge, null_is_none), output)
+    comparison = compare_rules(benchmark, items, responses, rules, judge, null_is_none)
+    return write_comparison(comparison, output, _note_unasked(benchmark, rules))
 
 
-def write_comparison(comparison: dict[str, Any], output: Path) -> str:
+def _note_unasked(benchmark: Benchmark, rules: list[str]) -> list[str]:
+    """Returns the lines that name the rules of which only the steps without a language model were taken."""
+    short = [
+        rule for rule in rules if rule == "official" or (rule == "math_puma" and isinstance(benchmark, MathVista))
+    ]
+    if not benchmark.official_needs_llm or not short:
+        return []
+    return [
+        "",
+        f"Without its language model: {', '.join(short)}. Replies that its direct steps leave to the model count as "
+        "wrong here. `eval extract --llm NAME` asks it; score its file to see the whole rule as `given`.",
+    ]
+
+
+def write_comparison(comparison: dict[str, Any], output: Path, notes: Sequence[str] = ()) -> str:
     """
     Writes `rules.json` and `rules.md` beside the metrics.
 
@@ -126,6 +141,8 @@ def write_comparison(comparison: dict[str, Any], output: Path) -> str:
             What [`compare_rules`] returned.
         output (`Path`):
             The metrics file.
+        notes (`Sequence[str]`, *optional*):
+            Lines below the table.
 
     Returns:
         The table, as it is printed.
@@ -136,7 +153,7 @@ def write_comparison(comparison: dict[str, Any], output: Path) -> str:
         interval = "–" if low is None else f"{low:.2%} to {high:.2%}"
         accuracy = "–" if figures["accuracy"] is None else f"{figures['accuracy']:.2%}"
         lines.append(f"| {rule} | {accuracy} | {interval} | {figures['correct']}/{figures['total']} |")
-    lines += ["", f"The rules differ on {comparison['differ']:,} of {comparison['items']:,} items."]
+    lines += ["", f"The rules differ on {comparison['differ']:,} of {comparison['items']:,} items.", *notes]
     table = "\n".join(lines)
     examples = [line for row in comparison["differences"][:MAX_EXAMPLES] for line in _example(row)]
     write_json(output.with_name("rules.json"), comparison)

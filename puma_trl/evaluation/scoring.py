@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import EvaluationError
 from .benchmarks import Benchmark
 from .files import write_json, write_jsonl
 from .items import load_items
@@ -179,6 +180,8 @@ def run_score(
     items = load_items(benchmark, source.data, source.split, columns)
     benchmark.check_items(items, allow_partial)
     responses = read_responses(responses_path, benchmark, items)
+    if not responses:
+        raise EvaluationError(f"{responses_path} holds no responses. Generate them first, or name another file.")
     settings = read_settings(responses_path)
     used_rule, extraction = choose_rule(benchmark, rule, settings, responses)
     scored = score_responses(benchmark, items, responses, used_rule, settings.get("extraction") == "final")

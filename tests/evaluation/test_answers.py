@@ -293,8 +293,8 @@ def test_last_boxed_of_random_replies():
 
 PIECES = (
     r"\boxed{x ¦\boxed{}¦(¦(1+¦1+¦9^¦\frac{1}{¦1 ¦-¦ ¦a¦A ¦(A) ¦√¦{¦=¦$¦answer ¦answer is ¦the answer is A. ¦<answer>¦"
-    r"</answer>¦<answer></answer>¦<think>¦**¦**a**¦答案¦故选¦选项A¦A is ¦not A ¦yes, ¦option to ¦3. ¦answer          ¦1 2/3 ¦because "
-    r"¦1 since ¦A, ¦rule out A, "
+    r"</answer>¦<answer></answer>¦<think>¦**¦**a**¦答案¦故选¦选项A¦A is ¦not A ¦yes, ¦option to ¦3. ¦answer          "
+    r"¦1 2/3 ¦because ¦1 since ¦A, ¦rule out A, "
 ).split("¦") + ["Question: \n", "answer is\nQuestion: \n"]
 
 

@@ -170,3 +170,13 @@ def test_no_metrics_file(content, message, tmp_path, capsys):
     (tmp_path / "m.json").write_text(content)
     assert main(["report", "--metrics", str(tmp_path / "m.json"), "--output", str(tmp_path / "r.md")]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_published_figures_that_the_run_lacks_are_named(scored, tmp_path, recwarn):
+    reference = tmp_path / "published.json"
+    reference.write_text(json.dumps({"theirs": {"acuracy": 0.5, "rule": "official"}}))
+    text = report(scored("mathvista"), "--reference", str(reference))
+    assert "Not shown, since this run has no such figure: acuracy of theirs." in text
+    assert not [warning for warning in recwarn if "legend" in str(warning.message)]
+    reference.write_text(json.dumps({"theirs": {"accuracy": 0.5, "answer_type/text": 0.5}}))
+    assert "Not shown" not in report(scored("mathvista"), "--reference", str(reference))

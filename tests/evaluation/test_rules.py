@@ -44,6 +44,7 @@ def test_rules_differ_on_items(compare):
         "final": 2,
         "given": 1,
     }
+    assert "Without its language model: official, math_puma." in page  # they asked none here
     assert comparison["differ"] == 2 and [row["id"] for row in comparison["differences"]] == ["1", "2"]
     assert comparison["differences"][1]["extractions"] == {"official": "", "math_puma": "", "final": "B", "given": "B"}
     assert "| final | 66.67% | 20.77% to 93.85% | 2/3 |" in page and "| final | 66.67% |" in printed.out
@@ -56,6 +57,15 @@ def test_rules_are_judged_alike(compare):
     comparison, _, _ = compare("mathverse", items, rows, "--rules", "final", "math_puma", "--judge", "math_verify")
     assert [figures["accuracy"] for figures in comparison["rules"].values()] == [1.0, 1.0]
     assert "given" not in comparison["rules"] and comparison["differ"] == 0
+
+
+def test_a_rule_that_asks_no_language_model_is_whole(compare):
+    items = [verse_item(1)]
+    rows = [{"id": "1", "response": "Answer: B"}]
+    _, page, _ = compare("mathverse", items, rows, "--rules", "math_puma", "final")
+    assert "Without its language model" not in page
+    _, page, _ = compare("mathverse", items, rows, "--rules", "official")
+    assert "Without its language model: official." in page
 
 
 def test_intervals_of_rates():

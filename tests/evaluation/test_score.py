@@ -242,6 +242,34 @@ def test_unknown_benchmark(capsys):
     assert "mathverse" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--llm", "judge", "--extraction", "official"], "score asks --llm only with --judge openai"),
+        (["--max_failures", "nan"], "--max_failures is nan"),
+        (["--max_failures", "-1"], "--max_failures is -1"),
+        (["--max_failures", "2"], "--max_failures is 2"),
+    ],
+)
+def test_options_that_would_not_be_used_as_given_stop(options, message, tmp_path, capsys):
+    data = tmp_path / "items.json"
+    data.write_text(json.dumps(make_items("mathverse")))
+    responses = write_rows(tmp_path / "r.jsonl", [{"id": "1", "response": "B"}])
+    files = ["--data", str(data), "--responses", str(responses), "--output", str(tmp_path / "m.json")]
+    assert main(["score", "--benchmark", "mathverse", *files, *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_without_responses_is_not_scored(tmp_path, capsys):
+    data = tmp_path / "items.json"
+    data.write_text(json.dumps(make_items("mathverse")))
+    for name, content in (("r.jsonl", ""), ("r.json", "[]"), ("empty.json", "{}")):
+        (tmp_path / name).write_text(content)
+        files = ["--data", str(data), "--responses", str(tmp_path / name), "--output", str(tmp_path / "m.json")]
+        assert main(["score", "--benchmark", "mathverse", *files]) == 1
+        assert f"{name} holds no responses" in capsys.readouterr().err
+
+
 def test_judge_is_for_mathverse(score):
     code, _, _, error = score("wemath", make_items("wemath"), [], "--judge", "math_verify")
     assert code == 1 and "is for MathVerse" in error
