@@ -317,6 +317,22 @@ def test_a_named_column_may_come_late(build_rows, tmp_path):
     assert [bool(row["image_url"]) for row in rows] == [False, False, True]
 
 
+@pytest.mark.parametrize(
+    ("question", "expected"),
+    [
+        ("Look at <image1>. Find x.", "Look at the picture. Find x."),
+        ("Find x in the <image>.", "Find x in the picture."),
+        ("如<image>所示，求x。", "如图所示，求x。"),
+        ("<image>\nFind x.", "Find x."),
+        ("Find x.\n<image>", "Find x."),
+    ],
+)
+def test_the_place_of_a_picture_in_a_sentence_is_named(build_rows, tmp_path, question, expected):
+    draw(tmp_path / "d.png")
+    (row,) = build_rows([{"question": question, "answer": "3", "image": "d.png"}])
+    assert row["instruction"] == expected
+
+
 TURNS = [{"from": "human", "value": "<image>\nFind AB."}, {"from": "gpt", "value": "It is 3."}]
 WORDS = [{"from": "human", "value": "Find AB."}, {"from": "gpt", "value": "It is 3."}]
 FORMS = {

@@ -131,6 +131,7 @@ def test_primes_are_as_large_however_they_are_written_and_clear_of_the_letter(pr
         ("\\textbf{(A)}\\ 3 \\qquad \\textbf{(B)}\\ 4", "(A)3(B)4"),
         ("It is 1\\,000\\% of x\\;y", "Itis1000%ofxy"),
         ("(2+3)\\quad=5", "(2+3)=5"),
+        ("Is `x^2` 4? ``No''", "Isx24?``No''"),
     ],
 )
 def test_what_stands_before_a_blank_is_drawn(text, signs):

@@ -110,6 +110,8 @@ def test_split(question, conditions, asked):
         "如图所示，求阴影部分的面积。",
         "3个5相加是多少？",
         "下列函数中，哪个是偶函数？",
+        "（2021·北京）下列各式中，计算结果为$a^6$的是",
+        "[2020全国Ⅰ卷] 如图，求阴影部分的面积。",
         "Of the mean, median and range, which will change?",
         "Based on the table, what is the largest?",
     ],

@@ -50,6 +50,7 @@ LINE_BREAK = re.compile(
 HEADING = re.compile(r"\s*\\(?:sub)*(?:section|paragraph)\*?\s*\{([^{}]*)\}\s*")
 # Emphasis in LaTeX and Markdown, which is printed like the rest
 EMPHASIS = re.compile(r"\\(?:textbf|textit|emph|textrm|textsf|textsc)\s*\{([^{}]*)\}")
+TICKS = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 STARS = re.compile(r"(?<![\w*])\*\*(?=\S)([^*\n]+?)(?<=\S)\*\*(?![\w*])")
 
 KEPT = re.compile("\0(\\d+)\0")
@@ -173,7 +174,7 @@ def tidy(text: str) -> str:
     changes = 1
     while changes:  # from the inside out
         text, changes = EMPHASIS.subn(r"\1", text)
-    text = STARS.sub(r"\1", text)
+    text = STARS.sub(r"\1", TICKS.sub(r"\1", text))
     while "\0" in text:  # formulas inside of environments too
         text = KEPT.sub(lambda match: formulas[int(match[1])], text)
     return text

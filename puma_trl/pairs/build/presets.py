@@ -21,6 +21,11 @@ from .splits import split_text
 # Fields that hold a question, and an answer, of which a form has one
 QUESTION_FIELDS = ("instruction", "messages", "prompt")
 ANSWER_FIELDS = ("output", "messages", "completion")
+# "Look at <image>. Find x.", "如<image>所示"
+PLACES_IN_SENTENCES = (
+    (re.compile(rf"(?i)(\b(?:in|at|from|of|see)\s+)(?:the\s+)?{IMAGE_PLACE}"), r"\1the picture"),
+    (re.compile(rf"([如在看从由])\s*{IMAGE_PLACE}\s*"), r"\1图"),
+)
 # Conversations that say how to answer before they ask.
 HINT = re.compile(r"(?s)(?:(?P<hint>.*?\S)\s*\n)?\s*Question:\s*(?P<question>.+)")
 
@@ -87,7 +92,7 @@ def read_problem(
     system = turns.pop(0)["content"] if turns and turns[0]["role"] == SYSTEM else ""
     if turns:
         raise DataError(f"several turns: a pair has one question and one reply, this row has {len(turns) + 2} turns")
-    question, answer = row["instruction"].replace(IMAGE_PLACE, "").strip(), row["output"].strip()
+    question, answer = _without_places(row["instruction"]), row["output"].strip()
     for text, fields in ((question, QUESTION_FIELDS), (answer, ANSWER_FIELDS)):
         if not text:
             name = next(".".join(form.fields[name][0]) for name in fields if name in form.fields)
@@ -108,6 +113,13 @@ def read_problem(
     return SourceProblem(
         question, answer, row["image_url"], conditions, system=system, by_position=by_position, unread=unread
     )
+
+
+def _without_places(question: str) -> str:
+    """Takes the places of pictures out of a question; one that is a word of a sentence is named."""
+    for place, name in PLACES_IN_SENTENCES:
+        question = place.sub(name, question)
+    return question.replace(IMAGE_PLACE, "").strip()
 
 
 def _text(row: dict[str, Any], name: str) -> str:

@@ -73,6 +73,8 @@ LEAD_IN = re.compile(
     r"|(?:as\s+)?(?:in|from)\s+(?:the\s+)?(?:(?:following|given)\s+)?(?:figs?\.?|figure|diagram|picture)\s*\d*"
     r"|如(?:下|右|左|上)?图(?:所示|\d)?(?:所示)?|(?:下|右)图(?:中|所示)?|图中|已知|题中|(?:下列|以下)[^，,。]{0,8}中)\W*"
 )
+# Where a problem is from: "（2021·北京）"
+ORIGIN = re.compile(r"^\s*[(（\[【][^()（）\[\]【】]*(?:19|20)\d\d[^()（）\[\]【】]*[)）\]】]\s*")
 PREPOSITION = re.compile(
     r"(?i)^\W*(?:in|on|at|for|with|from|by|of|as|during|after|before|among|to|based|according|using|considering)\b"
 )
@@ -207,7 +209,7 @@ def _split_sentence(sentence: str, masked: str) -> tuple[str, str]:
 
 def _says_something(head: str) -> bool:
     """Whether clauses are conditions, other than "As shown in the figure" and "In triangle ABC"."""
-    rest = LEAD_IN.sub("", head).strip(" ,;，；:：")
+    rest = LEAD_IN.sub("", ORIGIN.sub("", head)).strip(" ,;，；:：")
     if CJK.search(rest):
         return len(re.findall(r"\w|[∠△⊙=°ƒ]", rest)) >= 3
     told = bool(SAYS.search(rest))
