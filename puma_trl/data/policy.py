@@ -249,7 +249,7 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str
         remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")
     return (
         f"{len(bad):,} of {len(rows):,} rows of the {split} data cannot be used ({counts}). The first ones: {first}. "
-        f"Repair them. {' '.join(remedies)}"
+        f"{' '.join(['Repair them.', *remedies])}"
     )
 
 
