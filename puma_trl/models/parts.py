@@ -7,7 +7,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from ..config import PumaKLConfig
+from ..config import PumaKLConfig, as_list
 from ..errors import ModelError
 from .families import Family
 
@@ -152,17 +152,27 @@ def select_parts(model: PreTrainedModel, parts: list[str], family: Family) -> di
     return chosen
 
 
-def set_trainable_parts(model: PreTrainedModel, parts: list[str], family: Family) -> dict[str, int]:
+def set_trainable_parts(model: PreTrainedModel, parts: list[str] | str, family: Family) -> dict[str, int]:
     """
     Makes exactly the named parts trainable.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The unwrapped model.
+        parts (`list[str]` or `str`):
+            As [`select_parts`] takes them, or separated by commas.
+        family ([`Family`]):
+            The model family.
 
     Returns:
         Part → number of its parameters that train.
 
     Raises:
-        ModelError: if a part matches no parameter.
+        ModelError: if no part is named, or one matches no parameter.
     """
-    chosen = select_parts(model, parts, family)
+    if not (wanted := as_list(parts)):
+        raise ModelError(f"`parts` is {parts!r}, so nothing would train. Name the parts, or `all`.")
+    chosen = select_parts(model, wanted, family)
     names = {name for part in chosen.values() for name in part}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from .loss_chunk import METRICS, FusedPumaLoss, Settings, run_chunk_step
-from .reference import at_least_one, check_labels
+from .reference import at_least_one, check_labels, check_numbers
 
 
 # Both logits buffers of a chunk together, in bytes
@@ -235,7 +235,7 @@ def fused_puma_loss(
 
     Raises:
         ValueError: if the sides have different numbers of tokens or vocabularies, a label is not in the vocabulary, or
-            `chunk_size` is not positive.
+            a number, such as `chunk_size`, is out of its range.
     """
     if not student_hidden.shape[0] == teacher_hidden.shape[0] == labels.shape[0]:
         raise ValueError(
@@ -251,6 +251,7 @@ def fused_puma_loss(
         )
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}, but a chunk holds at least one token. Leave it out.")
+    check_numbers(alpha_kl, lambda_kl, temp_kl)
     check_labels(labels, student_hidden.shape[0], lm_head_weight.shape[0])
     if num_items is None:
         num_items = labels.shape[0]

@@ -1,5 +1,6 @@
 """`puma_loss`: the loss of Math-PUMA on logits, as it reads in the paper, which the fused loss is compared with."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -106,7 +107,8 @@ def puma_loss(
         computed with in single precision.
 
     Raises:
-        ValueError: if the shapes are not those above, or a label is not in the vocabulary, such as -100.
+        ValueError: if the shapes are not those above, a label is not in the vocabulary, such as -100, or a number is
+            out of its range.
     """
     if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
         raise ValueError(
@@ -114,6 +116,7 @@ def puma_loss(
             "sides have (N, V), N answer tokens. Take the positions that predict an answer token: `logits[:, "
             ":-1][labels[:, 1:] != -100]`."
         )
+    check_numbers(alpha_kl, lambda_kl, temp_kl)
     check_labels(labels, *student_logits.shape)
     if torch.finfo(student_logits.dtype).bits < 32:
         student_logits = student_logits.float()
@@ -130,13 +133,24 @@ def puma_loss(
     return PumaLoss(loss, kl, forward_kl, reverse_kl, ce, labels.shape[0])
 
 
+def check_numbers(alpha_kl: float, lambda_kl: float, temp_kl: float) -> None:
+    """Refuses weights that are no shares, and temperatures of which there is no distribution."""
+    for name, value in (("alpha_kl", alpha_kl), ("lambda_kl", lambda_kl)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"`{name}` is {value}, but it must be between 0 and 1.")
+    if not 0 < temp_kl < math.inf:
+        raise ValueError(f"`temp_kl` is {temp_kl}, but it must be above 0 and finite.")
+
+
 def check_labels(labels: torch.Tensor, num_tokens: int, vocab_size: int) -> None:
-    """Refuses labels (N,) of another number than the answer tokens, or out of the vocabulary."""
+    """Refuses labels (N,) of another number than the answer tokens or another dtype, or out of the vocabulary."""
     if labels.shape != (num_tokens,):
         raise ValueError(
             f"`labels` has the shape {tuple(labels.shape)}, but there are {num_tokens} answer tokens, each with one "
             "label."
         )
+    if labels.dtype != torch.int64:
+        raise ValueError(f"`labels` has the dtype {labels.dtype}, but tokens have int64. Give `labels.long()`.")
     # on a GPU the look would wait for the device, and the kernels refuse such labels by themselves
     if not labels.is_cuda and num_tokens and not 0 <= int(labels.min()) <= int(labels.max()) < vocab_size:
         raise ValueError(

@@ -1,5 +1,7 @@
 """The parts of a model: one vocabulary for all settings, what trains, how much of it, and how fast."""
 
+import re
+
 import pytest
 import torch
 from peft import get_peft_model
@@ -45,6 +47,16 @@ def test_set_trainable_parts(tiny_model):
     assert sum(counts.values()) == sum(p.numel() for p in model.model.visual.parameters())
     # one tower under two names is counted once
     assert set(counts) == {"aligner", "vision_tower_low"}
+
+
+def test_names_as_text_and_no_name(tiny_model):
+    model = tiny_model()
+    family = get_family(model.config)
+    expected = set_trainable_parts(model, ["aligner", "language_model"], family)
+    assert set_trainable_parts(model, "aligner, language_model", family) == expected
+    for nothing in ([], None, " "):
+        with pytest.raises(ModelError, match=f"`parts` is {re.escape(repr(nothing))}, so nothing would train"):
+            set_trainable_parts(model, nothing, family)
 
 
 def test_explicit_prefix(tiny_model):

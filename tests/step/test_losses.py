@@ -188,6 +188,24 @@ class TestPumaLoss:
         with pytest.raises(ValueError, match=message):
             puma_loss(torch.randn(student), torch.randn(teacher), torch.zeros(labels, dtype=torch.long))
 
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"lambda_kl": 1.1}, "`lambda_kl` is 1.1, but it must be between 0 and 1"),
+            ({"alpha_kl": -0.1}, "`alpha_kl` is -0.1"),
+            ({"alpha_kl": math.nan}, "`alpha_kl` is nan"),
+            ({"temp_kl": 0.0}, "`temp_kl` is 0.0, but it must be above 0 and finite"),
+            ({"temp_kl": math.inf}, "`temp_kl` is inf"),
+            ({"labels": torch.ones(3)}, "`labels` has the dtype torch.float32, .* Give `labels.long"),
+        ],
+    )
+    def test_numbers_are_checked(self, settings, message):
+        settings = {"labels": torch.tensor([1, 0, 2])} | settings
+        with pytest.raises(ValueError, match=message):
+            puma_loss(torch.randn(3, VOCAB), torch.randn(3, VOCAB), **settings)
+        with pytest.raises(ValueError, match=message):
+            fused_puma_loss(torch.randn(3, 4), torch.randn(3, 4), torch.randn(VOCAB, 4), **settings)
+
     @pytest.mark.parametrize("label", [-100, -1, VOCAB])
     def test_labels_out_of_the_vocabulary(self, label):
         labels = torch.tensor([1, label, 2])
