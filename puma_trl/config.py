@@ -16,6 +16,7 @@ from .redact import hide_secrets
 
 TEACHERS = ("live", "frozen", "ema")
 SPECIAL_TOKENS = ("error", "escape")
+FOLLOWING = ("reduce_lr_on_plateau", "greedy")  # schedules that follow `metric_for_best_model`
 
 
 def as_list(value: str | list[str] | None) -> list[str]:
@@ -217,10 +218,12 @@ class PumaKLConfig(SFTConfig):
         super().__post_init__()
         if self.metric_for_best_model is not None:
             self._set_direction(choose_direction(self.metric_for_best_model, given))
-        if self.use_kl and (self.label_smoothing_factor or self.loss_type != "nll"):
+        plain = {"label_smoothing_factor": 0, "loss_type": "nll"}
+        others = [f"`{name}: {getattr(self, name)}`" for name in plain if getattr(self, name) != plain[name]]
+        if self.use_kl and others:
             raise ConfigError(
-                f"`label_smoothing_factor` is {self.label_smoothing_factor} and `loss_type` is '{self.loss_type}'. "
-                "They change TRL's own loss, which `use_kl: true` replaces. Leave both out, or set `use_kl: false`."
+                f"{' and '.join(others)} would change TRL's own loss, which `use_kl: true` replaces. Leave it out, or "
+                "set `use_kl: false`."
             )
         if self.part_learning_rates is not None:
             self.part_learning_rates = _read_rates(self.part_learning_rates)
@@ -237,7 +240,7 @@ class PumaKLConfig(SFTConfig):
         """Tells the choice of the best model, and a schedule that follows the metric, which way round it is."""
         if is_greater_better is not None:
             self.greater_is_better = is_greater_better
-        if self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        if self.lr_scheduler_type in FOLLOWING:
             mode = "max" if self.greater_is_better else "min"
             self.lr_scheduler_kwargs = {"mode": mode} | (self.lr_scheduler_kwargs or {})
             if self.lr_scheduler_kwargs["mode"] != mode:

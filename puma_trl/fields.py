@@ -248,6 +248,8 @@ def check_value(name: str, value: Any, hint: Any, choices: list[Any] | None = No
 
 
 def _convert(name: str, value: Any, kinds: list[Any]) -> Any:
+    if value is False and any(isinstance(kind, tuple) and "no" in kind for kind in kinds):
+        return "no"  # as YAML reads it without quotes
     if any(_fits(value, kind) for kind in kinds):
         return value
     if isinstance(value, str):

@@ -262,7 +262,7 @@ def split_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
     """
     refuse_secrets(argv)
     argv = [piece for arg in argv for piece in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
-    if argv and argv[0].endswith((".yaml", ".yml")):
+    if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
     if "--config" not in argv:
         return None, argv

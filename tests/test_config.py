@@ -21,14 +21,18 @@ from puma_trl.train.metrics import MEANS
         ("teacher_sync_steps", 0),
         ("trainable_parts", []),
         ("packing", True),
-        ("label_smoothing_factor", 0.1),
-        ("loss_type", "dft"),
         ("part_learning_rates", {"aligner": "fast"}),
         ("part_learning_rates", 1e-4),
     ],
 )
 def test_values_out_of_range(tmp_path, field, value):
     with pytest.raises(ValueError, match=f"`{field}`"):
+        PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("label_smoothing_factor", 0.1), ("loss_type", "dft")])
+def test_settings_of_another_loss(tmp_path, field, value):
+    with pytest.raises(ValueError, match=f"^`{field}: {value}` would change TRL's own loss"):
         PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **{field: value})
 
 

@@ -202,13 +202,14 @@ def test_numbers_and_texts_of_yaml(recipe):
     lines = (
         "max_steps: 1_000\nseed: 0x10\ntemp_kl: 2.50\nadam_epsilon: 1.0e-8\nweight_decay: .1\nrun_name: 2024-01-01\n"
     )
-    lines += "save_total_limit: 010\n"
+    lines += "save_total_limit: 010\nsave_strategy: no\neval_strategy: No\n"
     lines += "part_learning_rates: &rates {aligner: 1e-4}\nlr_scheduler_kwargs: {<<: {num_cycles: 2}}\n"
     recipe.write_text(recipe.read_text() + lines + "lr_scheduler_type: cosine\nlambda_kl: 1\n")
     _, args, _, _ = parse_recipe([str(recipe)])
     assert (args.max_steps, args.seed, args.temp_kl, args.adam_epsilon) == (1000, 16, 2.5, 1e-8)
     assert (args.weight_decay, args.run_name, args.lambda_kl) == (0.1, "2024-01-01", 1)
     assert args.save_total_limit == 10  # and not 8
+    assert args.save_strategy == args.eval_strategy == "no"  # which YAML reads as false
     assert (args.part_learning_rates, args.lr_scheduler_kwargs) == ({"aligner": 1e-4}, {"num_cycles": 2})
 
 
@@ -424,8 +425,10 @@ def test_recipe_is_named_where_it_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match="latin.yaml is not UTF-8"):
         parse_recipe([str(tmp_path / "latin.yaml")])
     (tmp_path / "folder.yaml").mkdir()
-    with pytest.raises(ConfigError, match="folder.yaml is not a regular file"):
-        parse_recipe([str(tmp_path / "folder.yaml")])
+    os.mkfifo(tmp_path / "pipe")
+    for name in (tmp_path / "folder.yaml", tmp_path, tmp_path / "pipe", "/dev/null"):
+        with pytest.raises(ConfigError, match=f"The recipe {name} is not a regular file"):
+            parse_recipe([str(name)])
 
 
 def other_values(field, hint):

@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT: a run that is asked to end saves first; its data-loader workers leave both to it."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -43,7 +44,8 @@ def stop_on_signals(trainer: Trainer) -> Callable[[], int]:
         if not first:
             again = ", Ctrl-C again ends it at once" if number == signal.SIGINT else ""
             # not by print, which a signal may have interrupted
-            os.write(2, f"{signal.Signals(number).name}: saving at the next logging step{again}.\n".encode())
+            with contextlib.suppress(OSError):  # of a console that is gone
+                os.write(2, f"{signal.Signals(number).name}: saving at the next logging step{again}.\n".encode())
         first.setdefault(number, now)
         trainer.stop_requested = True
 

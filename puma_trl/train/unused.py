@@ -10,7 +10,7 @@ from accelerate.logging import get_logger
 from trl import ModelConfig
 
 from ..best import IS_GREATER_BETTER, find_metric
-from ..config import PumaKLConfig, PumaScriptArguments
+from ..config import FOLLOWING, PumaKLConfig, PumaScriptArguments
 from ..errors import ConfigError
 
 
@@ -198,7 +198,7 @@ def find_idle(settings: Settings) -> list[str]:
     """
     defaults = {field.name: field.default for field in fields(settings)}
     return [
-        f"`{name}: {getattr(settings, name)}` (`{why}`)"
+        f"`{name}: {getattr(value := getattr(settings, name), 'value', value)}` (`{why}`)"
         for names, why in next(find for kind, find in _IDLE.items() if isinstance(settings, kind))(settings)
         for name in names
         if getattr(settings, name) != defaults[name]
@@ -219,6 +219,14 @@ def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
     for strategy, name in (("save_strategy", "save_steps"), ("logging_strategy", "logging_steps")):
         if getattr(args, strategy) != "steps":
             yield (name,), f"{strategy}: {getattr(args, strategy).value}"
+    if args.save_strategy == "no":
+        yield ("save_total_limit", "save_only_model", "load_best_model_at_end"), "save_strategy: no"
+    if args.eval_strategy == "no":
+        yield ("metric_for_best_model",), "eval_strategy: no"
+    elif args.save_strategy == "no" and args.lr_scheduler_type not in FOLLOWING:
+        yield ("metric_for_best_model",), "save_strategy: no, without EarlyStoppingCallback"
+    if not args.push_to_hub:  # the others are for a push by hand too
+        yield ("hub_strategy", "hub_always_push"), "push_to_hub: false"
     if args.eval_strategy != "steps":
         yield ("eval_steps",), f"eval_strategy: {args.eval_strategy.value}"
     if not args.gradient_checkpointing:

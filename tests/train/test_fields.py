@@ -420,6 +420,19 @@ def test_settings_that_another_one_idles_are_named(make, pairs, caplog):
     caplog.clear()
     make(pairs, {"lambda_kl": 0.3})
     assert "Without effect" not in caplog.text
+    values = {"save_total_limit": 2, "metric_for_best_model": "kl", "load_best_model_at_end": True}
+    values |= {"save_strategy": "no", "hub_strategy": "every_save"}
+    assert find_idle(PumaKLConfig("out", bf16=False, use_cpu=True, report_to="none", **values)) == [
+        "`save_total_limit: 2` (`save_strategy: no`)",
+        "`load_best_model_at_end: True` (`save_strategy: no`)",
+        "`metric_for_best_model: kl` (`eval_strategy: no`)",
+        "`hub_strategy: every_save` (`push_to_hub: false`)",
+    ]
+    values = {"save_strategy": "no", "eval_strategy": "epoch", "metric_for_best_model": "kl", "use_cpu": True}
+    (idle,) = find_idle(PumaKLConfig("out", bf16=False, report_to="none", **values))
+    assert idle == "`metric_for_best_model: kl` (`save_strategy: no, without EarlyStoppingCallback`)"
+    values["lr_scheduler_type"] = "reduce_lr_on_plateau"
+    assert find_idle(PumaKLConfig("out", bf16=False, report_to="none", **values)) == []
     assert find_idle(ModelConfig(lora_r=4, use_dora=True, bnb_4bit_quant_type="fp4")) == [
         "`lora_r: 4` (`use_peft: false`)",
         "`use_dora: True` (`use_peft: false`)",
