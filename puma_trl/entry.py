@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import PumaError, printable
+from .process import is_command, let_interrupt, prepare_process
 from .redact import hide_secrets
 
 
@@ -37,6 +38,8 @@ def run_command(main: Callable[..., int | None], *arguments: Any) -> None:
             What it is called with.
     """
     _hide_in_logs()
+    if is_command():
+        let_interrupt()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what is half written goes then
     try:
         code = main(*arguments) or 0
@@ -124,4 +127,6 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
+if is_command():
+    prepare_process()
 _quieten()
