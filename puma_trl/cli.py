@@ -18,10 +18,10 @@ from .errors import ConfigError
 COMMANDS = {
     "pairs": ("pairs.__main__", [], "build, generate, answer, check, split and preview pairs"),
     "check": ("pairs.__main__", ["check"], "check data before training, as `pairs check`"),
-    "init": ("start.init", [], "write a recipe for your model, data and GPU"),
-    "train": ("start.train", [], "run a recipe: puma-trl train recipe.yaml"),
+    "init": ("start.asking", [], "write a recipe for your model, data and GPU"),
+    "train": ("start.command", [], "run a recipe: puma-trl train recipe.yaml"),
     "eval": ("evaluation.__main__", [], "benchmarks, and the modality gap of a pair file"),
-    "push": ("record.hub", ["push"], "push what a run has saved to the Hub"),
+    "push": ("record.command", ["push"], "push what a run has saved to the Hub"),
     "merge": ("checkpoints.merge", [], "merge adapters into their base model"),
     "convert": ("checkpoints.convert", [], "convert an original Math-PUMA checkpoint"),
     "assemble": ("checkpoints.assemble", [], "join a text model and a vision tower"),
@@ -54,8 +54,9 @@ def find_command(name: str) -> Callable[[list[str]], int | None]:
         ConfigError: if there is no such command; the nearest one is named.
     """
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0)
-        raise ConfigError(f"Unknown command `{name}`. Did you mean `puma-trl {near[0]}`? `puma-trl --help` lists all.")
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        guess = f"Did you mean `puma-trl {near[0]}`? " if near else ""
+        raise ConfigError(f"Unknown command `{name}`. {guess}`puma-trl --help` lists all.")
     module, before, _ = COMMANDS[name]
     function = import_module(f".{module}", __package__).main
     return lambda argv: function([*before, *argv])
@@ -63,10 +64,12 @@ def find_command(name: str) -> Callable[[list[str]], int | None]:
 
 def main(argv: list[str]) -> int | None:
     """Runs the command that is named first, or prints the page or the version."""
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("-h", "--help"):
         print(describe(), end="")
         return None
-    if argv[0] in ("-V", "--version"):
+    if argv[0] in ("-v", "-V", "--version"):
         print(f"puma_trl {version(__package__)}")
         return None
     return find_command(argv[0])(argv[1:])

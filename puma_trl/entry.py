@@ -3,17 +3,21 @@ What every command does around its work: an error of the user's is one line, no 
 say nothing about a machine without a GPU, and draw no bars where no terminal shows them. Import it before them.
 """
 
+import argparse
+import difflib
 import logging
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any, NoReturn
 
-from .errors import PumaError, printable
+from .errors import ConfigError, PumaError, printable
 from .process import is_command, let_interrupt, prepare_process
 from .redact import hide_secrets
 
@@ -22,6 +26,63 @@ USER_ERRORS = (PumaError, OSError, FloatingPointError)  # the last one from a lo
 # Seconds that other processes than the main one keep their errors to themselves. A launcher ends them in less when the
 # main process fails, so that its line stays the last one.
 PATIENCE = 10.0
+
+
+class Parser(argparse.ArgumentParser):
+    """
+    A parser of a command whose errors are one line of [`run_command`], with the nearest name for one that is unknown.
+    """
+
+    def __init__(self, *args: Any, allow_abbrev: bool = False, **kwargs: Any):
+        super().__init__(*args, allow_abbrev=allow_abbrev, **kwargs)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        args = list(sys.argv[1:] if args is None else args)
+        own = takewhile(lambda arg: arg != "--", args)
+        if self._subparsers is not None:
+            own = takewhile(lambda arg: arg.startswith("-"), own)
+        for arg in own:  # first, since a missing option may be one that is misspelt
+            name = arg.split("=", 1)[0]
+            if re.fullmatch(r"--[\w-]+", name) and name not in self._option_string_actions:
+                raise ConfigError(
+                    f"Unknown option `{name}`. {_guess(name, self._option_string_actions)}{self._page()}"
+                )
+        args, rest = super().parse_known_args(args, namespace)
+        if rest:
+            raise ConfigError(f"`{' '.join(rest)}` has no place on the command line. {self._page()}")
+        return args, rest
+
+    def _check_value(self, action: argparse.Action, value: Any):
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(each) for each in action.choices]
+        if isinstance(action, argparse._SubParsersAction):
+            guess = _guess(str(value), choices, f"{self.prog} ")
+            raise ConfigError(f"Unknown command `{value}`. {guess}{self._page('lists all')}")
+        name = action.option_strings[0] if action.option_strings else action.dest
+        raise ConfigError(f"`{name} {value}`: {_guess(str(value), choices)}It takes one of {', '.join(choices)}.")
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the error as one line; the usage is left to `--help`."""
+        missing = re.fullmatch("the following arguments are required: (.*)", message)
+        if missing and missing[1] == "command":
+            raise ConfigError(f"Name a command. {self._page('lists all')}")
+        if missing:
+            names = [f"`{name}`" for name in missing[1].split(", ")]
+            raise ConfigError(
+                f"{' and '.join([', '.join(names[:-1])] * (len(names) > 1) + names[-1:])} must be given. "
+                f"{self._page()}"
+            )
+        message = re.sub("^argument ([^:]+): ", r"`\1`: ", message)
+        raise ConfigError(f"{message}. {self._page()}")
+
+    def _page(self, words: str = "lists all options") -> str:
+        return f"`{self.prog} --help` {words}."
+
+
+def _guess(name: str, known: Any, before: str = "") -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean `{before}{near[0]}`? " if near else ""
 
 
 def run_command(main: Callable[..., int | None], *arguments: Any) -> None:

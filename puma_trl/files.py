@@ -22,6 +22,42 @@ def unfinished(path: str | Path) -> Path:
     return path.with_name(f"{path.name}.tmp")
 
 
+def check_file(path: str | Path) -> None:
+    """
+    Makes sure that a file can have a name, before the hours of work that it is written after.
+
+    Args:
+        path (`str` or `Path`):
+            The file.
+
+    Raises:
+        FileExistsError: if the path is there and no regular file, such as a folder or a device.
+        NotADirectoryError: if its folder is a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"'{path}' is a folder, and a file is to be written. Choose another name.")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"'{path}' is not a regular file, so nothing is written there. Choose another name.")
+    check_folder(path.parent)
+
+
+def check_folder(path: str | Path) -> None:
+    """
+    Makes sure that a folder is there or can be made.
+
+    Args:
+        path (`str` or `Path`):
+            The folder.
+
+    Raises:
+        NotADirectoryError: if it, or a folder that it is in, is a file.
+    """
+    for place in (Path(path), *Path(path).parents):
+        if place.exists() and not place.is_dir():
+            raise NotADirectoryError(f"'{place}' is a file, and a folder is needed. Choose another name.")
+
+
 @contextmanager
 def whole_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]:
     """
@@ -41,8 +77,7 @@ def whole_file(path: str | Path, mode: str = "w", **kwargs: Any) -> Iterator[IO]
         FileExistsError: if the path is there and no regular file, such as a folder or a device.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise FileExistsError(f"'{path}' is not a regular file, so nothing is written there. Choose another name.")
+    check_file(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = unfinished(path)
     if "b" not in mode:

@@ -4,7 +4,7 @@ from .entry import run_command  # before the libraries that it quietens
 
 
 # isort: split
-from .record.hub import main
+from .record.command import main
 
 
 if __name__ == "__main__":

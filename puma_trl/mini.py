@@ -11,12 +11,11 @@ writes the model to `outputs/mini/model` and the data of the three stages and th
 `AutoModelForImageTextToText`, `generate`) works on these models, without the Hub.
 """
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .entry import run_command  # before the libraries that it quietens
+from .entry import Parser, run_command  # before the libraries that it quietens
 
 
 # isort: split
@@ -41,6 +40,7 @@ from transformers import (
 )
 
 from .errors import ConfigError
+from .files import check_folder
 from .models.families import deepseek_vl_hybrid, math_puma_qwen2
 from .models.families.chat import CHATML, IMAGE
 from .pairs.generate.files import write_pairs
@@ -368,7 +368,7 @@ def write_data(folder: Path, num_rows: int, num_heldout: int, seed: int, num_pro
 
 def main(argv: list[str] | None = None) -> None:
     """Writes the model and the data."""
-    parser = argparse.ArgumentParser(prog="puma-trl mini", description="Writes the mini model and its data.")
+    parser = Parser(prog="puma-trl mini", description="Writes the mini model and its data.")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/mini"), help="folder to write to")
     parser.add_argument("--family", choices=MODEL_CLASSES, default="qwen2_vl", help="model family")
     parser.add_argument("--n", type=int, default=12_000, help="rows of each stage")
@@ -376,6 +376,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights, problems and drawings")
     parser.add_argument("--num_proc", type=int, default=os.cpu_count(), help="processes that draw")
     args = parser.parse_args(argv)
+    for name in ("n", "heldout", "num_proc"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"`--{name}` is {getattr(args, name)}; it must be 1 or more.")
+    check_folder(args.output_dir)
     write_data(args.output_dir / "data", args.n, args.heldout, args.seed, args.num_proc)
     processor = build_processor(args.family)
     processor.save_pretrained(args.output_dir / "model")

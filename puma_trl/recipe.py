@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import HfArgumentParser
-from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.utils import is_liger_kernel_available
 from trl import ModelConfig
 
@@ -25,6 +25,8 @@ from .redact import HIDDEN, REMEDY, is_secret_name, refuse_hidden, refuse_secret
 
 
 MERGE = "tag:yaml.org,2002:merge"  # `<<`
+# Tracker → package of another name
+PACKAGES = {"azure_ml": "azureml-mlflow", "flyte": "flytekit"}
 TYPES = (PumaScriptArguments, PumaKLConfig, ModelConfig)
 # Where Linux tells the version of NVIDIA's driver
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -202,13 +204,7 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
             f"`eval_strategy: {values['eval_strategy']}` needs data to evaluate on. Set `eval_dataset_name` or "
             "`eval_split_size`, or leave it out."
         )
-    trackers = as_list(values.get("report_to"))
-    missing = [name for name in trackers if name not in ("none", "all", *get_available_reporting_integrations())]
-    if missing:
-        problems.append(
-            f"`report_to: {', '.join(missing)}`: no such tracker is installed. Run `pip install {' '.join(missing)}`, "
-            "or set `report_to: none`."
-        )
+    problems += _find_trackers(as_list(values.get("report_to")))
     if values.get("use_liger_kernel") and not is_liger_kernel_available():
         problems.append("`use_liger_kernel: true` needs its package. Run `pip install liger-kernel`, or leave it out.")
     if not values.get("use_cpu") and not torch.cuda.is_available():
@@ -226,6 +222,26 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
                 "such mode. Set it to false."
             )
     return problems
+
+
+def _find_trackers(names: list[str]) -> list[str]:
+    """Returns a sentence about trackers that nobody knows, and one about those that are not installed."""
+    unknown = [name for name in names if name not in ("none", "all", *INTEGRATION_TO_CALLBACK)]
+    problems = [f"Unknown tracker `report_to: {name}`. {_guess_tracker(name)}" for name in unknown]
+    usable = ("none", "all", *get_available_reporting_integrations())
+    missing = [name for name in names if name not in (*usable, *unknown)]
+    if missing:
+        packages = " ".join(PACKAGES.get(name, name) for name in missing)
+        problems.append(
+            f"`report_to: {', '.join(missing)}`: no such tracker is installed. Run `pip install {packages}`, or set "
+            "`report_to: none`."
+        )
+    return problems
+
+
+def _guess_tracker(name: str) -> str:
+    near = difflib.get_close_matches(name, INTEGRATION_TO_CALLBACK, n=1)
+    return f"Did you mean `{near[0]}`?" if near else f"Known are none, all, {', '.join(INTEGRATION_TO_CALLBACK)}."
 
 
 def _find_driver() -> tuple[str | None, int, str | None]:

@@ -36,7 +36,9 @@ def test_the_version(capsys):
     assert capsys.readouterr().out == f"puma_trl {puma_trl.__version__}\n"
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["pairs", "--help"], ["eval", "--help"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["pairs", "--help"], ["eval", "--help"], ["init", "--help"], ["push", "--help"]]
+)
 def test_pages_do_not_wait_for_torch(argv):
     code = (
         "import contextlib, sys\nfrom puma_trl.cli import main\n"
@@ -48,13 +50,70 @@ def test_pages_do_not_wait_for_torch(argv):
     assert "usage: puma-trl" in done.stdout and done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize(
-    ("name", "near"), [("trian", "train"), ("evaluate", "eval"), ("checks", "check"), ("7", None)]
-)
+@pytest.mark.parametrize(("name", "near"), [("trian", "train"), ("evaluate", "eval"), ("checks", "check")])
 def test_unknown_commands(name, near):
     with pytest.raises(ConfigError, match=f"Unknown command `{name}`. Did you mean `puma-trl {near or ''}") as error:
         main([name, "--help"])
     assert "\n" not in str(error.value)
+
+
+def test_nothing_is_guessed_where_nothing_is_near():
+    with pytest.raises(ConfigError, match="^Unknown command `7`. `puma-trl --help` lists all.$"):
+        main(["7"])
+
+
+def test_help_is_a_command_too(capsys):
+    main(["help"])
+    assert capsys.readouterr().out == describe()
+    with pytest.raises(SystemExit):
+        main(["help", "mini"])
+    assert capsys.readouterr().out.startswith("usage: puma-trl mini ")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["pairs", "genrate"], "Unknown command `genrate`. Did you mean `puma-trl pairs generate`? "),
+        (["pairs"], "Name a command. `puma-trl pairs --help` lists all."),
+        (["pairs", "generate", "--m", "3"], "Unknown option `--m`. "),
+        (["pairs", "generate"], "`--n` and `--output` must be given. `puma-trl pairs generate --help` lists all op"),
+        (["pairs", "generate", "--n", "x"], "`--n`: invalid int value: 'x'. `puma-trl pairs generate --help`"),
+        (["eval", "gap", "--modl", "a"], "Unknown option `--modl`. Did you mean `--model`? `puma-trl eval gap --help"),
+        (["eval", "gap", "b", "--model", "a", "--data", "c"], "`b` has no place on the command line. "),
+        (["eval", "run", "--benchmark", "mathvers"], "`--benchmark mathvers`: Did you mean `mathverse`? It takes one"),
+        (["eval", "gap", "--model"], "`--model`: expected at least one argument. "),
+        (["push", "--repo-id", "a"], "Unknown option `--repo-id`. Did you mean `--repo_id`? "),
+        (["init", "--stage", "5"], "`--stage 5`: It takes one of 1, 2, 3."),
+    ],
+)
+def test_errors_of_the_command_line_are_one_line(argv, message):
+    with pytest.raises(ConfigError) as error:
+        main(argv)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "Name a recipe: `puma-trl train recipe.yaml`."),
+        (["--dry_run", "true"], "Name a recipe: `puma-trl train recipe.yaml`."),
+        (["recipes/mini"], "`recipes/mini` is not a recipe (.yaml). Did you mean `recipes/mini/stage1.yaml` or `rec"),
+        (
+            ["recipes/mini/stage1"],
+            "`recipes/mini/stage1` is not a recipe (.yaml). Did you mean `recipes/mini/stage1.y",
+        ),
+        (["mini"], "`mini` is not a recipe (.yaml). Did you mean `recipes/mini/stage1.yaml` or "),
+        (["x.jsonl"], "`x.jsonl` is not a recipe (.yaml). Check the path and the current folder; `puma-trl init` "),
+        (["recipes/mini/stgae1.yaml"], "No such recipe: recipes/mini/stgae1.yaml. Did you mean `recipes/mini/stage1."),
+        (["nime.yaml"], "No such recipe: nime.yaml. Did you mean `mine.yaml`?"),
+    ],
+)
+def test_a_run_needs_a_recipe(tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").touch()
+    with pytest.raises(ConfigError) as error:
+        main(["train", *argv])
+    assert str(error.value).startswith(message)
 
 
 def test_an_unknown_command_is_one_line_and_code_2():

@@ -11,7 +11,7 @@ import pytest
 
 from puma_trl.data.load import _processor_digest
 from puma_trl.errors import PumaError
-from puma_trl.files import naming_disk, unfinished, whole_file
+from puma_trl.files import check_file, check_folder, naming_disk, unfinished, whole_file
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -39,9 +39,21 @@ def test_what_a_kill_leaves_goes_with_the_next_writer(tmp_path):
 def test_what_is_no_regular_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path, tmp_path / "pipe", "/dev/null"):
-        with pytest.raises(FileExistsError, match="is not a regular file"), whole_file(path):
+        with pytest.raises(FileExistsError, match="is not a regular file|is a folder"), whole_file(path):
             pass
     assert not Path("/dev/null").is_file()
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    check_file(tmp_path / "new" / "notes.txt")
+    check_folder(tmp_path / "new" / "er")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "rows.jsonl").touch()
+    for refused in (tmp_path / "rows.jsonl", tmp_path / "rows.jsonl" / "data"):
+        with pytest.raises(NotADirectoryError, match="rows.jsonl' is a file, and a folder is needed"):
+            check_folder(refused)
+        with pytest.raises(NotADirectoryError):
+            check_file(refused / "notes.txt")
 
 
 @pytest.mark.parametrize(

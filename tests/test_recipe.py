@@ -276,7 +276,9 @@ def test_all_problems_at_once(recipe):
     ("flags", "message"),
     [
         (["--eval_strategy", "epoch"], "`eval_strategy: epoch` needs data to evaluate on"),
-        (["--report_to", "nobody"], "`report_to: nobody`: no such tracker is installed. Run `pip install"),
+        (["--report_to", "tensorbord"], r"Unknown tracker `report_to: tensorbord`. Did you mean `tensorboard`\?$"),
+        (["--report_to", "qqqq"], "Unknown tracker `report_to: qqqq`. Known are none, all, azure_ml, "),
+        (["--report_to", "flyte"], "`report_to: flyte`: no such tracker is installed. Run `pip install flytekit`"),
         (["--use_cpu", "false"], "No GPU is seen: .* set `use_cpu: true`."),
         (["--use_cpu=false", "--bf16=true", "--tf32=true"], "`use_cpu: true`, `bf16: false`, `tf32: false`"),
         (["--fp16", "true"], "`use_cpu: true` does not go with `fp16: true`"),

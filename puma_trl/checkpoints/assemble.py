@@ -15,7 +15,6 @@ Pictures are seen whole. SigLIP resizes them to its square, as the original did.
 ends of wide pictures; here they are padded to a square first, as LLaVA did, which also keeps their proportions.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from ..entry import Parser
 from ..errors import CheckpointError
 from ..models.families import math_puma_qwen2
 from ..models.families.math_puma_qwen2 import MathPumaQwen2Config, MathPumaQwen2ForConditionalGeneration
@@ -277,9 +277,7 @@ def _end_answers(
 
 def main(argv: list[str] | None = None) -> None:
     """Assembles the model that the command line describes."""
-    parser = argparse.ArgumentParser(
-        prog="puma-trl assemble", description="Joins a text model and a vision tower by a fresh aligner."
-    )
+    parser = Parser(prog="puma-trl assemble", description="Joins a text model and a vision tower by a fresh aligner.")
     parser.add_argument("--language_model", required=True, help="folder or Hub id of a text language model")
     parser.add_argument("--vision_tower", required=True, help="folder or Hub id of a SigLIP or CLIP model")
     parser.add_argument(

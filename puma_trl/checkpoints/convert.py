@@ -11,7 +11,6 @@ The weights are read and written shard by shard. Nothing is written unless every
 known to be unused, and every tensor of the native model filled.
 """
 
-import argparse
 import re
 import warnings
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
+from ..entry import Parser
 from ..errors import CheckpointError
 from ..record.hub import push_saved
 from .files import CheckpointFiles, new_folder, read_json, require_new, write_shards
@@ -221,9 +221,7 @@ def convert_checkpoint(
 
 def main(argv: list[str] | None = None) -> None:
     """Converts the checkpoint that the command line names, and pushes it if asked to."""
-    parser = argparse.ArgumentParser(
-        prog="puma-trl convert", description="Converts an original Math-PUMA checkpoint to a native one."
-    )
+    parser = Parser(prog="puma-trl convert", description="Converts an original Math-PUMA checkpoint to a native one.")
     parser.add_argument("source", help="checkpoint folder, or id of a model on the Hub")
     parser.add_argument("destination", help="folder to write")
     parser.add_argument("--weights_only", action="store_true", help="leave out processor and tokenizer")

@@ -10,7 +10,6 @@ The base is read in its own dtype, without quantisation for QLoRA adapters too, 
 the model is in memory once. Nothing is written unless every tensor of the adapters has found its place.
 """
 
-import argparse
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +28,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from ..entry import Parser
 from ..errors import MergeError
 from ..models.families import get_auto_class
 from ..record.hub import CURVES, push_saved, write_card
@@ -171,7 +171,7 @@ def _describe(adapter: Path, merged: Path, repo_id: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Merges the adapters that the command line names, and pushes the result if asked to."""
-    parser = argparse.ArgumentParser(prog="puma-trl merge", description="Merges adapters into their base model.")
+    parser = Parser(prog="puma-trl merge", description="Merges adapters into their base model.")
     parser.add_argument("adapter", help="folder of the adapters, or their id on the Hub")
     parser.add_argument("destination", help="folder to write")
     parser.add_argument("--push_to_hub", action="store_true", help="upload the result to the Hub")

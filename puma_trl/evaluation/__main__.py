@@ -7,8 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..entry import report, run_command  # before the libraries that it quietens
+from ..entry import Parser, report, run_command  # before the libraries that it quietens
 from ..errors import EvaluationError, PumaError
+from ..files import check_file, check_folder
 from .answers import RULES
 from .benchmarks import BENCHMARKS, PROMPTS
 from .settings import BACKENDS, JUDGES, GapSettings, ItemSource, LLMSettings, ReplySettings, ServerSettings
@@ -19,13 +20,13 @@ Settings = TypeVar("Settings")
 FAILED = 3  # exit code of a run that is whole, but to which the language model said too little
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> Parser:
     """Returns the parser of all subcommands."""
-    parser = argparse.ArgumentParser(prog="puma-trl eval", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="puma-trl eval", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, words: str, *groups: Any) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        command = commands.add_parser(name, help=words, description=words)
         for group in groups:
             group(command)
         return command
@@ -230,6 +231,10 @@ def run_all(args: argparse.Namespace) -> int:
 
 def run_subcommand(args: argparse.Namespace) -> int:
     """Runs the chosen subcommand and returns the exit code; only what it needs is imported."""
+    if args.command == "run":
+        check_folder(args.output_dir)
+    else:  # before hours of work
+        check_file(args.output)
     if args.command == "run":
         return run_all(args)
     if args.command == "generate":

@@ -18,6 +18,7 @@ from ..data.files import find_chunks, find_sources
 from ..data.load import load_data
 from ..data.readers import read_chunk
 from ..errors import EvaluationError
+from ..files import check_file
 from ..models.families import Family, get_family
 from .divergence import measure_divergence
 from .files import write_json, write_jsonl
@@ -162,6 +163,8 @@ def run_gap(settings: GapSettings, models: list[str], output: Path) -> list[dict
     Raises:
         EvaluationError: if the pairs cannot be used or a model cannot be loaded.
     """
+    for path in (output, output.with_suffix(".pairs.jsonl"), output.with_suffix(".png")):
+        check_file(path)
     checked = [check_pairs(settings, path) for path in models]
     groups = read_groups(settings.data, settings.image_root)
     summaries: list[dict[str, Any]] = []

@@ -4,7 +4,7 @@ import argparse
 import sys
 from importlib import import_module
 
-from ..entry import run_command
+from ..entry import Parser, run_command
 from ..errors import DataError
 
 
@@ -21,7 +21,7 @@ TOOLS = {
 def main(argv: list[str] | None = None) -> None:
     """Runs the command that is named."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(prog="puma-trl pairs", description="Makes text-rich/vision-rich pairs.")
+    parser = Parser(prog="puma-trl pairs", description="Makes text-rich/vision-rich pairs.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, description in TOOLS.items():
         formatter = argparse.RawDescriptionHelpFormatter

@@ -9,7 +9,6 @@ puma-trl push outputs/stage2 --repo_id me/math-puma-stage2 --private
 pushes a model that a run has saved, with its card, processor and curves: later, or after a push that failed.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Iterable
@@ -337,15 +336,3 @@ def _read_metrics(folder: Path) -> tuple[list[tuple[str, ...]], list[str]]:
             f"`{metrics['judge']}`." + (" **A partial run.**" if metrics["partial"] else "")
         )
     return table, notes
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Pushes the model that the command line names."""
-    parser = argparse.ArgumentParser(prog="puma-trl", description="Pushes a trained model to the Hub.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("push", help="push a folder that a run has written")
-    command.add_argument("folder", help="output folder of a run")
-    command.add_argument("--repo_id", help="repository (default: the recipe's hub_model_id, or the folder's name)")
-    command.add_argument("--private", action="store_true", default=None, help="make a new repository private")
-    args = parser.parse_args(argv)
-    print(f"Pushed to {push(args.folder, args.repo_id, args.private)}.")

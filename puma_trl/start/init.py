@@ -1,15 +1,12 @@
 """
-`puma-trl init`: writes a recipe for a model, data and GPUs; what does not fit is told, and what fits is chosen.
+A recipe for a model, data and GPUs: what does not fit is told, and what fits is chosen.
 
-On a terminal it asks for what is not given. It reads the model's configuration and the data, and plans the memory;
-nothing is trained, and no weights are loaded.
+It reads the model's configuration and the data, and plans the memory; nothing is trained, and no weights are loaded.
 """
 
 import argparse
 import os
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,31 +18,23 @@ from ..data.files import find_chunks, find_sources
 from ..data.forms import find_forms
 from ..data.readers import read_chunk
 from ..errors import ConfigError, ModelError
-from ..files import whole_file
 from ..models.attention import VARLEN, check_padding_free
 from ..models.families import get_family, is_multimodal
 from ..models.families.qwen import QWEN_VL
 from ..models.load import load_config, load_processor
+from .asking import ADAPTERS
 from .memory import FULL, count, empty_model, make_setting, patches_per_token, plan_setting
 from .train import choose_engine
 from .write import PARTS, TITLES, write_recipe
 
 
-ADAPTERS = ("none", "lora", "qlora")
 MAX_LENGTH = 2048
 # Rows of a micro-batch and whether layers keep their input only, in the order of preference
 BATCHES = ((4, False), (4, True), (2, True), (1, True))
 # Rows of an optimizer step at most (the paper's) and at least; steps of an epoch that are aimed at in between
 LARGEST_STEP, SMALLEST_STEP, STEPS = 128, 8, 64
 FEW_ROWS = 20_000  # below which there are three epochs and not one
-QUESTIONS = {
-    "model": "Model, a folder or an id of the Hub",
-    "data": "Data, files or folders or datasets of the Hub",
-    "stage": "Stage: 1 text, 2 pairs (PUMA), 3 instruction tuning",
-    "gpus": "GPUs",
-    "memory": "Memory of each in GB",
-    "adapters": "Adapters: none, lora or qlora (Enter: what fits)",
-}
+WAYS = {"none": "full", "lora": "LoRA", "qlora": "QLoRA"}
 
 
 @dataclass
@@ -76,53 +65,6 @@ class Choice:
     size: float
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Returns the parser of the command."""
-    parser = argparse.ArgumentParser(prog="puma-trl init", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--model", help="folder or Hub id of the model to start from")
-    parser.add_argument("--data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
-    parser.add_argument("--stage", type=int, choices=tuple(TITLES), help="default: 2 for pairs, else 3; 1 for text")
-    parser.add_argument("--gpus", type=int, help="number of GPUs (default: those that are seen; 0 is a CPU)")
-    parser.add_argument("--memory", type=float, help="GB of each GPU (default: of the first; of a CPU 3/4 of all)")
-    parser.add_argument("--adapters", choices=ADAPTERS, help="default: what fits, none before lora before qlora")
-    parser.add_argument(
-        "--output", type=Path, default=Path("recipe.yaml"), help="file to write (default: recipe.yaml)"
-    )
-    return parser
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Writes the recipe that the command line, or the person at the terminal, describes."""
-    parser, argv = make_parser(), sys.argv[1:] if argv is None else argv
-    args = parser.parse_args(argv)
-    if args.output.exists():
-        raise ConfigError(f"{args.output} exists already. Name another file with `--output`.")
-    if None in (args.model, args.data) and sys.stdin.isatty():
-        args = parser.parse_args([*argv, *ask(args)])
-    missing = [f"`--{name}`" for name in ("model", "data") if getattr(args, name) is None]
-    if missing:
-        raise ConfigError(f"{' and '.join(missing)} must be given. `puma-trl init --help` lists all options.")
-    text, size = make_recipe(args)
-    with whole_file(args.output) as file:
-        file.write(text)
-    print(f"{args.output} is written: {size}.\nNext: puma-trl train {args.output} --dry_run true")
-
-
-def ask(args: argparse.Namespace) -> list[str]:
-    """Asks for what is not given, and returns it as options; nothing is returned for what is left empty."""
-    options = []
-    for name, question in QUESTIONS.items():
-        if getattr(args, name) is None:
-            try:
-                answer = input(f"{question}: ").strip()
-            except EOFError:  # Ctrl-D: no more answers
-                print()
-                break
-            if answer:
-                options += [f"--{name}", *(answer.replace(",", " ").split() if name == "data" else [answer])]
-    return options
-
-
 def make_recipe(args: argparse.Namespace) -> tuple[str, str]:
     """
     Makes a recipe.
@@ -135,12 +77,8 @@ def make_recipe(args: argparse.Namespace) -> tuple[str, str]:
     """
     gpus = torch.cuda.device_count() if args.gpus is None else args.gpus
     memory = _memory(gpus) if args.memory is None else args.memory
-    if gpus < 0 or memory <= 0:
-        raise ConfigError(
-            f"`--gpus {gpus} --memory {memory:g}` is not a machine. Give numbers from 0, and GB above 0."
-        )
     model_args = ModelConfig(model_name_or_path=args.model)
-    config, processor = load_config(model_args, _make_run()), load_processor(model_args, _make_run())
+    config, processor = read_config(args.model), load_processor(model_args, _make_run())
     rows, has_pairs = read_data(args.data)
     stage = args.stage or (2 if has_pairs and is_multimodal(config) else 3 if is_multimodal(config) else 1)
     _check_stage(stage, args, config, has_pairs)
@@ -184,6 +122,32 @@ def _memory(gpus: int) -> float:
     if gpus:
         raise ConfigError(f"`--gpus {gpus}`: no GPU is seen here. Give the GB of each with `--memory`.")
     return round(0.75 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """
+    Reads the configuration of a model.
+
+    Raises:
+        ModelError: if it cannot be read, in words of this command and not of a recipe.
+    """
+    try:
+        return load_config(ModelConfig(model_name_or_path=name), _make_run())
+    except ModelError as error:
+        message = (
+            str(error).split(" Recipes start from")[0].replace(f"`model_name_or_path: {name}`", f"`--model {name}`")
+        )
+        raise ModelError(message) from error
+
+
+def check_data(names: list[str]) -> None:
+    """
+    Makes sure that there is data of a form that training reads.
+
+    Raises:
+        DataError: if there is not.
+    """
+    find_forms(find_sources(names, None, None, "train"))
 
 
 def read_data(names: list[str]) -> tuple[int, bool]:
@@ -259,10 +223,12 @@ def choose(
             smallest = min(size, smallest or size)
     if smallest is None:
         raise ConfigError("`--adapters qlora` needs a GPU. Leave it out, or choose `lora`.")
+    names = [WAYS[kind] for kind in adapters if gpus or kind != "qlora"]
+    ways = f", whether {', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else f" with {names[0]} training"
     others = "" if len(adapters) > 1 else " or leave `--adapters` out,"
     raise ConfigError(
-        f"{model} needs {smallest:.1f} GB at least with {' or '.join(adapters)}, and there are {FULL * memory:.1f} GB "
-        f"of {memory:g} GB to fill. Choose a smaller model,{others} or more GPUs."
+        f"{model} needs at least {smallest:.1f} GB{ways}; {'each GPU' if gpus else 'this machine'} has {memory:g} GB, "
+        f"of which {FULL:.0%} may be filled. Choose a smaller model,{others} or more GPUs."
     )
 
 

@@ -9,14 +9,13 @@ python -m puma_trl.study.curves --mini outputs/mini --output outputs/curves --do
 takes the mini model and what stage 1 made of it. Runs that are there already are drawn again only.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from ..entry import run_command  # before the libraries that it quietens
+from ..entry import Parser, run_command  # before the libraries that it quietens
 
 
 # isort: split
@@ -66,7 +65,7 @@ def train(name: str, mini: Path, recipe: Path, output: Path) -> None:
 
 def main() -> None:
     """Trains the runs and draws their curves."""
-    parser = argparse.ArgumentParser(prog="python -m puma_trl.study.curves", description="Pictures of three runs.")
+    parser = Parser(prog="python -m puma_trl.study.curves", description="Pictures of three runs.")
     parser.add_argument("--mini", type=Path, default=Path("outputs/mini"), help="folder of the mini model and stage 1")
     parser.add_argument("--recipe", type=Path, default=Path("recipes/mini/stage2.yaml"), help="recipe of stage 2")
     parser.add_argument("--output", type=Path, default=Path("outputs/curves"), help="folder of the runs")

@@ -12,7 +12,6 @@ and writes the report from what these left. A study that was stopped goes on whe
 not repeated. The folders' names change with the settings, so that results of others never stand in the report.
 """
 
-import argparse
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from typing import Any
 
 import yaml
 
+from ..entry import Parser
 from ..errors import StudyError
 from ..mini import DRAWINGS, IMAGE_SIZE, LABEL_GRID
 from ..pairs.generate.files import write_pairs
@@ -192,7 +192,7 @@ def describe(recipes: Path) -> str:
 
 def main() -> None:
     """Writes the data, trains, measures, and writes the report."""
-    parser = argparse.ArgumentParser(prog="python -m puma_trl.study", description="The mini study.")
+    parser = Parser(prog="python -m puma_trl.study", description="The mini study.")
     parser.add_argument("--recipes", type=Path, default=Path("recipes/mini/study"), help="stage2.yaml, variants.yaml")
     parser.add_argument("--model", type=Path, default=Path("outputs/mini/stage1"), help="what stage 1 left")
     parser.add_argument("--output", type=Path, default=Path("outputs/study"), help="folder of data and runs")

@@ -22,7 +22,8 @@ from puma_trl.errors import HubError
 from puma_trl.pairs.__main__ import main as pairs_main
 from puma_trl.recipe import parse_recipe
 from puma_trl.record import hub, hub_calls, provenance
-from puma_trl.record.hub import main, push
+from puma_trl.record.command import main
+from puma_trl.record.hub import push
 from puma_trl.record.provenance import saved_recipe
 from puma_trl.train.trainer import PumaKLTrainer
 

@@ -15,7 +15,8 @@ from puma_trl.errors import ConfigError, ModelError
 from puma_trl.mini import write_data
 from puma_trl.recipe import parse_recipe
 from puma_trl.start import init
-from puma_trl.start.init import choose, main
+from puma_trl.start.asking import ADAPTERS, QUESTIONS, main
+from puma_trl.start.init import choose
 
 from ..models.family_models import build_family
 
@@ -113,9 +114,24 @@ def test_the_terminal_is_asked(folder, tmp_path, monkeypatch, capsys):
     main(["--output", "asked.yaml"])
     values = yaml.safe_load(Path("asked.yaml").read_text())
     assert values["model_name_or_path"] == str(folder / "model") and len(values["dataset_name"]) == 2
-    assert len(asked) == len(init.QUESTIONS) and not (answers and list(answers))
+    assert len(asked) == len(QUESTIONS) and not (answers and list(answers))
     main(["--model", str(folder / "model"), "--data", data, "--gpus", "0"])  # enough is given
-    assert len(asked) == len(init.QUESTIONS)
+    assert len(asked) == len(QUESTIONS)
+
+
+def test_a_wrong_answer_is_asked_for_again(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, data = str(folder / "model"), str(folder / "data" / "stage2.jsonl")
+    answers = iter(
+        ["", "no/such/model", model, "no/such.jsonl", data, "4", "2", "x", "-1", "0", "0", "16", "lore", "lora"]
+    )
+    monkeypatch.setattr("builtins.input", lambda question: next(answers))
+    monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    main(["--output", "my recipe"])
+    said = capsys.readouterr().out
+    assert said.count("error: ") == 8 and "Did you mean `lora`?" in said and "`--model no/such/model`" in said
+    assert "Next: puma-trl train 'my recipe.yaml' --dry_run true" in said
+    assert yaml.safe_load(Path("my recipe.yaml").read_text())["lora_r"] == 64
 
 
 def test_no_more_answers(tmp_path, monkeypatch):
@@ -150,11 +166,16 @@ def test_what_must_be_given(tmp_path, monkeypatch, argv, message):
     [
         ({"data": "stage3", "stage": 2}, ConfigError, "`--stage 2` trains on pairs, but .*pairs build"),
         ({"adapters": "qlora"}, ConfigError, "`--adapters qlora` needs a GPU"),
-        ({"gpus": 1, "memory": 1}, ConfigError, r"needs 1\.\d GB at least with none or lora or qlora.*smaller model"),
+        (
+            {"gpus": 1, "memory": 1},
+            ConfigError,
+            r"at least 1\.\d GB, whether full, LoRA or QLoRA; each GPU has 1 GB",
+        ),
         ({"gpus": 1, "memory": 1, "adapters": "lora"}, ConfigError, "or leave `--adapters` out"),
-        ({"gpus": -1, "memory": 4}, ConfigError, "`--gpus -1 --memory 4` is not a machine"),
+        ({"gpus": -1, "memory": 4}, ConfigError, "`--gpus` is -1; it must be 0"),
         ({"gpus": 2}, ConfigError, "`--gpus 2`: no GPU is seen here.*`--memory`"),
-        ({"model": "no/such/model"}, ModelError, "No model configuration was found"),
+        ({"model": "no/such/model"}, ModelError, r"found for `--model no/such/model` .* id of a model on the Hub\.$"),
+        ({"output": "recipe.txt"}, ConfigError, "`--output recipe.txt` is not the name of a recipe.*ends with .yaml"),
     ],
 )
 def test_what_does_not_go(write, options, error, message):
@@ -184,5 +205,5 @@ def test_what_fits_real_models(name, stage, gpus, memory, way):
     values = json.loads((ROOT / "benchmarks" / "configs" / f"{name}.json").read_text())["config"]
     parts = init.PARTS[stage]
     settings = PumaKLConfig("x", use_cpu=True, bf16=False, use_kl=stage == 2, trainable_parts=parts, max_length=2048)
-    choice = choose(AutoConfig.for_model(**values), name, settings, gpus, memory, init.ADAPTERS)
+    choice = choose(AutoConfig.for_model(**values), name, settings, gpus, memory, ADAPTERS)
     assert choice.adapters == way and choice.size <= 0.95 * memory

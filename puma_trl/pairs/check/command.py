@@ -25,6 +25,7 @@ from ...data.load import MAX_PROCESSES
 from ...data.policy import REMEDIES
 from ...data.readers import read_chunk
 from ...errors import DataError
+from ...files import check_file
 from ..mapping import add_columns, read_columns
 from ..subset import find_target, write_subset
 from . import leakage
@@ -338,6 +339,8 @@ def main(args: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(args).items() if name not in ("command", "output")}
     if args.output is not None and args.output.suffix.lower() != ".json":
         raise DataError(f"The report would be written to '{args.output}'. Give a name that ends with .json.")
+    if args.output is not None:
+        check_file(args.output)
     report = check_pairs(**options | {"columns": read_columns(args.columns)})
     if args.output is not None:
         write_report(report, args.output)
