@@ -56,6 +56,44 @@ def test_scraps_of_source_are_drawn_or_named():
         assert failures or "\\" not in "".join(piece.text for piece in pieces), question
 
 
+# Pieces of running text, and what is drawn of them
+RUNNING = {
+    "1\\,000": "1000",
+    "\\textbf{(A)}\\ 3": "(A)3",
+    "x^2": "x2",
+    "a_1": "a1",
+    "(2+3)": "(2+3)",
+    "$5": "$5",
+    "\\$7.50": "$7.50",
+    "\\(y\\)": "y",
+    "\\angle A=____°": "∠A=____°",
+    "\\frac{1}{2}": "12",
+    "90^\\circ": "90°",
+    "&lt;": "<",
+    "<b>w</b>": "w",
+    "20\\%": "20%",
+    "|x|": "|x|",
+    "A'B'": "A'B'",
+    "甲": "甲",
+    "____": "____",
+    "R\\&D": "R&D",
+    "don't": "don't",
+}
+BLANKS = (" ", "\\,", "\\ ", "\\quad ", "\n", "&nbsp;", " ~ ", "\\\\ ", "\\!")
+
+
+def test_pieces_of_running_text_are_drawn_whatever_blank_is_between():
+    for seed in range(COUNT):
+        rng = random.Random(f"running/{seed}")
+        pieces = rng.choices(list(RUNNING), k=rng.randint(2, 6))
+        blanks = rng.choices(BLANKS, k=len(pieces))
+        question = "".join(piece + blank for piece, blank in zip(pieces, blanks, strict=True))
+        drawn, failures = compose.list_pieces(question, compose.draw_style(rng), BOOK)
+        assert failures == (), question
+        text = plain("".join(piece.text for piece in drawn)).replace("~", "").replace("′", "'")
+        assert text == plain("".join(RUNNING[piece] for piece in pieces)), question
+
+
 @pytest.mark.parametrize("style", STYLES)
 def test_no_source_is_drawn(style):
     """A backslash, a brace or a dollar only where the signs of the question have it."""

@@ -132,6 +132,9 @@ def test_primes_are_as_large_however_they_are_written_and_clear_of_the_letter(pr
         ("It is 1\\,000\\% of x\\;y", "Itis1000%ofxy"),
         ("(2+3)\\quad=5", "(2+3)=5"),
         ("Is `x^2` 4? ``No''", "Isx24?``No''"),
+        ("x^2=____, $m=__$, \\frac{1}{2}___", "x2=____,m=__,12___"),
+        ("It is \\frac{1}{2}\\\n$y$ \\\nnow", "Itis12ynow"),
+        ("Pay $5 + $x^2$ now", "Pay$5+x2now"),
     ],
 )
 def test_what_stands_before_a_blank_is_drawn(text, signs):

@@ -11,6 +11,10 @@ from .tree import CannotDraw, Marked, Row, Scripts, Sign, Space
 NUMBER = re.compile(r"\d+(?:\.\d+|,\d{3}(?!\d))*")
 # What may be an index or an exponent in running text, where braces are often left out
 LOOSE_SCRIPT = re.compile(r"[-−+]?\d+(?:\.\d+)?|\([^()\s]*\)|[a-zA-Z](?![a-zA-Z])|[°′*+]")
+# A blank to fill in; what has an index or an exponent behind it; signs that need something before them
+BLANK, SCRIPT, STRAY = re.compile("_{2,}"), re.compile("\\^|_(?!_)"), re.compile("[}^]|_(?!_)")
+# Where a piece of running text ends: at a full stop, a blank to fill in, and a backslash at the end of a line
+TEXT_END = re.compile(r"\.|__|\\$")
 LENGTH = re.compile(r"\s*([\d.]+)\s*(em|ex|cm|mm|pt|in|px|pc|mu)\s*")
 UNITS = {"em": 1.0, "ex": 0.5, "cm": 2.4, "mm": 0.24, "pt": 0.085, "in": 6.1, "px": 0.06, "pc": 1.0, "mu": 1 / 18}
 MAX_BLANK = 12.0  # em

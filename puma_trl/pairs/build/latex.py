@@ -14,14 +14,15 @@ from .tree import CannotDraw, Row, Space
 DISPLAYED = "|".join([*ALIGNED, *CENTRED, "tabular", "tabularx", "longtable"])
 INNER = "|".join([*FENCES_OF, *TABLES, *ALIGNED, *CENTRED])
 # A single dollar opens math only before a character that is no space, and closes it only behind one and not before a
-# digit (the rule of Pandoc), so that "$5 and $10" are prices. With spaces inside, it must look like a formula.
+# digit (the rule of Pandoc), so that "$5 and $10" are prices. With spaces inside, it must look like a formula, and not
+# as "$5 + $x$" does.
 MATH = re.compile(
     r"\$\$(?P<display>.+?)\$\$"
     r"|\\\[(?P<bracket>.+?)\\\]"
     r"|\\\((?P<parenthesis>.+?)\\\)"
     rf"|\\begin\{{(?P<name>(?:{DISPLAYED})\*?)\}}(?P<environment>.+?)\\end\{{(?P=name)\}}"
     r"|(?<![\\$])\$(?!\s)(?P<inline>(?:[^$\\\n]|\\.|\n(?!\s*\n))+?)(?<!\s)\$(?!\d)"
-    r"|(?<![\\$])\$(?P<blanked>(?:[^$\\\n]|\\.)+?)\$(?!\s*\d)",
+    r"|(?<![\\$])\$(?!\d[^$\n]*\s\$[a-zA-Z\\])(?P<blanked>(?:[^$\\\n]|\\.)+?)\$(?!\s*\d)",
     re.DOTALL,
 )
 # Two dollars that are prices may have the same places: what stands between them is then prose, which has two words
@@ -278,7 +279,7 @@ def _split_plain(text: str) -> list[Part]:
             plain += text[done : match.start()] + "\1" + name  # a sign that is meant
             done = match.end()
             continue
-        if name in NOTHING:
+        if name in NOTHING or match[0] == "\\":  # a blank at the end of a line
             plain += text[done : match.start()]
             done = match.end()
             continue

@@ -57,7 +57,7 @@ class Parser:
         while self.position < len(self.source):
             character = self.source[self.position]
             stops = character.isspace() or character in commands.STOPS or "\u2e80" <= character < "\uff00"
-            if stops or character == "." or self.peek() in commands.TEXT_BREAKS:
+            if stops or self.peek() in commands.TEXT_BREAKS or commands.TEXT_END.match(self.source, self.position):
                 break
             items.append(self._item())
             if items[-1] in commands.FIGURES and (blank := commands.FIGURE_NAME.match(self.source, self.position)):
@@ -93,7 +93,7 @@ class Parser:
 
     def _item(self) -> Any:
         """Reads the next node with what stands above and below it."""
-        node = Row() if self.source[self.position] in "^_" and not self.text else self.atom()
+        node = Row() if commands.SCRIPT.match(self.source, self.position) and not self.text else self.atom()
         below = above = None
         primes = 0
         while self.position < len(self.source):
@@ -107,7 +107,7 @@ class Parser:
             elif character == "^" and above is None:
                 self.position += 1
                 above = self._script()
-            elif character == "_" and below is None:
+            elif character == "_" and below is None and commands.SCRIPT.match(self.source, self.position):
                 self.position += 1
                 below = self._script()
             elif self.peek() in ("limits", "nolimits"):
@@ -137,11 +137,14 @@ class Parser:
             return self.command(match[1] or match[2])
         if character == "$":
             return self._inner_math()
-        if character in "}^_" and not self.text:
+        if commands.STRAY.match(self.source, self.position) and not self.text:
             raise CannotDraw(f"'{character}' without its counterpart")
         if character == "√" and (brace := re.compile(r"√\s*(?=\{)").match(self.source, self.position)):
             self.position = brace.end()
             return Root(self.argument())
+        if blank := commands.BLANK.match(self.source, self.position):
+            self.position = blank.end()
+            return Sign(blank[0])
         number = commands.NUMBER.match(self.source, self.position)
         if number:
             self.position = number.end()
@@ -190,8 +193,7 @@ class Parser:
             return self.atom()
         if self.source[self.position] in "}&":
             raise CannotDraw("an argument is missing")
-        self.position += 1
-        character = self.source[self.position - 1]
+        character, self.position = self.source[self.position], self.position + 1
         return self._sign(character) if not character.isdigit() else Sign(character)
 
     def raw(self) -> str:
