@@ -181,7 +181,7 @@ def _stated_quantity(sentence: str, words: bool = True) -> Quantity | None:
     figures = find_quantities(sentence)
     quantities = sorted(figures + find_number_words(sentence), key=lambda each: each.start) if words else figures
     there = THERE.search(sentence)
-    if there:
+    if there and not re.search(r"\b(?:leaving|leaves)\b", sentence):
         counted = [each for each in quantities if there.end() <= each.start <= there.end() + 30]
         if counted:
             return counted[0]

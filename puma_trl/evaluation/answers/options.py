@@ -35,14 +35,14 @@ DENIED = (
         rf"neither|leave out)|排除)(?:\s?(?:options?|choices?|选项))?\s?{ROW}"
     ),
     re.compile(
-        rf"(?<![A-Za-z0-9_]){ROW}(?:选项|项)?(?:(?:can|may|must|should)\s(?:all\s)?be\s|are\s(?:all\s|both\s)?|[都均全皆]为?|是|为)?"
-        r"(?:eliminated|excluded|discarded|ruled out|wrong|incorrect|false|不对|错误?|不正确|不符|排除)"
+        rf"(?<![A-Za-z0-9_]){ROW}(?:选项|项)?(?:(?:can|may|must|should)\s(?:all\s)?be\s|(?:is|are)\s(?:all\s|both\s)?|[都均全皆]为?|是|为)?"
+        r"(?:eliminated|excluded|discarded|ruled out|wrong|incorrect|false|too\s\w|不对|错误?|不正确|不符|排除)"
     ),
 )
 # A text that opens with a letter, which a mark, the end, or a reason follows.
 OPENING = re.compile(
-    r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|letter|选项|选)\s*[:：]?\s*)?[\"'“*]*"
-    r"(?:[(（\[]\s*([A-Ha-h])\s*[)）\]]|([A-H])(?=\s*(?:$|[(（).,，。．;；:：*\"'”>\]\n—–]|-\s|(?:since|because|as|for|and|is|"
+    r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|letter|选项|选)\s*[:：_]?\s*)?[\"'“*]*"
+    r"(?:[(（\[]{1,2}\s*([A-Ha-h])\s*[)）\]]{1,2}|([A-H])(?=\s*(?:$|[(（).,，。．;；:：*\"'”>\]\n—–]|-\s|(?:since|because|as|for|and|is|"
     r"which|with|but|so|if)\b|[一-鿿，]|\s[^a-z\s=≈≠<>≥≤+×·/^√]))"
     r"(?![)）]?\s?(?:[,、]|and|or)\s?(?:and |or )?[(（]?[A-H](?![A-Za-z]))|([a-h])(?=\s*(?:$|[).:]\s*)))",
     re.IGNORECASE,
@@ -51,7 +51,10 @@ OPENING = re.compile(
 BEHIND_LETTER = re.compile(r"(?<=\b[A-H]\.)\s+(?=[A-Z][a-z])")
 TRUTHS = ("yes", "no", "true", "false", "是", "否")
 LISTED = re.compile(r"^[ \t*]{0,8}[(（]?([A-H])[)）.:：][ \t*]", re.MULTILINE)
-GOOD_START = re.compile(r"(?i:^\s*(?:since|because|as|for|and(?! not)|is|which|with|but(?! not)|so|if)\b)")
+GOOD_START = re.compile(
+    r"(?i:^\s*(?:(?:选项|项)?(?:是|为)?(?:错|不)|"
+    r"(?:since|because|as|for|and(?! not)|is|which|with|but(?! not)|so|if)\b))"
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +122,7 @@ class Options:
 
 def level(text: str) -> str:
     """Returns a text in plain characters, in lower case, with single spaces and without marks around it."""
-    words = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", plain_math(text).casefold())
-    words = " ".join(words.split()).strip(" .,;:。，；\"'")
+    words = _flat(plain_math(text)).strip(" .,;:。，；\"'")
     return re.sub(r"^(?:an?|the) (?=\w\w)", "", words)
 
 
@@ -262,7 +264,9 @@ def read_mention(text: str, options: Options) -> str | None:
 
 
 def _flat(sentence: str) -> str:
-    return " ".join(re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", sentence.casefold()).split())
+    """Returns a text in lower case with single spaces, its hyphens as spaces, "they're" as "they are"."""
+    words = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", sentence.casefold())
+    return " ".join(re.sub(r"['’]re\b", " are", words).split())
 
 
 def _answers(before: str, after: str) -> bool:

@@ -34,7 +34,7 @@ PHRASE = re.compile(
     rf"<answer>\s*[:：]"
     rf"|†+"
     rf"|\b(?:answers?|(?:option|answer) letter|"
-    rf"(?:correct|right|best|final) (?:(?:option|choice|answer) )?(?:option|choice|letter|value|result))"
+    rf"(?:correct|right|best|final) (?:(?:option|choice|answer) )?(?:option|choice|letter|value|result|one))"
     rf"\b[\s*_>\"”)]{{0,8}}{ADVERB}\s{{0,8}}"
     rf"(?:(?:is|are|was|(?:must|should|would|will|could) be)\b|[:：=–—]|-(?=\s))"
     rf"\s*(?:therefore|thus|then|simply)?\s*[:：]?"
@@ -57,11 +57,11 @@ DENIAL = re.compile(r"\b(?:not|neither|nor|incorrect|wrong|false)\b|n't|不", re
 BOLD = re.compile(r"\*\*(?!\s)([^*\n]{1,60})(?<![\s:：])\*\*(?!\s*[:：])")
 # The letter stands before what says that it is right.
 VERDICT = re.compile(
-    r"(?:^|(?<=[\s(（*\"'“，。；：,]))(?:(?i:option|choice|answer|选项)\s{0,4})?[\"'“*]{0,4}[(（]?(?P<letter>[A-H])(?![A-Za-z])"
-    r"[)）]?[\"'”*.:]{0,4}\s{0,4}(?:[^.\n]{0,60}?\s)??(?:(?:is|must be|should be|would be)\s{1,4}"
-    r"(?:(?:therefore|thus|also)\s{1,4})?(?:the\s{1,4})?(?:correct|right|best|answer|true)\b|"
+    r"(?:^|(?<=[\s(（*\"'“，。；：,有]))(?:(?i:option|choice|answer|选项)\s{0,4})?[\"'“*]{0,4}[(（]?(?P<letter>[A-H])(?![A-Za-z])"
+    r"[)）]?[\"'”*.:]{0,4}\s{0,4}(?:[^.\n]{0,60}?\s)??(?:(?:is|must be|should be|would be|looks)\s{1,4}"
+    r"(?:(?:therefore|thus|also)\s{1,4})?(?:the\s{1,4})?(?:correct|right|best|answer|true)\b(?! at first)|"
     r"fits?\s{1,4}(?:better|best)\b|"
-    r"(?:选项)?\s{0,4}(?:是|为)?正确(?!\S{0,2}错)|(?:选项)?\s{0,4}是答案)",
+    r"(?:选项)?\s{0,4}(?:符合|满足)|(?:选项)?\s{0,4}(?:是|为)?正确(?!\S{0,2}错)|(?:选项)?\s{0,4}是答案)",
 )
 # "not A but C", "it isn't A; it's C"
 CONTRAST = re.compile(
