@@ -212,6 +212,11 @@ class PumaKLConfig(SFTConfig):
                 "`packing` is not available with `use_kl: true`: the two sides of a pair have different lengths. Set "
                 "it to false; `padding_free: true` leaves no padding either."
             )
+        if self.padding_free and self.neftune_noise_alpha:
+            raise ConfigError(
+                "`neftune_noise_alpha` does not go with `padding_free: true`: its noise is scaled by the length of a "
+                "batch, which is that of all rows there. Leave one of them out."
+            )
         if self.activation_checkpointing is None:  # TRL 1.16 sets the old name, and transformers 5.23 warns of it
             self.activation_checkpointing = self.gradient_checkpointing
         given = self.greater_is_better  # which transformers sets to true for all that does not end in `loss`

@@ -36,6 +36,13 @@ def test_settings_of_another_loss(tmp_path, field, value):
         PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **{field: value})
 
 
+def test_noise_that_depends_on_the_length_of_a_batch(tmp_path):
+    arguments = {"bf16": False, "use_cpu": True, "neftune_noise_alpha": 5.0}
+    PumaKLConfig(str(tmp_path), **arguments)
+    with pytest.raises(ValueError, match="`neftune_noise_alpha` does not go with `padding_free: true`"):
+        PumaKLConfig(str(tmp_path), padding_free=True, **arguments)
+
+
 def test_packing_is_allowed_without_kl(tmp_path):
     assert PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, use_kl=False, packing=True).packing
 
