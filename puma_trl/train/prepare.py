@@ -49,6 +49,8 @@ class Prepared:
             The collator, or `None` where TRL makes one.
         has_own_rows (`bool`):
             Whether the rows are those of [`load_data`].
+        has_limit (`bool`):
+            Whether all rows were checked here, so that none is longer than `max_length`.
     """
 
     processor: ProcessorMixin | PreTrainedTokenizerBase
@@ -56,6 +58,7 @@ class Prepared:
     eval_dataset: Any
     collator: Callable | None
     has_own_rows: bool
+    has_limit: bool
 
 
 def prepare(
@@ -103,10 +106,12 @@ def prepare(
         attention = init.get("attn_implementation") if isinstance(model, str) else attention_of(config)
         check_padding_free(config, attention)
     prepare_processor(processor, config, args)
-    has_own_rows = collator is None or isinstance(collator, DataCollatorForPumaPairs)
+    has_own_rows, has_limit = collator is None or isinstance(collator, DataCollatorForPumaPairs), False
     if has_own_rows:
         splits = {"train": train_dataset, **name_splits(eval_dataset)}
-        splits = prepare_rows(splits, args, processor, config, functions.get("formatting_func"))
+        given = splits
+        splits = prepare_rows(given, args, processor, config, functions.get("formatting_func"))
+        has_limit = takes_images or all(splits[name] is not rows for name, rows in given.items())  # left to TRL
         train_dataset = splits.pop("train")
         eval_dataset = splits if isinstance(eval_dataset, dict) else splits.get("eval")
     elif takes_images:
@@ -117,7 +122,7 @@ def prepare(
         if args.ddp_find_unused_parameters is None and has_own_rows:
             args.ddp_find_unused_parameters = _may_leave_unused(config)
         collator = collator or make_collator(train_dataset, eval_dataset, args, processor, config)
-    return Prepared(processor, train_dataset, eval_dataset, collator, has_own_rows and takes_images)
+    return Prepared(processor, train_dataset, eval_dataset, collator, has_own_rows and takes_images, has_limit)
 
 
 def _try_collator(collator: Callable, rows: Any, args: PumaKLConfig) -> None:

@@ -42,12 +42,17 @@ from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
 
 
 @contextmanager
-def _hide_padding_free(args: PumaKLConfig, is_pair_data: bool) -> Iterator[None]:
-    """Hides a setting from TRL, whose padding-free batches are of texts, and go with no other collator."""
-    padding_free = args.padding_free
+def _hide_settings(args: PumaKLConfig, is_pair_data: bool, has_limit: bool) -> Iterator[None]:
+    """
+    Hides settings from TRL: its padding-free batches are of texts, and go with no other collator; and for them it
+    refuses `max_length` without packing, which rows that were checked keep to.
+    """
+    padding_free, max_length = args.padding_free, args.max_length
+    if padding_free and has_limit and not args.packing:
+        args.max_length = None
     args.padding_free = padding_free and not is_pair_data
     yield
-    args.padding_free = padding_free
+    args.padding_free, args.max_length = padding_free, max_length
 
 
 class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
@@ -130,7 +135,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         given = prepare(model, args, processing_class, train_dataset, eval_dataset, data_collator, functions)
         self._is_pair_data = isinstance(given.processor, ProcessorMixin)
         self.stop_requested = False
-        with _hide_padding_free(args, self._is_pair_data):
+        with _hide_settings(args, self._is_pair_data, given.has_limit):
             super().__init__(
                 model=model,
                 args=args,

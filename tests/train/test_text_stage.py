@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from puma_trl import run
 from puma_trl.checkpoints.assemble import assemble
+from puma_trl.config import PumaKLConfig
 from puma_trl.mini import write_data
 from puma_trl.train.sampling import mask_repeated_rows
 from puma_trl.train.trainer import PumaKLTrainer
@@ -64,6 +66,36 @@ def test_text_model_then_assembled_then_pairs(tmp_path, packing):
     )
     assert len(losses(tmp_path / "stage2")) == 2
     assert torch.isfinite(torch.tensor(losses(tmp_path / "stage2"))).all()
+
+
+def test_padding_free_with_the_attention_of_the_recipes(tmp_path):
+    """TRL refuses `max_length` beside `padding_free`, but no row that was checked is longer."""
+    folder = write_language_model(tmp_path / "text")
+    rows = Dataset.from_list(
+        [{"instruction": "one " * (1 + 3 * (i % 3)), "output": "so " * (i % 4) + "two"} for i in range(4)]
+    )
+    losses = {}
+    for padding_free, attention in ((False, "sdpa"), (True, "varlen")):
+        args = PumaKLConfig(
+            str(tmp_path / attention),
+            bf16=False,
+            gradient_checkpointing=False,
+            max_length=64,
+            model_init_kwargs={"attn_implementation": attention, "dtype": "float32"},
+            padding_free=padding_free,
+            per_device_train_batch_size=4,
+            report_to=[],
+            use_cpu=True,
+            use_kl=False,
+        )
+        trainer = PumaKLTrainer(str(folder), args, train_dataset=rows)
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert (trainer.args.max_length, trainer.args.padding_free) == (64, padding_free)
+        assert len(batch["input_ids"]) == (1 if padding_free else 4)
+        losses[attention] = trainer.compute_loss(trainer.model, batch, num_items_in_batch=torch.tensor(9.0))
+    torch.testing.assert_close(losses["varlen"], losses["sdpa"])
+    with pytest.raises(ValueError, match="`max_length` is not enforced"):  # by rows that TRL reads
+        PumaKLTrainer(str(folder), args, train_dataset=Dataset.from_list([{"text": "one two"}]))
 
 
 def test_pairs_need_a_vision_language_model(tmp_path):
