@@ -90,7 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
     args = parser.parse_args(argv)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several GPUs one, or Trainer would use all at once
-    device = torch.device(args.device)
+    try:
+        device = torch.device(args.device)
+    except RuntimeError:
+        parser.error(f"unknown device {args.device}; expected cuda, cuda:1 or cpu")
+    args.json.parent.mkdir(parents=True, exist_ok=True)  # not after ten minutes of measuring
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("PyTorch sees no GPU; `--tiny --device cpu` tries the benchmark without one")
     clock = Clock(args.minutes)

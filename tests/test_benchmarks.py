@@ -57,8 +57,9 @@ def run_script(name, *arguments, timeout=240):
 @pytest.mark.slow
 def test_the_numbers_of_a_gpu_at_a_tiny_size(tmp_path):
     """Every variant that is installed here gives all its numbers; what it gives on a GPU is only larger."""
-    run_script("gpu.py", "--tiny", "--device", "cpu", "--json", tmp_path / "gpu.json")
-    result = json.loads((tmp_path / "gpu.json").read_text())
+    path = tmp_path / "new folder" / "gpu.json"
+    run_script("gpu.py", "--tiny", "--device", "cpu", "--json", path)
+    result = json.loads(path.read_text())
     assert result["machine"]["torch"] == torch.__version__.split("+")[0]
     assert [(row["loss"], row["dtype"]) for row in result["loss"]] == [
         (name, dtype) for dtype in ("bfloat16", "float32") for name in ("fused", "puma_loss", "TRL")
