@@ -153,3 +153,25 @@ def test_keys_of_the_method_come_first(capsys):
     assert {"--learning_rate", "--lora_r", "--model_name_or_path", "--output_dir"} <= set(keys[1])
     assert len(keys[1]) == len(set(keys[1]))
     assert "  --alpha_kl 0.5 " in pages[0] and "One of live, frozen, ema." in " ".join(pages[0].split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "error", "message"),
+    [
+        (["mini", "--n", "0"], ConfigError, "`--n` is 0; it must be 1 or more"),
+        (["mini", "--output_dir", "some.jsonl"], NotADirectoryError, "'some.jsonl' is a file, and a folder is needed"),
+        (["pairs", "generate", "--n", "-3", "--output", "x"], ConfigError, "`--n` is -3; it must be 0 or more"),
+        (["pairs", "check", "some.jsonl", "--output", "report.json"], FileExistsError, "'report.json' is a folder"),
+    ],
+)
+def test_what_is_written_is_looked_at_first(tmp_path, monkeypatch, argv, error, message):
+    monkeypatch.chdir(tmp_path)
+    Path("some.jsonl").touch()
+    Path("report.json").mkdir()
+    with pytest.raises(error, match=message):
+        main(argv)
+
+
+def test_no_model_is_loaded_for_a_file_that_cannot_be(tmp_path, capsys):
+    assert main(["eval", "gap", "--model", "none", "--data", "none", "--output", str(tmp_path)]) == 1
+    assert "is a folder, and a file is to be written" in capsys.readouterr().err

@@ -137,6 +137,8 @@ def find_sources(names: list[str], image_root: str | None, config: str | None, s
     sources, seen = [], {}
     for name in names:
         path = Path(name)
+        if not name.strip():  # which would be the current folder
+            raise DataError(f"'{name}' is an empty path. Name a file, a folder, or a dataset of the Hub.")
         if "://" in name:
             raise DataError(
                 f"'{name}' is an address, and nothing is downloaded from there. Name a file, a folder, or a dataset "
@@ -281,8 +283,8 @@ def _hub_source(name: str, image_root: str | None, config: str | None, split: st
         table = load_dataset(name, config, split=split)
     except Exception as error:  # network, missing repository, configuration, split, or broken files
         raise DataError(
-            f"No such file or folder: '{name}'; and the Hub gave no dataset of that name (configuration {config}, "
-            f"split {split}): {error}. Check `dataset_name`, `dataset_config` and `dataset_train_split`."
+            f"No such file or folder: '{name}'; and the Hub gave no dataset of that name"
+            f"{f', configuration {config}' if config else ''}, split {split}: {error}. Check the name and the split."
         ) from error
     return Source(kind="table", name=name, root=image_root, version=table._fingerprint, table=table)
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 class Progress:
     """
-    A progress bar on stderr; where that is no terminal, at most one line every half minute.
+    A progress bar on stderr, where that is a terminal.
 
     Args:
         title (`str`):
@@ -20,10 +20,7 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, disable: bool = False):
-        interval = 0.1 if sys.stderr.isatty() else 30.0
-        self.bar = tqdm(
-            total=total, desc=title, mininterval=interval, maxinterval=max(interval, 10.0), disable=disable
-        )
+        self.bar = tqdm(total=total, desc=title, disable=disable or not sys.stderr.isatty())
         self.correct = self.judged = 0
 
     def __enter__(self) -> "Progress":

@@ -75,7 +75,9 @@ def _draw_panel(axis: Any, title: str, curves: dict[str, list[tuple[int, float]]
         both = ([side[step] for step in steps] for side in (student, teacher))
         axis.fill_between(steps, *both, color="gray", alpha=0.2, label="gap")
     if title == "Token accuracy":
-        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        low, high = axis.get_ylim()
+        digits = 0 if high - low > 0.08 else 1  # else neighbouring ticks would read the same
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:.{digits}%}")
     if title == "Learning rate":
         axis.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         axis.yaxis.get_offset_text().set_fontsize(FONT_SIZE)

@@ -247,6 +247,7 @@ def write_card(
         ),
         template_path=TEMPLATE,
         adapters=adapters,
+        base_folder=os.path.basename((model["name_or_path"] or "").rstrip("/")),  # no more of a path of this machine
         bases=_as_list(model["base_model"]),
         citation=CITATION,
         curves=CURVES if (folder / CURVES).exists() else None,

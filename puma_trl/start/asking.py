@@ -15,10 +15,9 @@ from pathlib import Path
 from ..entry import USER_ERRORS, Parser, error_line
 from ..errors import ConfigError
 from ..files import check_file, whole_file
-from .write import TITLES
+from .write import ADAPTERS, TITLES
 
 
-ADAPTERS = ("none", "lora", "qlora")
 QUESTIONS = {
     "model": "Model, a folder or an id of the Hub",
     "data": "Data, files or folders or datasets of the Hub",

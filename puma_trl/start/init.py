@@ -22,10 +22,9 @@ from ..models.attention import VARLEN, check_padding_free
 from ..models.families import get_family, is_multimodal
 from ..models.families.qwen import QWEN_VL
 from ..models.load import load_config, load_processor
-from .asking import ADAPTERS
 from .memory import FULL, count, empty_model, make_setting, patches_per_token, plan_setting
 from .train import choose_engine
-from .write import PARTS, TITLES, write_recipe
+from .write import ADAPTERS, PARTS, TITLES, write_recipe
 
 
 MAX_LENGTH = 2048

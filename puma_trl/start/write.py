@@ -11,6 +11,7 @@ TITLES = {
     3: "instruction tuning: everything trains",
 }
 PARTS = {1: "language_model", 2: "aligner, vision_tower_low, vision_tower_high", 3: "all"}
+ADAPTERS = ("none", "lora", "qlora")
 SECTIONS = ("Model", "Adapters", "Loss", "Data", "Trainer")
 
 

@@ -93,6 +93,12 @@ def test_rows_do_not_depend_on_the_kind_of_file_or_its_division(kind, chunk, tmp
     assert found[0][0].root == str(tmp_path) and found[0][0].name == path.name
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_path_is_no_folder(name):
+    with pytest.raises(DataError, match="is an empty path"):
+        find_sources([name], None, None, "train")
+
+
 def test_small_chunks_divide_a_file(tmp_path, monkeypatch):
     monkeypatch.setattr(data_files, "CHUNK_BYTES", 300)
     for kind in ("lines", "list", "csv"):

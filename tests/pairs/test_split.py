@@ -99,10 +99,17 @@ def test_tables_stay_tables(tmp_path):
 
 def test_data_that_hangs_together_cannot_be_split(tmp_path):
     path = write(tmp_path / "in.jsonl", [{"question": question(1), "answer": "1"}] * 5)
-    with pytest.raises(DataError, match="5 rows make 1 groups that hang together, the largest of 5 rows"):
+    with pytest.raises(
+        DataError,
+        match="Cannot split: the 5 rows form 1 groups of similar .* with more than one group",
+    ):
         split_pairs([str(path)], tmp_path / "split", eval_size=2, num_proc=1)
     with pytest.raises(DataError, match="`--eval_size` is 1.5"):
         split_pairs([str(path)], tmp_path / "split", eval_size=1.5, num_proc=1)
+    path = write(tmp_path / "apart.jsonl", [{"question": question(number), "answer": "1"} for number in range(3)])
+    with pytest.raises(DataError, match="`--eval_size 0.1` would leave no evaluation rows. Try 0.34"):
+        split_pairs([str(path)], tmp_path / "split", eval_size=0.1, num_proc=1)
+    assert split_pairs([str(path)], tmp_path / "split", eval_size=0.34, num_proc=1)["eval"] == 1
 
 
 def test_clean_rows_are_written(pairs, tmp_path, monkeypatch):

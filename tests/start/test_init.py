@@ -15,8 +15,9 @@ from puma_trl.errors import ConfigError, ModelError
 from puma_trl.mini import write_data
 from puma_trl.recipe import parse_recipe
 from puma_trl.start import init
-from puma_trl.start.asking import ADAPTERS, QUESTIONS, main
+from puma_trl.start.asking import QUESTIONS, main
 from puma_trl.start.init import choose
+from puma_trl.start.write import ADAPTERS
 
 from ..models.family_models import build_family
 

@@ -49,6 +49,9 @@ def main(args: argparse.Namespace) -> None:
 def _plan_files(args: argparse.Namespace) -> list[tuple[Path, str, Iterator[dict]]]:
     """Returns path, split and rows of each file, after checking all that can be checked before a row is made."""
     files = []
+    for name in ("n", "heldout"):
+        if getattr(args, name) < 0:
+            raise ConfigError(f"`--{name}` is {getattr(args, name)}; it must be 0 or more.")
     for split, count in (("heldout", args.heldout), ("train", args.n)):  # held-out problems run out sooner
         if not count:
             continue

@@ -12,6 +12,7 @@ the data and the seed alone.
 """
 
 import argparse
+import math
 import os
 import random
 from collections import defaultdict
@@ -144,8 +145,9 @@ def split_pairs(
     chosen = set(choose_eval(groups, round(eval_size * total) if eval_size < 1 else int(eval_size), seed))
     if not chosen or len(chosen) == total:
         raise DataError(
-            f"No split: {total:,} rows make {len(groups):,} groups that hang together, the largest of {largest:,} "
-            f"rows, and `--eval_size {eval_size:g}` leaves {'no' if not chosen else 'all'} rows for evaluation."
+            f"Cannot split: the {total:,} rows form {len(groups):,} groups of similar problems, the largest of "
+            f"{largest:,} rows; `--eval_size {eval_size:g}` would leave no {'training' if chosen else 'evaluation'} "
+            f"rows. {_advise(groups, total)}"
         )
     rest = {row for group in groups for row in group} - chosen
     for path, wanted in zip(files.values(), (rest, chosen), strict=True):
@@ -155,6 +157,14 @@ def split_pairs(
         write_subset(sources, kept, path)
     counts = {"train": total - len(chosen), "eval": len(chosen), "unread": unread}
     return counts | {"groups": len(groups), "largest": largest} | files
+
+
+def _advise(groups: list[list[Row]], total: int) -> str:
+    """Names the least share at which whichever group is the smallest goes to the evaluation data."""
+    if len(groups) < 2:
+        return "Give data with more than one group."
+    share = math.ceil(100 * min(map(len, groups)) / total) / 100
+    return f"Try {share:g}, or a share above it." if share < 1 else "Give more rows."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
