@@ -2,6 +2,7 @@
 
 import math
 
+import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 from transformers import TrainerControl, TrainerState
@@ -71,3 +72,12 @@ def test_curves_are_drawn_at_each_save(tmp_path, is_main):
     state = TrainerState(log_history=HISTORY, is_world_process_zero=is_main)
     CurvesCallback().on_save(args, state, TrainerControl())
     assert (tmp_path / "curves.png").exists() == is_main
+
+
+@pytest.mark.parametrize(("low", "high", "label"), [(0.0, 0.02, "1.0%"), (0.0, 0.9, "1%")])
+def test_ticks_of_small_accuracies_differ(low, high, label):
+    with plt.rc_context({"backend": "agg"}):
+        axis = plt.figure().add_subplot()
+        curves._draw_panel(axis, "Token accuracy", {"mean_token_accuracy": [(1, low), (2, high)]})
+        assert axis.yaxis.get_major_formatter()(0.01, 0) == label
+        plt.close("all")
