@@ -81,6 +81,7 @@ def test_text_models(write, tmp_path, capsys, adapters):
     text = write_language_model(tmp_path / "text")
     card, code = write(AutoTokenizer.from_pretrained(text), AutoModelForCausalLM.from_pretrained(text), adapters)
     assert "text-generation" in code and "image" not in code
+    assert f"| Base model | `{'base' if adapters else 'text'}`, a local folder |" in card
     capsys.readouterr()
     exec(code, {})
     assert capsys.readouterr().out == "7\n"
