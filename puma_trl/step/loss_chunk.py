@@ -68,14 +68,16 @@ class Settings(NamedTuple):
     standardize_logits: bool
     logit_scale: float
     softcap: float | None
+    teacher_logit_scale: float
+    teacher_softcap: float | None
 
 
-def _transform(logits: torch.Tensor, settings: Settings) -> torch.Tensor:
+def _transform(logits: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
     """Scale and soft cap that some models put behind their head."""
     # a factor of 1 is left out: inductor takes a scaled softmax apart and reads the logits twice more
-    if settings.logit_scale != 1:
-        logits = logits * settings.logit_scale
-    return logits if settings.softcap is None else settings.softcap * torch.tanh(logits / settings.softcap)
+    if scale != 1:
+        logits = logits * scale
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _token_statistics(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -122,8 +124,11 @@ def chunk_arithmetic(
     One reading of both rows of logits gives the sums that all terms need, the next one the gradient.
 
     Args:
-        student_logits, teacher_logits (`torch.Tensor` of shape `(n, V)`):
+        student_logits (`torch.Tensor` of shape `(n, V)`):
             Finite outputs of the head.
+        teacher_logits (`torch.Tensor` of shape `(n, V_shared)`):
+            Those of the teacher's head. The KL term compares the first V_shared entries of both sides, normalised over
+            them.
         labels (`torch.Tensor` of shape `(n, 1)`):
             Answer tokens.
         settings (`Settings`):
@@ -135,13 +140,18 @@ def chunk_arithmetic(
         Loss and metrics of each token in the order of `METRICS`, shape (M, n), and the gradient of the summed loss
         with respect to `student_logits`, shape (n, V), or `None`.
     """
-    s, t = _transform(student_logits, settings), _transform(teacher_logits, settings)
+    s = _transform(student_logits, settings.logit_scale, settings.softcap)
+    t = _transform(teacher_logits, settings.teacher_logit_scale, settings.teacher_softcap)
     a, log_sum, ce, correct = _token_statistics(s, labels)
     b, _, teacher_ce, teacher_correct = _token_statistics(t, labels)
     entropy = log_sum - (a.exp() * a).sum(-1, keepdim=True) / log_sum.exp()
 
     # with log p = u - log(sum_u) and log q = v - log(sum_v), p of the student and q of the teacher
-    factor, u = _kl_argument(a, settings)
+    shared, rest = a, s.shape[-1] - t.shape[-1]
+    if rest:
+        shared = a[:, : t.shape[-1]]
+        shared = shared - shared.amax(-1, keepdim=True)  # the largest logit may be among the others
+    factor, u = _kl_argument(shared, settings)
     _, v = _kl_argument(b, settings)
     sum_u, sum_v, gap = u.exp().sum(-1, keepdim=True), v.exp().sum(-1, keepdim=True), v - u
     log_ratio = (sum_v / sum_u).log()  # not the difference of two larger numbers
@@ -158,11 +168,14 @@ def chunk_arithmetic(
     p, q = (u - sum_u.log()).exp(), (v - sum_v.log()).exp()
     grad = mix(settings.alpha_kl, p - q, p * (log_ratio - gap - reverse_kl))
     if settings.standardize_logits:
-        # (grad * a).sum(-1) from sums of its own: as a use of `grad` it would keep that in memory
-        mean_p, mean_q = (u.exp() * a).sum(-1, keepdim=True) / sum_u, (v.exp() * a).sum(-1, keepdim=True) / sum_v
-        mean_gap = (u.exp() * gap * a).sum(-1, keepdim=True) / sum_u
+        # (grad * shared).sum(-1) from sums of its own: as a use of `grad` it would keep that in memory
+        mean_p = (u.exp() * shared).sum(-1, keepdim=True) / sum_u
+        mean_q = (v.exp() * shared).sum(-1, keepdim=True) / sum_v
+        mean_gap = (u.exp() * gap * shared).sum(-1, keepdim=True) / sum_u
         along = mix(settings.alpha_kl, mean_p - mean_q, (log_ratio - reverse_kl) * mean_p - mean_gap)
-        grad = _through_standardization(grad, along, a)
+        grad = _through_standardization(grad, along, shared)
+    if rest:
+        grad = torch.nn.functional.pad(grad, (0, rest))
     is_label = torch.arange(s.shape[-1], device=s.device) == labels
     ce_grad = (a - log_sum).exp() - is_label.to(a.dtype)
     grad = mix(settings.lambda_kl, settings.temp_kl**2 * factor * grad, ce_grad)

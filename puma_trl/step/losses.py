@@ -112,7 +112,7 @@ class _FusedPumaLoss(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         needs_hidden, needs_weight, needs_bias = (grad_enabled and needs for needs in ctx.needs_input_grad[:3])
         with_grad = needs_hidden or needs_weight or needs_bias
-        num_tokens, vocab_size = student_hidden.shape[0], weight.shape[0]
+        num_tokens, vocab_size, num_shared = student_hidden.shape[0], weight.shape[0], teacher_weight.shape[0]
         dtype = _operand_dtype(student_hidden)
         # dtype of everything between the products
         wide = torch.promote_types(dtype, torch.float32)
@@ -137,9 +137,9 @@ class _FusedPumaLoss(torch.autograd.Function):
                     head.project(torch.cat((student, teacher)), logits[: 2 * n])
                 else:
                     head.project(student, logits[:n])
-                    teacher_head.project(teacher, logits[n : 2 * n])
+                    teacher_head.project(teacher, logits[n : 2 * n, :num_shared])
                 per_token[:, chunk] = run_chunk_step(
-                    logits[:n], logits[n : 2 * n], labels[chunk, None], settings, with_grad
+                    logits[:n], logits[n : 2 * n, :num_shared], labels[chunk, None], settings, with_grad
                 )
                 grad = logits[:n]  # overwritten by the step
                 grad_chunk = zeros(student.shape) if needs_hidden else None
@@ -184,6 +184,9 @@ def fused_puma_loss(
     standardize_logits: bool = False,
     logit_scale: float = 1.0,
     softcap: float | None = None,
+    teacher_logit_scale: float = 1.0,
+    teacher_softcap: float | None = None,
+    shared_vocab_size: int | None = None,
     chunk_size: int | None = None,
 ) -> FusedPumaLoss:
     """
@@ -218,15 +221,21 @@ def fused_puma_loss(
         lm_head_bias (`torch.Tensor` of shape `(V,)`, *optional*):
             Bias of the head.
         teacher_lm_head_weight (`torch.Tensor` of shape `(V, H_teacher)`, *optional*):
-            Weight of the teacher's head, if it has its own. Defaults to the student's head, bias included.
+            Weight of the teacher's head, if it has its own. Defaults to the student's head, with its bias, scale and
+            soft cap.
         teacher_lm_head_bias (`torch.Tensor` of shape `(V,)`, *optional*):
             Bias of the teacher's own head.
         standardize_logits (`bool`, *optional*, defaults to `False`):
             Whether to standardise each row of logits in the KL term, as in [`puma_loss`].
         logit_scale (`float`, *optional*, defaults to `1.0`):
-            Factor of the logits of both sides.
+            Factor of the logits of both sides, or of the student's where the teacher has its own head.
         softcap (`float`, *optional*):
-            Soft cap of the logits of both sides, after the scale: `softcap * tanh(logits / softcap)`.
+            Soft cap of the same, after the scale: `softcap * tanh(logits / softcap)`.
+        teacher_logit_scale (`float`, *optional*, defaults to `1.0`), teacher_softcap (`float`, *optional*):
+            The same for the teacher's own head.
+        shared_vocab_size (`int`, *optional*):
+            Where both heads have vocabularies of different sizes, the number of entries at their beginning that mean
+            the same, as in [`puma_loss`].
         chunk_size (`int`, *optional*):
             Number of tokens whose logits are held at a time. Defaults to what fits into `CHUNK_MEMORY` bytes.
 
@@ -244,15 +253,21 @@ def fused_puma_loss(
         )
     if teacher_lm_head_weight is None:
         teacher_lm_head_weight, teacher_lm_head_bias = lm_head_weight, lm_head_bias
-    if teacher_lm_head_weight.shape[0] != lm_head_weight.shape[0]:
+        teacher_logit_scale, teacher_softcap = logit_scale, softcap
+    sizes = (lm_head_weight.shape[0], teacher_lm_head_weight.shape[0])
+    if shared_vocab_size is None and sizes[0] != sizes[1] or (shared_vocab_size or 0) > min(sizes):
         raise ValueError(
-            f"The student's vocabulary has {lm_head_weight.shape[0]} entries, the teacher's "
-            f"{teacher_lm_head_weight.shape[0]}. Their distributions can only be compared over the same vocabulary."
+            f"The student's vocabulary has {sizes[0]} entries, the teacher's {sizes[1]}, and `shared_vocab_size` is "
+            f"{shared_vocab_size}. Their distributions can only be compared over entries that both have: say how many."
         )
+    if shared_vocab_size is not None and shared_vocab_size < max(sizes):
+        teacher_lm_head_weight = teacher_lm_head_weight[:shared_vocab_size]
+        if teacher_lm_head_bias is not None:
+            teacher_lm_head_bias = teacher_lm_head_bias[:shared_vocab_size]
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}, but a chunk holds at least one token. Leave it out.")
     check_numbers(alpha_kl, lambda_kl, temp_kl)
-    check_labels(labels, student_hidden.shape[0], lm_head_weight.shape[0])
+    check_labels(labels, student_hidden.shape[0], teacher_lm_head_weight.shape[0])
     if num_items is None:
         num_items = labels.shape[0]
     loss, sums = _FusedPumaLoss.apply(
@@ -264,7 +279,16 @@ def fused_puma_loss(
         teacher_lm_head_bias,
         labels,
         at_least_one(num_items),
-        Settings(alpha_kl, lambda_kl, temp_kl, standardize_logits, logit_scale, softcap),
+        Settings(
+            alpha_kl,
+            lambda_kl,
+            temp_kl,
+            standardize_logits,
+            logit_scale,
+            softcap,
+            teacher_logit_scale,
+            teacher_softcap,
+        ),
         chunk_size,
         torch.is_grad_enabled(),
     )

@@ -67,6 +67,7 @@ def puma_loss(
     temp_kl: float = 1.0,
     num_items: torch.Tensor | int | None = None,
     standardize_logits: bool = False,
+    shared_vocab_size: int | None = None,
 ) -> PumaLoss:
     """
     The loss of Math-PUMA on the logits of both sides, differentiable by autograd.
@@ -101,6 +102,10 @@ def puma_loss(
             Whether to bring each row of logits to mean 0 and standard deviation 1 over its finite entries (unbiased,
             1e-6 added) before the temperature, in the KL term only
             ([Logit Standardization in Knowledge Distillation](https://huggingface.co/papers/2403.01427)).
+        shared_vocab_size (`int`, *optional*):
+            Number of entries at the beginning of both vocabularies that mean the same, where the sides have
+            vocabularies of different sizes: the KL term compares both distributions over these alone, normalised over
+            them. The cross-entropy is over the student's whole vocabulary.
 
     Returns:
         [`PumaLoss`]: the loss divided by `num_items`, and sums over the N tokens. Logits below single precision are
@@ -110,21 +115,22 @@ def puma_loss(
         ValueError: if the shapes are not those above, a label is not in the vocabulary, such as -100, or a number is
             out of its range.
     """
-    if student_logits.dim() != 2 or student_logits.shape != teacher_logits.shape:
+    student_shared, teacher_logits = student_logits[..., :shared_vocab_size], teacher_logits[..., :shared_vocab_size]
+    if student_logits.dim() != 2 or student_shared.shape != teacher_logits.shape:
         raise ValueError(
             f"The logits have the shapes {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)}, but both "
             "sides have (N, V), N answer tokens. Take the positions that predict an answer token: `logits[:, "
             ":-1][labels[:, 1:] != -100]`."
         )
     check_numbers(alpha_kl, lambda_kl, temp_kl)
-    check_labels(labels, *student_logits.shape)
+    check_labels(labels, *student_shared.shape)
     if torch.finfo(student_logits.dtype).bits < 32:
-        student_logits = student_logits.float()
+        student_logits, student_shared = student_logits.float(), student_shared.float()
     teacher_logits = teacher_logits.detach().to(student_logits.dtype)
     ce = -student_logits.log_softmax(-1).gather(-1, labels[:, None]).sum()
     if standardize_logits:
-        student_logits, teacher_logits = _standardize(student_logits), _standardize(teacher_logits)
-    student_log_probs = (student_logits / temp_kl).log_softmax(-1)
+        student_shared, teacher_logits = _standardize(student_shared), _standardize(teacher_logits)
+    student_log_probs = (student_shared / temp_kl).log_softmax(-1)
     teacher_log_probs = (teacher_logits / temp_kl).log_softmax(-1)
     forward_kl = _kl_divergence(teacher_log_probs, student_log_probs)
     reverse_kl = _kl_divergence(student_log_probs, teacher_log_probs)

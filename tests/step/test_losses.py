@@ -34,6 +34,7 @@ def reference_from_logits(student, teacher, labels, alpha_kl, lambda_kl, temp_kl
             "teacher_correct": float(z_t.argmax() == label),
             "num_tokens": 1.0,
         }
+        z_s = z_s[: len(z_t)]
         if standardize_logits:
             z_s, z_t = (z_s - z_s.mean()) / (z_s.std() + 1e-6), (z_t - z_t.mean()) / (z_t.std() + 1e-6)
         p_s, p_t = torch.softmax(z_s / temp_kl, 0), torch.softmax(z_t / temp_kl, 0)
@@ -63,13 +64,19 @@ def reference(
     teacher_lm_head_bias=None,
     logit_scale=1.0,
     softcap=None,
+    teacher_logit_scale=1.0,
+    teacher_softcap=None,
+    shared_vocab_size=None,
     num_items=None,
     **kwargs,
 ):
+    teacher_transform = (teacher_logit_scale, teacher_softcap)
     if teacher_lm_head_weight is None:
         teacher_lm_head_weight, teacher_lm_head_bias = weight, lm_head_bias
+        teacher_transform = (logit_scale, softcap)
     student = logits_of(student_hidden, weight, lm_head_bias, logit_scale, softcap)
-    teacher = logits_of(teacher_hidden, teacher_lm_head_weight, teacher_lm_head_bias, logit_scale, softcap).detach()
+    teacher = logits_of(teacher_hidden, teacher_lm_head_weight, teacher_lm_head_bias, *teacher_transform).detach()
+    teacher = teacher[:, :shared_vocab_size]
     sums = reference_from_logits(student, teacher, labels, **kwargs)
     sums["loss"] = sums["loss"] / (num_items or labels.shape[0])
     return sums
@@ -328,6 +335,50 @@ class TestFusedPumaLoss:
             teacher_lm_head_weight=torch.randn(VOCAB, HIDDEN),
             teacher_lm_head_bias=torch.randn(VOCAB) if bias else None,
         )
+
+    @pytest.mark.parametrize("standardize_logits", [False, True])
+    @pytest.mark.parametrize("rows", [VOCAB - 5, VOCAB, VOCAB + 5])
+    def test_another_model_as_teacher(self, rows, standardize_logits):
+        """Its head has another width and vocabulary, and a scale and a soft cap of its own."""
+        torch.manual_seed(3)
+        student, _, weight, labels = make_inputs()
+        shared = min(rows, VOCAB) - 1
+        teacher = {"teacher_lm_head_weight": torch.randn(rows, HIDDEN + 3), "teacher_lm_head_bias": torch.randn(rows)}
+        teacher |= {"teacher_logit_scale": 0.5, "teacher_softcap": 4.0, "shared_vocab_size": shared}
+        values = SETTINGS | {"lm_head_bias": make_bias(), "logit_scale": 1.5, "standardize_logits": standardize_logits}
+        hidden = torch.randn(len(labels), HIDDEN + 3)
+        output = check_fused((student, hidden, weight, labels.clamp(max=shared - 1)), 1e-6, **teacher, **values)
+        # and what is read in the paper's words
+        plain = puma_loss(
+            logits_of(student, weight, values["lm_head_bias"], 1.5),
+            logits_of(hidden, teacher["teacher_lm_head_weight"], teacher["teacher_lm_head_bias"], 0.5, 4.0),
+            labels.clamp(max=shared - 1),
+            **SETTINGS,
+            standardize_logits=standardize_logits,
+            shared_vocab_size=shared,
+        )
+        torch.testing.assert_close(output.loss, plain.loss)
+        torch.testing.assert_close(output.kl, plain.kl)
+
+    def test_the_largest_logit_outside_of_the_shared_vocabulary(self):
+        student, teacher, weight, labels = make_inputs()
+        with torch.no_grad():
+            weight[-1] = 1000 * student[0] / student[0].square().sum()
+        labels = labels.clamp(max=VOCAB - 2)
+        own = {"teacher_lm_head_weight": weight.detach()[:-1].clone(), "shared_vocab_size": VOCAB - 1}
+        output = fused_puma_loss(student, teacher, weight, labels, lambda_kl=1.0, **own)
+        output.loss.backward()
+        assert output.kl.isfinite() and student.grad.isfinite().all() and weight.grad.isfinite().all()
+
+    @pytest.mark.parametrize("shared", [None, VOCAB])
+    def test_vocabularies_of_different_sizes(self, shared):
+        student, teacher, weight, labels = make_inputs()
+        own = {"teacher_lm_head_weight": weight.detach()[:-1].clone(), "shared_vocab_size": shared}
+        with pytest.raises(ValueError, match=f"has 37 entries, the teacher's 36, and `shared_vocab_size` is {shared}"):
+            fused_puma_loss(student, teacher, weight, labels.clamp(max=VOCAB - 2), **own)
+        with pytest.raises(ValueError, match="`labels` goes from .* to 36"):
+            labels[0] = VOCAB - 1
+            fused_puma_loss(student, teacher, weight, labels, **own | {"shared_vocab_size": VOCAB - 1})
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     @pytest.mark.parametrize("temp_kl", TEMPERATURES)
