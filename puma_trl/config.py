@@ -9,12 +9,13 @@ from transformers import get_scheduler
 from trl import SFTConfig
 
 from .best import choose_direction
+from .checks import check_columns, check_teacher, read_rates
 from .errors import ConfigError
-from .fields import check_value, check_values
+from .fields import check_values
 from .redact import hide_secrets
 
 
-TEACHERS = ("live", "frozen", "ema")
+TEACHERS = ("live", "frozen", "ema", "model")
 SPECIAL_TOKENS = ("error", "escape")
 FOLLOWING = ("reduce_lr_on_plateau", "greedy")  # schedules that follow `metric_for_best_model`
 
@@ -60,13 +61,21 @@ class PumaKLConfig(SFTConfig):
             before the temperature, in the KL term only ([Logit Standardization in Knowledge
             Distillation](https://huggingface.co/papers/2403.01427)).
         teacher (`str`, *optional*, defaults to `"live"`):
-            Which weights answer the text-rich side: `"live"`, the model being trained, as in the paper; `"frozen"`,
-            its weights at the start of the stage (with adapters: the adapters switched off, at no cost in memory);
-            `"ema"`, their exponential moving average (with adapters: a second adapter).
+            Who answers the text-rich side: `"live"`, the model being trained, as in the paper; `"frozen"`, its weights
+            at the start of the stage (with adapters: the adapters switched off, at no cost in memory); `"ema"`, their
+            exponential moving average (with adapters: a second adapter); `"model"`, another one with the same tokens.
         teacher_update_rate (`float`, *optional*, defaults to `0.05`):
             Share of the student's weights that enters the `"ema"` teacher at each synchronisation.
         teacher_sync_steps (`int`, *optional*, defaults to `1`):
             Number of optimizer steps between two synchronisations of the `"ema"` teacher.
+        teacher_model_name_or_path (`str`, *optional*):
+            Folder or id on the Hub of the `"model"` teacher: a language model, or a vision-language model.
+        teacher_model_revision (`str`, *optional*):
+            Branch, tag or commit of its repository.
+        teacher_model_init_kwargs (`dict[str, Any]`, *optional*):
+            Arguments of `from_pretrained`, such as `{dtype: bfloat16}`. Defaults to the student's dtype and attention.
+        teacher_load_in_4bit (`bool`, *optional*, defaults to `False`):
+            Whether its language model is loaded in 4 bits (nf4).
         hub_strategy (`str`, *optional*, defaults to `"end"`):
             When to push. Trainer's `"every_save"` also pushes `dropped_rows.jsonl`, which is data.
         trainable_parts (`list[str]`, *optional*):
@@ -105,7 +114,7 @@ class PumaKLConfig(SFTConfig):
         ValueError: if a value is out of its range.
     """
 
-    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["part_learning_rates", "columns"]
+    _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["part_learning_rates", "columns", "teacher_model_init_kwargs"]
 
     use_kl: bool = field(
         default=True,
@@ -130,8 +139,8 @@ class PumaKLConfig(SFTConfig):
     teacher: str = field(
         default="live",
         metadata={
-            "help": "Which weights answer the text-rich side: the model itself ('live'), its weights at the start of "
-            "the stage ('frozen') or their moving average ('ema').",
+            "help": "Who answers the text-rich side: the model itself ('live'), its weights at the start of the stage "
+            "('frozen'), their moving average ('ema') or another model with the same tokens ('model').",
             "choices": list(TEACHERS),
         },
     )
@@ -142,6 +151,18 @@ class PumaKLConfig(SFTConfig):
     teacher_sync_steps: int = field(
         default=1,
         metadata={"help": "Number of optimizer steps between two synchronisations of the 'ema' teacher."},
+    )
+    teacher_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or id on the Hub of the 'model' teacher."}
+    )
+    teacher_model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the teacher's repository on the Hub."}
+    )
+    teacher_model_init_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Arguments of `from_pretrained` for the teacher, such as its `dtype`."}
+    )
+    teacher_load_in_4bit: bool = field(
+        default=False, metadata={"help": "Load the language model of the teacher in 4 bits."}
     )
     hub_strategy: str = field(
         default="end",
@@ -231,7 +252,8 @@ class PumaKLConfig(SFTConfig):
                 "set `use_kl: false`."
             )
         if self.part_learning_rates is not None:
-            self.part_learning_rates = _read_rates(self.part_learning_rates)
+            self.part_learning_rates = read_rates(self.part_learning_rates)
+        check_teacher(self)
         self._check_training_settings()
         self._check_data_settings()
 
@@ -278,21 +300,8 @@ class PumaKLConfig(SFTConfig):
             raise ConfigError(
                 f"`min_pixels: {self.min_pixels}` is more than `max_pixels: {self.max_pixels}`. Set it to less."
             )
-        columns = self.columns
-        if columns is not None and not are_columns(columns):
-            raise ConfigError(
-                f"`columns` is {columns!r}, but it must map our columns to those of the data: "
-                """`{image_url_2: picture}` in a recipe, '{"image_url_2": "picture"}' on the command line."""
-            )
-
-
-def are_columns(value: Any) -> bool:
-    """Whether a value maps our columns to those of the data: each to a name, or to a list of names for pictures."""
-    return isinstance(value, dict) and all(
-        isinstance(name, str) and name
-        for ours, theirs in value.items()
-        for name in (ours, *(theirs if isinstance(theirs, list) and theirs else [theirs]))
-    )
+        if self.columns is not None:
+            check_columns(self.columns)
 
 
 def _check_fields(settings: Any) -> None:
@@ -309,24 +318,6 @@ def _check_fields(settings: Any) -> None:
 def rows_per_step(args: PumaKLConfig) -> int:
     """Returns the number of rows of an optimizer step, over all processes."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def _read_rate(part: str, rate: Any) -> float:
-    name = f"part_learning_rates` of `{part}"
-    rate = float(check_value(name, rate, float))
-    if rate < 0:
-        raise ConfigError(f"`{name}` is {rate}, but it must be at least 0.")
-    return rate
-
-
-def _read_rates(rates: Any) -> dict[str, float]:
-    try:
-        return {part: _read_rate(part, rate) for part, rate in rates.items()}
-    except AttributeError:
-        raise ConfigError(
-            f"`part_learning_rates` is {rates!r}, but it must map parts to numbers: `{{aligner: 1e-4}}` in a recipe, "
-            """'{"aligner": 1e-4}' on the command line."""
-        ) from None
 
 
 @dataclass

@@ -116,6 +116,7 @@ _ELSEWHERE = {
     "resume_from_checkpoint": "auto_resume_from_checkpoints resume",
     "run_name": "experiment_name wandb_name wandb_run_id",
     "save_steps": "saves_per_epoch",
+    "teacher_model_name_or_path": "teacher_model",
     "train_sampling_strategy": "group_by_length",
     "trainable_parts": "finetune_language_layers finetune_vision_layers freeze_aligner freeze_backbone "
     "freeze_language_model freeze_llm freeze_mm_mlp_adapter freeze_multi_modal_projector freeze_parameters "
@@ -142,8 +143,6 @@ NOT_HERE = {
     "stage": _STAGE,
     "system": "Write system prompts into the data, as docs/data.md says.",
     "task": _STAGE,
-    "teacher_model": "The model is its own teacher: `teacher` says with which weights.",
-    "teacher_model_name_or_path": "The model is its own teacher: `teacher` says with which weights.",
     "temperature": "The temperature of the KL term is `temp_kl`.",
     "use_vllm": "Training generates nothing; evaluation has `--backend openai`.",
     "wandb_entity": "Set WANDB_ENTITY in `env`.",

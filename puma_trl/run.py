@@ -38,6 +38,7 @@ from puma_trl.models.families import get_family
 from puma_trl.models.load import load_config, load_model, load_processor
 from puma_trl.models.parts import check_rates_by_name, count_parameters
 from puma_trl.models.probe import check_attention
+from puma_trl.models.teacher_model import describe_teacher
 from puma_trl.recipe import parse_recipe, split_recipe
 from puma_trl.record.curves import CurvesCallback, draw_curves
 from puma_trl.record.ending import next_commands, print_end
@@ -55,6 +56,7 @@ from puma_trl.train.prepare import prepare_processor
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
 from puma_trl.train.space import describe_space
+from puma_trl.train.teacher_side import prepare_teacher
 from puma_trl.train.trainer import PumaKLTrainer
 from puma_trl.train.unused import name_idle, refuse_unused
 
@@ -114,7 +116,8 @@ def main(argv: list[str]) -> int | None:
     if training_args.padding_free and isinstance(processor, ProcessorMixin):
         check_padding_free(config, model_args.attn_implementation)
     prepare_processor(processor, config, training_args)
-    dataset, reports = load_data(script_args, training_args, processor, family)
+    teacher = prepare_teacher(training_args, processor, model_args.attn_implementation)
+    dataset, reports = load_data(script_args, training_args, processor, family, teacher)
     gap_pairs = load_gap_pairs(script_args, training_args, processor, family)
 
     # 3. Model
@@ -172,7 +175,9 @@ def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, rep
     save_provenance(args.output_dir, saved_recipe(values), facts)
     name = f"{type(model).__name__} from {model_args.model_name_or_path}"
     parts = count_parameters(trainer.model, get_family(model.config))
+    teacher = trainer.teacher.model if args.teacher == "model" else None
     more = {
+        "Teacher model": "" if teacher is None else describe_teacher(args, teacher),
         "Attention": attention,
         "Disk": describe_space(trainer),
         "Cut off": describe_cropping(dataset["train"], trainer.processing_class),

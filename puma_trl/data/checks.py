@@ -97,6 +97,10 @@ class TokenCounter:
         backend.no_truncation()
         return [len(encoding) for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Returns the tokens of each text, without the special tokens that a tokenizer would add."""
+        return get_tokenizer(self.renderer.reader)(texts, add_special_tokens=False)["input_ids"] if texts else []
+
     def count_image(self, size: tuple[int, int]) -> int:
         """
         Returns the number of tokens that an image adds to its placeholder in the prompt.
@@ -176,6 +180,8 @@ class RowChecker:
             Whether the text-rich side gets the vision-rich side's answer, so that they cannot differ.
         decode_images (`bool`, *optional*, defaults to `False`):
             Whether every picture is decoded, rather than its header, checksums and end read.
+        teacher_counter ([`TokenCounter`], *optional*):
+            Counts the tokens of the text-rich side, where another model reads it. Defaults to `counter`.
     """
 
     sources: list[Source]
@@ -184,13 +190,16 @@ class RowChecker:
     max_length: int | None
     student_answers: bool
     decode_images: bool = False
+    teacher_counter: TokenCounter | None = None
 
     def __post_init__(self):
-        self.seen_images = {}
+        self.counters = {"": self.teacher_counter or self.counter, "_2": self.counter}
+        self.seen_images = {side: {} for side in self.counters}
         self.renderer = None if self.counter is None else self.counter.renderer
-        self.takes_images = self.counter is None or isinstance(self.counter.processor, ProcessorMixin)
-        if self.renderer is not None:
-            self.renderer.check_template()  # before any row is read
+        self.takes_images = _takes_images(self.counter)
+        for counter in (self.counter, self.teacher_counter):
+            if counter is not None:
+                counter.renderer.check_template()  # before any row is read
 
     def __call__(self, chunks: dict[str, list[int]]) -> dict[str, list]:
         rows = []
@@ -237,7 +246,8 @@ class RowChecker:
             for name in (f"instruction{side}", f"output{side}"):
                 if is_blank(row[name]):
                     return f"empty text: `{name}` is empty"
-            problem = None if self.renderer is None else self.renderer.find_problem(row, side)
+            counter = self.counters[side]
+            problem = None if counter is None else counter.renderer.find_problem(row, side)
             if problem is not None:
                 return problem
         if len(sides) == 2 and row["output"] != row["output_2"]:
@@ -251,50 +261,73 @@ class RowChecker:
             images = row[f"image_url{side}"]
             if images and not self.takes_images:
                 return f"image for a text model: `image_url{side}` has {len(images)}"
-            results = [self._count_image(image) for image in images]
+            if images and not _takes_images(self.counters[side]):
+                return f"image for a text teacher: `image_url{side}` has {len(images)}"
+            results = [self._count_image(image, side) for image in images]
             for result in results:
                 if isinstance(result, str):
                     return f"{result} (`image_url{side}`)"
             row["image_tokens"][side] = sum(results)
         return None
 
-    def _count_image(self, image: dict[str, Any]) -> int | str:
+    def _count_image(self, image: dict[str, Any], side: str) -> int | str:
         """Returns the tokens that an image adds, or why it cannot be used; the answer is kept for the next row."""
         path = image["path"] if image["bytes"] is None else None
-        if path in self.seen_images:
-            return self.seen_images[path]
+        counter, seen_images = self.counters[side], self.seen_images[side if self.teacher_counter else ""]
+        if path in seen_images:
+            return seen_images[path]
         try:
             size = image_size(image, self.decode_images)
-            result = 0 if self.counter is None else self.counter.count_image(size)
+            result = 0 if counter is None else counter.count_image(size)
         except DataError as error:
             result = str(error)
         except ValueError as error:  # processors refuse some sizes, such as very long and thin ones
             result = f"unreadable image: '{image['path']}': {error}"
         if path is not None:
-            if len(self.seen_images) >= MAX_SEEN_IMAGES:
-                self.seen_images.clear()
-            self.seen_images[path] = result
+            if len(seen_images) >= MAX_SEEN_IMAGES:
+                seen_images.clear()
+            seen_images[path] = result
         return result
 
     def _measure(self, rows: list[dict[str, Any]]) -> None:
-        sides = [(row, side) for row in rows for side in self._sides(row)]
-        prompts = self.renderer.prompts([prompt_of(row, side) for row, side in sides])
-        answers = [
-            self.renderer.answer(row["output_2"] if "_2" in self._sides(row) else row["output"]) for row in rows
-        ]
-        for row, count in zip(rows, self.counter.count_texts(answers), strict=True):
+        answers = [row["output_2"] if "_2" in self._sides(row) else row["output"] for row in rows]
+        rendered = list(map(self.counter.renderer.answer, answers))
+        for row, count in zip(rows, self.counter.count_texts(rendered), strict=True):
             row["num_answer_tokens"], row["length"] = count, 0
-        for (row, side), count in zip(sides, self.counter.count_texts(prompts), strict=True):
+        if self.teacher_counter is not None:
+            self._compare_answers(rows, answers)
+        for side, counter in self.counters.items():
+            here = [row for row in rows if side in self._sides(row)]
+            prompts = counter.renderer.prompts([prompt_of(row, side) for row in here])
+            self._measure_side(here, side, counter.count_texts(prompts))
+
+    def _compare_answers(self, rows: list[dict[str, Any]], answers: list[str]) -> None:
+        """Both models must read an answer as the same tokens."""
+        ids, other_ids = (
+            counter.encode(list(map(counter.renderer.answer, answers)))
+            for counter in (self.counter, self.teacher_counter)
+        )
+        for row, mine, other in zip(rows, ids, other_ids, strict=True):
+            if mine != other:
+                row["problem"] = f"answer in other tokens: {len(mine)} in the student, {len(other)} in the teacher"
+
+    def _measure_side(self, rows: list[dict[str, Any]], side: str, counts: list[int]) -> None:
+        for row, count in zip(rows, counts, strict=True):
             count += row["num_answer_tokens"] + row["image_tokens"][side]
             row["length"] += count
             if self.max_length is not None and count > self.max_length and row["problem"] is None:
                 who = "row" if row["instruction_2"] is None else f"{SIDE_NAMES[side]} side"
                 images = len(row[f"image_url{side}"])
-                of_images = row["image_tokens"][side] + (images and images * self.counter.placeholder_tokens)
+                placeholders = images and images * self.counters[side].placeholder_tokens
+                of_images = row["image_tokens"][side] + placeholders
                 part = f" ({of_images} {PICTURE_TOKENS})" if images else ""
                 row["problem"] = (
                     f"too long: the {who} has {count} tokens{part}, more than `max_length: {self.max_length}`"
                 )
+
+
+def _takes_images(counter: TokenCounter | None) -> bool:
+    return counter is None or isinstance(counter.processor, ProcessorMixin)
 
 
 def _quote(text: str) -> str:

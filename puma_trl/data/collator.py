@@ -9,12 +9,14 @@ import torch
 from datasets import DatasetDict
 from PIL import Image
 from torch.nn.functional import pad
-from transformers import PreTrainedConfig, ProcessorMixin
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.data.data_collator import DataCollatorMixin
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from ..errors import ConfigError, DataError
 from ..models.families import Family, family_of_processor
+from ..models.teacher_model import TeacherSide
+from .encode import TextCollator
 from .images import open_image
 from .padding_free import PER_TOKEN, find_answers, line_up
 from .render import Renderer, prompt_of
@@ -82,7 +84,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
 
     Args:
         processor ([`~transformers.ProcessorMixin`]):
-            Processor of the model; its tokenizer must have a pad token.
+            Processor of the model; its tokenizer must have a pad token. Of a text model that reads one side it is a
+            tokenizer.
         family ([`Family`], *optional*):
             The model family. Defaults to that of the processor's class.
         use_kl (`bool`, *optional*, defaults to `True`):
@@ -101,6 +104,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         on_bad_image (`str`, *optional*, defaults to `"error"`):
             Whether a picture that cannot be read is an error, or its row is replaced (`"replace"`): by another one of
             the batch, or of an earlier batch where it is alone, without labels, so that nothing is learned twice.
+        teacher ([`TeacherSide`], *optional*):
+            What reads the text-rich side, where another model teaches.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
@@ -115,7 +120,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             has control tokens, or a picture cannot be read; the row is named.
     """
 
-    processor: ProcessorMixin
+    processor: ProcessorMixin | PreTrainedTokenizerBase
     family: Family | None = None
     use_kl: bool = True
     placeholder_sides: tuple[str, ...] = SIDES
@@ -123,9 +128,11 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     on_bad_image: str = "error"
     padding_free: bool = False
     config: PreTrainedConfig | None = None
+    teacher: TeacherSide | None = None
     return_tensors: str = "pt"
+    _teacher: "DataCollatorForPumaPairs" = field(init=False, repr=False)
     _renderer: Renderer = field(init=False, repr=False)
-    _side_collator: DataCollatorForVisionLanguageModeling = field(init=False, repr=False)
+    _side_collator: DataCollatorForVisionLanguageModeling | TextCollator = field(init=False, repr=False)
     _placeholder: dict[str, torch.Tensor] = field(init=False, repr=False, default_factory=dict)
     _last_row: dict[str, Any] | None = field(init=False, repr=False, default=None)
 
@@ -134,15 +141,28 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             raise ConfigError("`padding_free` needs the configuration of the model. Give the collator its `config`.")
         self.family = self.family or family_of_processor(self.processor)
         self._renderer = Renderer(self.processor, self.special_tokens)
-        self._side_collator = DataCollatorForVisionLanguageModeling(
-            processor=self._renderer.reader, max_length=None, completion_only_loss=True
-        )
+        if isinstance(self.processor, ProcessorMixin):
+            self._side_collator = DataCollatorForVisionLanguageModeling(
+                processor=self._renderer.reader, max_length=None, completion_only_loss=True
+            )
+        else:
+            self._side_collator = TextCollator(self._renderer.reader)
+        self._teacher = self
+        if self.teacher is not None:
+            self._teacher = DataCollatorForPumaPairs(
+                self.teacher.processor,
+                self.teacher.family,
+                placeholder_sides=self.placeholder_sides if self.teacher.takes_images else (),
+                special_tokens=self.special_tokens,
+                padding_free=self.padding_free,
+                config=self.teacher.config,
+            )
 
     def torch_call(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Collates rows of the checked data set (see [`load_data`]), or of another with the columns of the format."""
         suffix = "_2" if "instruction_2" in rows[0] else ""
         sides = {"student": suffix} | ({"teacher": ""} if self.use_kl else {})
-        rows = [self._read_row(row, index, sides.values()) for index, row in enumerate(rows)]
+        rows = [self._read_row(row, index, sides) for index, row in enumerate(rows)]
         if self.use_kl and not suffix:
             raise DataError(
                 f"Row {rows[0]['row_id']} has no vision-rich side (`instruction_2`, `output_2`), but `use_kl` is "
@@ -152,9 +172,9 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         row_ids = [row["row_id"] for row in rows]
         batch = self._collate_side(rows, suffix, suffix, "student")
         if self.use_kl:
-            teacher = self._collate_side(rows, "", suffix, "teacher")
+            teacher = self._teacher._collate_side(rows, "", suffix, "teacher")
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
-            teacher = self._finish_side(teacher, list(reasons))
+            teacher = self._teacher._finish_side(teacher, list(reasons))
             batch = self._finish_side(batch, list(reasons))
             batch.update({f"{TEACHER}{key}": value for key, value in teacher.items()})
             images = [(row["image_url"], row["image_url_2"]) for row in rows]
@@ -174,12 +194,15 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         batch = line_up(batch, self.config)
         return batch | ({"answer_positions": find_answers(batch["labels"])} if self.use_kl else {})
 
-    def _read_row(self, row: dict[str, Any], index: int, sides: Iterable[str]) -> dict[str, Any]:
+    def _read_row(self, row: dict[str, Any], index: int, sides: dict[str, str]) -> dict[str, Any]:
         """Brings a row into the form of `load_data`, which may not have read it, and makes sure of its texts."""
         row = {"row_id": f"{index} of a batch"} | row
-        for side in sides:
+        for name, side in sides.items():
             row[f"image_url{side}"] = _as_list(row.get(f"image_url{side}"))
-            problem = self._renderer.find_problem(row, side)
+            reader = self._teacher if name == "teacher" else self
+            problem = reader._renderer.find_problem(row, side)
+            if row[f"image_url{side}"] and not isinstance(reader.processor, ProcessorMixin):
+                problem = f"image for a text teacher: `image_url{side}` has {len(row[f'image_url{side}'])}"
             if problem is not None:
                 raise DataError(f"Row {row['row_id']}: {problem}.")
         return row

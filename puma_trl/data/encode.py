@@ -1,10 +1,12 @@
-"""Rows → token ids and labels, for text models; those of the others are made by the collator, with their pictures."""
+"""Rows → token ids and labels, for text models; of the others the collator makes them, with their pictures."""
 
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from datasets import DatasetDict
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from .render import Renderer, prompt_of
@@ -34,6 +36,36 @@ class _RowTokenizer:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return self.renderer.reader(texts, add_special_tokens=False)["input_ids"]
+
+
+@dataclass
+class TextCollator:
+    """
+    Rendered prompts and answers → a batch with labels on the answers, padded on the right, as TRL's vision collator
+    makes one of a processor.
+
+    Args:
+        processor ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the model; it must have a pad token.
+    """
+
+    processor: PreTrainedTokenizerBase
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collates examples of `prompt` and `completion`."""
+        prompts, answers = (
+            self.processor([example[name] for example in examples], add_special_tokens=False)["input_ids"]
+            for name in ("prompt", "completion")
+        )
+        rows = [torch.tensor(prompt + answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        labels = [row.clone() for row in rows]
+        for row, prompt in zip(labels, prompts, strict=True):
+            row[: len(prompt)] = -100
+        return {
+            "input_ids": pad_sequence(rows, batch_first=True, padding_value=self.processor.pad_token_id),
+            "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
+        }
 
 
 def tokenize_rows(

@@ -22,6 +22,7 @@ from ..errors import DataError
 from ..files import naming_disk
 from ..models import families
 from ..models.families import Family
+from ..models.teacher_model import TeacherSide
 from .cache import fill_first, images_changed, read_or_make
 from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter
 from .files import Chunk, Source, find_chunks, find_sources, table_source
@@ -43,6 +44,7 @@ def load_data(
     training_args: PumaKLConfig,
     processor: ProcessorMixin | PreTrainedTokenizerBase,
     family: Family | None = None,
+    teacher: TeacherSide | None = None,
 ) -> tuple[DatasetDict, dict[str, DataReport]]:
     """
     Loads and checks the training data and, if there is any, the evaluation data.
@@ -63,6 +65,8 @@ def load_data(
         family ([`Family`], *optional*):
             The model family. Defaults to that of the processor's class; that of a model is
             `get_family(model.config)`.
+        teacher ([`TeacherSide`], *optional*):
+            What reads the text-rich side, where another model does.
 
     Returns:
         `tuple[DatasetDict, dict[str, DataReport]]`: the splits `"train"` and, if asked for, `"eval"`, or those that
@@ -84,7 +88,7 @@ def load_data(
     takes_images = isinstance(processor, ProcessorMixin)
     with fill_first(training_args, "loading and checking the data") as fills:
         for split, sources in _find_splits(data, training_args).items():
-            rows = _check_split(split, sources, training_args, processor, family, fills)
+            rows = _check_split(split, sources, training_args, (processor, family), teacher, fills)
             digests[split] = digests_of(rows)
             splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
@@ -149,21 +153,24 @@ def _check_split(
     split: str,
     sources: list[Source],
     training_args: PumaKLConfig,
-    processor: ProcessorMixin | PreTrainedTokenizerBase,
-    family: Family,
+    student: tuple[ProcessorMixin | PreTrainedTokenizerBase, Family],
+    teacher: TeacherSide | None,
     fills: bool,
 ) -> Dataset:
     """
     Returns the rows of a split, each with its `problem`, from the cache if nothing has changed, which only a process
     that `fills` it looks after.
     """
+    readers = [student] if teacher is None else [student, (teacher.processor, teacher.family)]
+    counters = [TokenCounter(*reader, training_args.special_tokens) for reader in readers]
     checker = RowChecker(
         sources=sources,
-        counter=TokenCounter(processor, family, training_args.special_tokens),
+        counter=counters[0],
         use_kl=training_args.use_kl,
         max_length=training_args.max_length,
         student_answers=training_args.answer_mismatch == "student",
         decode_images=training_args.decode_images,
+        teacher_counter=counters[1] if teacher else None,
     )
     files = [(source.name, source.kind, source.root, source.version, source.form) for source in sources]
     code = _code_digest()
@@ -173,8 +180,7 @@ def _check_split(
         checker.student_answers,
         checker.decode_images,
         training_args.special_tokens,
-        family,
-        _processor_digest(processor),
+        *((family, _processor_digest(processor)) for processor, family in readers),
     )
     chunks = _divide(sources, _digest(files, code))
     num_proc = min(training_args.dataset_num_proc or min(os.cpu_count(), MAX_PROCESSES), len(chunks))

@@ -29,6 +29,9 @@ REMEDIES = {
     "`answer_mismatch: drop` to leave such pairs out.",
     "too long": "A larger `max_length` keeps long rows.",
     "special token in text": "Set `special_tokens: escape` to have such characters read as plain text.",
+    "image for a text teacher": "Name a vision-language model as `teacher_model_name_or_path`.",
+    "answer in other tokens": "The tokenizers of both models split such texts differently: name a teacher of the "
+    "same tokenizer family.",
     "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
     "image places": "A question has as many places (`<image>`) as its side has pictures, or none; `columns: "
     "{image_url: picture}` names the column of the pictures.",

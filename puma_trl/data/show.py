@@ -18,7 +18,11 @@ LONGEST_RUN = 2
 LABELLED, CONTROL = "bold green", "cyan"
 
 
-def describe_sample(batch: dict[str, Any], processor: ProcessorMixin | PreTrainedTokenizerBase) -> Text:
+def describe_sample(
+    batch: dict[str, Any],
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    teacher_processor: ProcessorMixin | PreTrainedTokenizerBase | None = None,
+) -> Text:
     """
     Describes the first row of a batch, or a row of token ids: prompt and answer of each side, decoded from its
     tensors, with the control tokens, runs of which are folded, and the tokens that bear labels between ⟦ and ⟧. Plain
@@ -30,6 +34,8 @@ def describe_sample(batch: dict[str, Any], processor: ProcessorMixin | PreTraine
             before the name, `row_id`; or a row of [`tokenize_rows`], also a packed one, of which the first is taken.
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
             What the row was tokenised with.
+        teacher_processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The same of the text-rich side, where another model reads it.
 
     Returns:
         [`~rich.text.Text`]: several lines for a terminal; `plain` is the same without colours.
@@ -44,7 +50,8 @@ def describe_sample(batch: dict[str, Any], processor: ProcessorMixin | PreTraine
             *filter(None, [*batch.get("row_id", [])[:1], name]),
             f"{len(ids):,} tokens, {num_labels:,} with labels",
         ]
-        lines += [Text(", ".join(facts) + ":", style="bold"), _describe_tokens(ids, labels, control)]
+        side_control = control if prefix == "" or teacher_processor is None else ControlTokens(teacher_processor)
+        lines += [Text(", ".join(facts) + ":", style="bold"), _describe_tokens(ids, labels, side_control)]
     return Text("\n").join(lines)
 
 

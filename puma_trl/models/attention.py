@@ -13,9 +13,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ..errors import ModelError
-from .families import FAMILIES, get_family
+from .families import FAMILIES, get_family, is_multimodal
 
 
 VARLEN = "varlen"
@@ -147,7 +148,7 @@ def check_padding_free(config: PreTrainedConfig, implementation: str | dict[str,
     """
     text = config.get_text_config()
     kinds = {*(getattr(text, "layer_types", None) or ())} - {"full_attention", "sliding_attention"}
-    if not get_family(config).padding_free or kinds:
+    if not (get_family(config).padding_free or _is_plain_text_model(config)) or kinds:
         known = sorted(model_type for family in FAMILIES if family.padding_free for model_type in family.model_types)
         reason = f"'{text.model_type}' has layers of {', '.join(sorted(kinds))}" if kinds else "others may mix rows up"
         raise ModelError(
@@ -163,6 +164,14 @@ def check_padding_free(config: PreTrainedConfig, implementation: str | dict[str,
             "tokens by all tokens, and be slower than padding. Set `attn_implementation: varlen`, which needs nothing "
             "installed, or `flash_attention_2`."
         )
+
+
+def _is_plain_text_model(config: PreTrainedConfig) -> bool:
+    """Whether a language model hands on to its attention where rows end, and has no state that goes on behind them."""
+    if is_multimodal(config) or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return False
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return model_class._supports_attention_backend and not model_class._is_stateful
 
 
 def prepare_towers(model: PreTrainedModel) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import torch
 from bitsandbytes.nn import Linear4bit
@@ -26,18 +27,28 @@ from .templates import check_chat_template, set_chat_template
 from .weights import check_finite, check_folder
 
 
-def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrainedConfig:
+def load_config(
+    model_args: ModelConfig, training_args: PumaKLConfig, key: str = "model_name_or_path"
+) -> PreTrainedConfig:
     """
     Reads the configuration of the model, and looks at the files of its folder.
 
+    Args:
+        model_args ([`~trl.ModelConfig`]):
+            Name and revision are used.
+        training_args ([`PumaKLConfig`]):
+            `trust_remote_code` is used.
+        key (`str`, *optional*, defaults to `"model_name_or_path"`):
+            The setting that names the model, for messages.
+
     Raises:
-        ModelError: if `model_name_or_path` is neither a model folder nor a model of the Hub, a folder with adapters,
-            with torn files or without usable weights (see [`check_folder`]), or a model of an unknown type.
+        ModelError: if it names neither a model folder nor a model of the Hub, a folder with adapters, with torn files
+            or without usable weights (see [`check_folder`]), or a model of an unknown type.
     """
     folder = model_args.model_name_or_path
     if os.path.isfile(os.path.join(folder, "adapter_config.json")):
         raise ModelError(
-            f"`model_name_or_path: {folder}` holds adapters and no model. Merge them into their base model first: "
+            f"`{key}: {folder}` holds adapters and no model. Merge them into their base model first: "
             f"`python -m puma_trl.merge {folder} {folder.rstrip('/')}-merged`."
         )
     check_folder(folder)
@@ -50,13 +61,13 @@ def load_config(model_args: ModelConfig, training_args: PumaKLConfig) -> PreTrai
     except OSError as error:
         reason = "" if os.path.isdir(folder) else f" ({_first_line(error)})"
         raise ModelError(
-            f"No model configuration was found for `model_name_or_path: {folder}`{reason}. It must be a model folder "
-            "with a config.json, or the id of a model on the Hub. Recipes start from what the stage before has left: "
-            "run that first."
+            f"No model configuration was found for `{key}: {folder}`{reason}. It must be a model folder with a "
+            "config.json, or the id of a model on the Hub. Recipes start from what the stage before has left: run "
+            "that first."
         ) from error
     except ValueError as error:
         raise ModelError(
-            f"`model_name_or_path: {folder}` is not a model that transformers knows: {_first_line(error)} "
+            f"`{key}: {folder}` is not a model that transformers knows: {_first_line(error)} "
             "Original Math-PUMA checkpoints are converted with `python -m puma_trl.convert`; code that comes with a "
             "model runs only with `trust_remote_code: true`."
         ) from error
@@ -73,6 +84,19 @@ def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> Proc
 
     Raises:
         ModelError: if the folder has no processor, or the processor no chat template.
+    """
+    processor = read_processor(model_args, training_args)
+    set_chat_template(processor, training_args)
+    check_chat_template(processor, model_args.model_name_or_path)
+    return processor
+
+
+def read_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
+    """
+    Loads a processor or tokenizer with the template that it has, if any, and makes sure that it can pad.
+
+    Raises:
+        ModelError: if there is none, or it has no end token.
     """
     try:
         processor = AutoProcessor.from_pretrained(
@@ -93,8 +117,6 @@ def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> Proc
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    set_chat_template(processor, training_args)
-    check_chat_template(processor, model_args.model_name_or_path)
     return processor
 
 
@@ -148,13 +170,29 @@ def check_vocabulary(config: PreTrainedConfig, processor: ProcessorMixin | PreTr
 
 
 def load_model(
-    model_args: ModelConfig, training_args: PumaKLConfig, config: PreTrainedConfig, family: Family
+    model_args: ModelConfig,
+    training_args: PumaKLConfig,
+    config: PreTrainedConfig,
+    family: Family,
+    init_kwargs: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """
     Loads the model with its native class: image-text-to-text where there is one, else a causal language model.
 
     With `load_in_4bit` or `load_in_8bit` only the language model is quantised; aligner, vision towers and head are
     not.
+
+    Args:
+        model_args ([`~trl.ModelConfig`]):
+            Which model, its dtype, attention and quantisation.
+        training_args ([`PumaKLConfig`]):
+            `trust_remote_code` is used.
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+        family ([`Family`]):
+            Its family.
+        init_kwargs (`dict[str, Any]`, *optional*):
+            Further arguments of `from_pretrained`.
 
     Raises:
         ModelError: if the folder holds no weights, weights that do not fit the configuration, or some that are no
@@ -176,6 +214,7 @@ def load_model(
             output_loading_info=True,
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are named below
+            **(init_kwargs or {}),
         )
     except (OSError, SafetensorError) as error:
         raise ModelError(

@@ -7,7 +7,7 @@ import shlex
 
 import yaml
 
-from ..config import are_columns
+from ..checks import are_columns
 from ..errors import DataError
 
 

@@ -59,6 +59,8 @@ METHOD = (
     "temp_kl",
     "standardize_logits",
     "teacher",
+    "teacher_model_name_or_path",
+    "teacher_model_revision",
     "trainable_parts",
     "part_learning_rates",
 )
@@ -111,7 +113,7 @@ def describe_run(
 ) -> dict[str, dict[str, Any]]:
     """
     Returns what the settings and the model tell of a run: `method`, `training`, `model` and, if there are any,
-    `adapters`.
+    `adapters` and `teacher`, another model.
 
     Args:
         args ([`PumaKLConfig`]):
@@ -132,6 +134,12 @@ def describe_run(
             **describe_base(name),
         },
     }
+    if args.teacher == "model":
+        description["teacher"] = {
+            "name_or_path": args.teacher_model_name_or_path,
+            "load_in_4bit": args.teacher_load_in_4bit,
+            **describe_base(args.teacher_model_name_or_path),
+        }
     if peft_config is not None:
         settings = peft_config.to_dict()
         adapters = {key: _plain(settings[key]) for key in ADAPTERS if key in settings}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.utils import ModelOutput
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
@@ -124,6 +124,25 @@ def read_head(model: PreTrainedModel) -> Head:
     return weight, bias
 
 
+def logit_transform(config: PreTrainedConfig) -> tuple[float, float | None]:
+    """
+    Returns what a model does to the outputs of its head: a factor, and behind it a soft cap, if any.
+
+    Args:
+        config ([`~transformers.PreTrainedConfig`]):
+            Configuration of the model.
+    """
+    text = config.get_text_config()
+    softcap = getattr(text, "final_logit_softcapping", None)
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):  # Cohere, and Falcon-H1's
+        if (scale := getattr(text, name, None)) is not None:
+            return scale, softcap
+    scaling = getattr(text, "logits_scaling", None)
+    if scaling is None:
+        return 1.0, softcap
+    return (scaling if text.model_type == "hyperclovax" else 1 / scaling), softcap  # the others, as Granite, divide
+
+
 class SelfTeacher:
     """
     The model being trained as its own teacher, without gradient and without dropout.
@@ -159,7 +178,7 @@ class SelfTeacher:
 
 class SeparateTeacher:
     """
-    A second model as the teacher (`teacher: frozen` or `ema` without adapters).
+    A second model as the teacher (`teacher: model`, and `frozen` or `ema` without adapters).
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -222,10 +241,9 @@ def add_pair_forward(
     sft_forward = model.forward
     prepare_towers(model)
     checked_once = CheckedOnce()
-    text_config = model.config.get_text_config()
-    # the two logit transforms that the backbones of the supported families have; both default to none
-    softcap = getattr(text_config, "final_logit_softcapping", None)
-    logit_scale = getattr(text_config, "logit_scale", None)
+    logit_scale, softcap = logit_transform(model.config)
+    teacher_model = teacher.model if isinstance(teacher, SeparateTeacher) else model
+    teacher_logit_scale, teacher_softcap = logit_transform(teacher_model.config)
 
     # keep the original signature: `generate` and Trainer inspect it
     @functools.wraps(type(model).forward)
@@ -254,6 +272,7 @@ def add_pair_forward(
         if teacher_head[0] is weight:
             teacher_head = (None, None)  # one head, gathered and projected from once
         with maybe_gather_lm_head_ctx(weight, bias, *teacher_head):
+            sizes = [head.shape[0] for head in (weight, teacher_head[0]) if head is not None]
             output = fused_puma_loss(
                 student_hidden,
                 teacher_hidden,
@@ -267,8 +286,11 @@ def add_pair_forward(
                 teacher_lm_head_weight=teacher_head[0],
                 teacher_lm_head_bias=teacher_head[1],
                 standardize_logits=config.standardize_logits,
-                logit_scale=1.0 if logit_scale is None else logit_scale,
+                logit_scale=logit_scale,
                 softcap=softcap,
+                teacher_logit_scale=teacher_logit_scale,
+                teacher_softcap=teacher_softcap,
+                shared_vocab_size=min(sizes),
             )
         sums = torch.stack([getattr(output, name).double() for name in SUMS])
         return PairOutput(loss=output.loss, sums=sums)

@@ -168,6 +168,21 @@ class _FusedPumaLoss(torch.autograd.Function):
         return *(None if grad is None else grad * scale for grad in ctx.saved_tensors), *(None,) * 8
 
 
+def _cut_head(
+    weight: torch.Tensor, bias: torch.Tensor | None, student_size: int, shared: int | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Returns the teacher's head for the entries of the vocabulary that both sides share."""
+    size = weight.shape[0]
+    if shared is None and size != student_size or (shared or 0) > min(size, student_size):
+        raise ValueError(
+            f"The student's vocabulary has {student_size} entries, the teacher's {size}, and `shared_vocab_size` is "
+            f"{shared}. Their distributions can only be compared over entries that both have: say how many."
+        )
+    if shared in (None, size):  # the very same tensors, which may be the student's
+        return weight, bias
+    return weight[:shared], None if bias is None else bias[:shared]
+
+
 def fused_puma_loss(
     student_hidden: torch.Tensor,
     teacher_hidden: torch.Tensor,
@@ -254,20 +269,12 @@ def fused_puma_loss(
     if teacher_lm_head_weight is None:
         teacher_lm_head_weight, teacher_lm_head_bias = lm_head_weight, lm_head_bias
         teacher_logit_scale, teacher_softcap = logit_scale, softcap
-    sizes = (lm_head_weight.shape[0], teacher_lm_head_weight.shape[0])
-    if shared_vocab_size is None and sizes[0] != sizes[1] or (shared_vocab_size or 0) > min(sizes):
-        raise ValueError(
-            f"The student's vocabulary has {sizes[0]} entries, the teacher's {sizes[1]}, and `shared_vocab_size` is "
-            f"{shared_vocab_size}. Their distributions can only be compared over entries that both have: say how many."
-        )
-    if shared_vocab_size is not None and shared_vocab_size < max(sizes):
-        teacher_lm_head_weight = teacher_lm_head_weight[:shared_vocab_size]
-        if teacher_lm_head_bias is not None:
-            teacher_lm_head_bias = teacher_lm_head_bias[:shared_vocab_size]
+    transforms = (logit_scale, softcap, teacher_logit_scale, teacher_softcap)
+    teacher_head = _cut_head(teacher_lm_head_weight, teacher_lm_head_bias, lm_head_weight.shape[0], shared_vocab_size)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"`chunk_size` is {chunk_size}, but a chunk holds at least one token. Leave it out.")
     check_numbers(alpha_kl, lambda_kl, temp_kl)
-    check_labels(labels, student_hidden.shape[0], teacher_lm_head_weight.shape[0])
+    check_labels(labels, student_hidden.shape[0], teacher_head[0].shape[0])
     if num_items is None:
         num_items = labels.shape[0]
     loss, sums = _FusedPumaLoss.apply(
@@ -275,20 +282,10 @@ def fused_puma_loss(
         lm_head_weight,
         lm_head_bias,
         teacher_hidden,
-        teacher_lm_head_weight,
-        teacher_lm_head_bias,
+        *teacher_head,
         labels,
         at_least_one(num_items),
-        Settings(
-            alpha_kl,
-            lambda_kl,
-            temp_kl,
-            standardize_logits,
-            logit_scale,
-            softcap,
-            teacher_logit_scale,
-            teacher_softcap,
-        ),
+        Settings(alpha_kl, lambda_kl, temp_kl, standardize_logits, *transforms),
         chunk_size,
         torch.is_grad_enabled(),
     )

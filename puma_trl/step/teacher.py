@@ -1,4 +1,7 @@
-"""Who reads the text-rich side: the model itself, its weights at the start of the stage, or their moving average."""
+"""
+Who reads the text-rich side: the model itself, its weights at the start of the stage, their moving average, or another
+model.
+"""
 
 import copy
 import functools
@@ -14,6 +17,7 @@ from trl import SFTTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from ..errors import ConfigError
+from ..models.teacher_model import load_teacher
 from .forward import SelfTeacher, SeparateTeacher
 
 
@@ -106,14 +110,18 @@ def make_teacher(trainer: SFTTrainer) -> SelfTeacher | SeparateTeacher:
 
     Args:
         trainer ([`PumaKLTrainer`]):
-            The trainer, its model not yet wrapped.
+            The trainer, its model not yet wrapped, with `teacher_side` where another model teaches.
 
     Raises:
+        ModelError: if another model has no usable weights.
         ConfigError: if a moving average of all weights is asked for where they are sharded or in half precision.
     """
     args = trainer.args
     if args.teacher == "live":
         return SelfTeacher()
+    if args.teacher == "model":
+        base = trainer.model.get_base_model() if is_peft_model(trainer.model) else trainer.model
+        return _wrap(trainer, load_teacher(args, trainer.teacher_side, base))
     if is_peft_model(trainer.model):
         if args.teacher == "frozen":
             return SelfTeacher(weights=trainer.model.disable_adapter)
@@ -131,19 +139,25 @@ def make_teacher(trainer: SFTTrainer) -> SelfTeacher | SeparateTeacher:
             "would be rounded away, so that it never moved. Set `dtype: float32` (beside `bf16: true`) under DDP, or "
             "use adapters (`use_peft: true`), or `teacher: live` or `frozen`."
         )
-    model = _copy_model(trainer.model)
+    teacher = _wrap(trainer, _copy_model(trainer.model))
+    if args.teacher == "ema":
+        # imported here because TRL warns that it is experimental, which concerns this teacher only
+        from trl.experimental.sdft.teacher_sync import SyncTeacherModelCallback
+
+        trainer.add_callback(SyncTeacherModelCallback(teacher.model, trainer.accelerator))
+    return teacher
+
+
+def _wrap(trainer: SFTTrainer, model: PreTrainedModel) -> SeparateTeacher:
     teacher = SeparateTeacher(model)
+    if trainer.args.teacher_load_in_4bit:
+        return teacher  # which is where it was loaded, whole on every process
     if trainer.is_deepspeed_enabled:
         teacher.wrapped = prepare_deepspeed(model, trainer.accelerator)
     elif trainer.is_fsdp_enabled:
         teacher.wrapped = prepare_fsdp(model, trainer.accelerator)
     else:
         teacher.wrapped = trainer.accelerator.prepare_model(model, evaluation_mode=True)
-    if args.teacher == "ema":
-        # imported here because TRL warns that it is experimental, which concerns this teacher only
-        from trl.experimental.sdft.teacher_sync import SyncTeacherModelCallback
-
-        trainer.add_callback(SyncTeacherModelCallback(model, trainer.accelerator))
     return teacher
 
 

@@ -155,7 +155,8 @@ class ExactCheckpoints:
     def _describe(self) -> dict[str, Any]:
         """Returns, on the main process, what a run that resumes is compared by, besides its settings."""
         if self._weights is None:  # the engines wrap the model later
-            self._weights = describe_weights(self.model) | {"engine": self._name_engine()}
+            teacher = self.teacher.model if self.args.teacher == "model" else None
+            self._weights = describe_weights(self.model, teacher) | {"engine": self._name_engine()}
         return {"weights": self._weights, "data": describe_rows(self)}
 
     def _name_engine(self) -> str:

@@ -102,30 +102,37 @@ def _plain(value: Any) -> Any:
     return value.to_dict() if hasattr(value, "to_dict") else str(value)
 
 
-def describe_weights(model: PreTrainedModel) -> dict[str, Any]:
+def describe_weights(model: PreTrainedModel, teacher: PreTrainedModel | None = None) -> dict[str, Any]:
     """
-    Returns what the weights of a checkpoint are of: `model`, `adapters` and `trained`, a digest of the names that
-    train.
+    Returns what the weights of a checkpoint are of: `model`, `teacher`, `adapters` and `trained`, a digest of the
+    names that train.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The model, not yet wrapped.
+        teacher ([`~transformers.PreTrainedModel`], *optional*):
+            Another model that teaches it.
     """
     is_peft = is_peft_model(model)
     base = model.get_base_model() if is_peft else model
     names = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    quantization = getattr(base.config, "quantization_config", None)
     adapters = _as_json(model.peft_config["default"].to_dict()) if is_peft else None
     return {
-        "model": {
-            "class": type(base).__name__,
-            "name": base.config._name_or_path,
-            "digest": _digest_model(base),
-            "dtype": str(base.dtype).removeprefix("torch."),
-            "quantization": _as_json(quantization) if getattr(base, "is_quantized", False) else None,
-        },
+        "model": _describe_model(base),
+        "teacher": None if teacher is None else _describe_model(teacher),
         "adapters": adapters and {name: adapters[name] for name in adapters if name not in NOT_OF_ADAPTERS},
         "trained": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+    }
+
+
+def _describe_model(model: PreTrainedModel) -> dict[str, Any]:
+    quantization = getattr(model.config, "quantization_config", None)
+    return {
+        "class": type(model).__name__,
+        "name": model.config._name_or_path,
+        "digest": _digest_model(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization": _as_json(quantization) if getattr(model, "is_quantized", False) else None,
     }
 
 
@@ -224,15 +231,21 @@ def compare_weights(checkpoint: str | Path, saved: dict[str, Any], now: dict[str
     """
     what = None
     old, new = saved["model"], now["model"]
-    known = old["digest"] is not None and new["digest"] is not None
-    if old["class"] != new["class"] or (old["digest"] != new["digest"] if known else old["name"] != new["name"]):
-        again = " It has changed since." if old["name"] == new["name"] else ""
-        what = f"from the model {old['name']} ({old['class']}), and not {new['name']} ({new['class']}).{again}"
+    if (other := _word_other(old, new)) is not None:
+        what = f"from the model {other}"
+    elif saved["teacher"] is not None and (other := _word_other(saved["teacher"], now["teacher"])) is not None:
+        what = f"with the teacher {other}"
     elif saved["adapters"] != now["adapters"]:
         what = f"with {_word_adapters(saved['adapters'], now['adapters'])}."
     else:
         names = [name for name in ("dtype", "quantization") if old[name] != new[name]]
         differing = {name: [old[name], new[name]] for name in names}
+        if (teachers := [saved["teacher"], now["teacher"]]) != [None, None]:
+            differing |= {
+                f"{name} of the teacher": [each[name] for each in teachers]
+                for name in ("dtype", "quantization")
+                if teachers[0][name] != teachers[1][name]
+            }
         if saved["engine"] != now["engine"]:
             differing["engine"] = [saved["engine"], now["engine"]]
         if differing:
@@ -244,6 +257,15 @@ def compare_weights(checkpoint: str | Path, saved: dict[str, Any], now: dict[str
             f"{checkpoint} is of a run {what} What it has saved does not fit this one: go back to the settings of "
             "that run, or start a new one in another `output_dir`."
         )
+
+
+def _word_other(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """Returns that a model is another one, in words, or `None` where it is the same."""
+    known = old["digest"] is not None and new["digest"] is not None
+    if old["class"] == new["class"] and (old["digest"] == new["digest"] if known else old["name"] == new["name"]):
+        return None
+    again = " It has changed since." if old["name"] == new["name"] else ""
+    return f"{old['name']} ({old['class']}), and not {new['name']} ({new['class']}).{again}"
 
 
 def _word_adapters(old: dict[str, Any] | None, new: dict[str, Any] | None) -> str:

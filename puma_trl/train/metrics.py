@@ -230,8 +230,9 @@ class TokenMeans:
         self._step_metrics.begin(num_tokens)
         half = (torch.bfloat16, torch.float16)
         if self.args.device.type == "cuda" and (self.args.bf16 or self.args.fp16 or self.model.dtype in half):
-            costs = Costs(self.model)
-            self._step_metrics.costs = costs if costs.is_known else None
+            costs = Costs(self.model, self.teacher.model if self.args.teacher == "model" else None)
+            is_known = all(each.is_known for each in costs.of_sides.values())
+            self._step_metrics.costs = costs if is_known else None
             self._step_metrics.peak = peak_flops(torch.cuda.get_device_name(self.args.device))
 
     def get_batch_samples(

@@ -25,7 +25,9 @@ from ..models.families import get_family
 from ..models.load import check_vocabulary, load_config, load_processor
 from ..models.parts import check_parts, check_rates, count_parameters, resolve_part, set_trainable_parts
 from ..models.pixels import set_pixels
+from ..models.teacher_model import TeacherSide
 from ..models.templates import set_chat_template
+from .teacher_side import prepare_teacher
 from .unused import name_idle, refuse_for_rows, refuse_unused, refuse_with_model
 
 
@@ -51,6 +53,8 @@ class Prepared:
             Whether the rows are those of [`load_data`].
         has_limit (`bool`):
             Whether all rows were checked here, so that none is longer than `max_length`.
+        teacher ([`TeacherSide`], *optional*):
+            What reads the text-rich side, where another model teaches.
     """
 
     processor: ProcessorMixin | PreTrainedTokenizerBase
@@ -59,6 +63,7 @@ class Prepared:
     collator: Callable | None
     has_own_rows: bool
     has_limit: bool
+    teacher: TeacherSide | None = None
 
 
 def prepare(
@@ -102,15 +107,16 @@ def prepare(
             f"`padding_free` is {args.padding_free}, but `data_collator` makes other batches. Give it the same "
             "`padding_free`, or leave it out."
         )
+    attention = init.get("attn_implementation") if isinstance(model, str) else attention_of(config)
     if takes_images and args.padding_free:
-        attention = init.get("attn_implementation") if isinstance(model, str) else attention_of(config)
         check_padding_free(config, attention)
     prepare_processor(processor, config, args)
+    teacher = prepare_teacher(args, processor, attention, collator)
     has_own_rows, has_limit = collator is None or isinstance(collator, DataCollatorForPumaPairs), False
     if has_own_rows:
         splits = {"train": train_dataset, **name_splits(eval_dataset)}
         given = splits
-        splits = prepare_rows(given, args, processor, config, functions.get("formatting_func"))
+        splits = prepare_rows(given, args, processor, config, functions.get("formatting_func"), teacher)
         has_limit = takes_images or all(splits[name] is not rows for name, rows in given.items())  # left to TRL
         train_dataset = splits.pop("train")
         eval_dataset = splits if isinstance(eval_dataset, dict) else splits.get("eval")
@@ -121,8 +127,9 @@ def prepare(
         args.dataset_kwargs = {**(args.dataset_kwargs or {}), "skip_prepare_dataset": True}
         if args.ddp_find_unused_parameters is None and has_own_rows:
             args.ddp_find_unused_parameters = _may_leave_unused(config)
-        collator = collator or make_collator(train_dataset, eval_dataset, args, processor, config)
-    return Prepared(processor, train_dataset, eval_dataset, collator, has_own_rows and takes_images, has_limit)
+        collator = collator or make_collator(train_dataset, eval_dataset, args, processor, config, teacher)
+    own = has_own_rows and takes_images
+    return Prepared(processor, train_dataset, eval_dataset, collator, own, has_limit, teacher)
 
 
 def _try_collator(collator: Callable, rows: Any, args: PumaKLConfig) -> None:
@@ -268,6 +275,7 @@ def prepare_rows(
     processor: ProcessorMixin | PreTrainedTokenizerBase,
     config: PreTrainedConfig,
     formatting_func: Callable | None = None,
+    teacher: TeacherSide | None = None,
 ) -> dict[str, Any]:
     """
     Checks rows that `load_data` has not checked yet, and tokenises those of a text model.
@@ -286,6 +294,8 @@ def prepare_rows(
             Configuration of the model.
         formatting_func (`Callable`, *optional*):
             What makes TRL's text of a row.
+        teacher ([`TeacherSide`], *optional*):
+            What reads the text-rich side, where another model does.
 
     Returns:
         The datasets, by the same names.
@@ -319,7 +329,7 @@ def prepare_rows(
     if not takes_images:
         refuse_for_rows(args, left, [name for name in splits if name not in left])
     if own:
-        splits = splits | load_data(own, args, processor, get_family(config))[0]
+        splits = splits | load_data(own, args, processor, get_family(config), teacher)[0]
     if not takes_images:
         rows = {name: dataset for name, dataset in splits.items() if _is_checked(dataset)}
         if rows:
@@ -350,6 +360,7 @@ def make_collator(
     args: PumaKLConfig,
     processor: ProcessorMixin,
     config: PreTrainedConfig,
+    teacher: TeacherSide | None = None,
 ) -> DataCollatorForPumaPairs:
     """Returns the collator for checked rows; the arguments are those of [`prepare`]."""
     splits = DatasetDict({"train": train_dataset, **name_splits(eval_dataset)})
@@ -362,4 +373,5 @@ def make_collator(
         on_bad_image="replace" if args.bad_rows == "drop" else "error",
         padding_free=args.padding_free,
         config=config,
+        teacher=teacher,
     )

@@ -153,9 +153,12 @@ class Costs:
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The model that trains, unwrapped from the engine.
+        teacher ([`~transformers.PreTrainedModel`], *optional*):
+            Another model that reads the text-rich side.
     """
 
-    def __init__(self, model: PreTrainedModel | PeftModel):
+    def __init__(self, model: PreTrainedModel | PeftModel, teacher: PreTrainedModel | None = None):
+        self.of_sides = {"": self, TEACHER: self if teacher is None else Costs(teacher)}
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         config, text = base.config, base.config.get_text_config()
         self.parts = count_parameters(model, get_family(config))
@@ -181,17 +184,17 @@ class Costs:
         """Returns the operations behind the numbers of [`Work`], by name."""
         flops = 0.0
         for side in SIDES:
-            is_student = side == ""
-            patches = {tower: totals[side + tower] / size for tower, size in self.patches.items()}
+            is_student, costs = side == "", self.of_sides[side]
+            patches = {tower: totals[side + tower] / size for tower, size in costs.patches.items()}
             positions = patches | {
-                "aligner": patches["vision_tower_low"] / self.merge**2,
+                "aligner": patches["vision_tower_low"] / costs.merge**2,
                 "language_model": totals[f"{side}tokens"],
                 "head": totals[f"{side}answers"],
             }
             for part, number in positions.items():
-                trained, total = self.parts.get(part, (0, 0))
+                trained, total = costs.parts.get(part, (0, 0))
                 flops += 2 * number * (total + is_student * (total * self._passes_gradients(part) + trained))
-            flops += totals[f"{side}squares"] * self.attention * (3 if is_student else 1)
+            flops += totals[f"{side}squares"] * costs.attention * (3 if is_student else 1)
         return flops
 
     def _passes_gradients(self, part: str) -> bool:

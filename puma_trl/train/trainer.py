@@ -133,7 +133,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             "quantization_config": quantization_config,
         }
         given = prepare(model, args, processing_class, train_dataset, eval_dataset, data_collator, functions)
-        self._is_pair_data = isinstance(given.processor, ProcessorMixin)
+        self._is_pair_data, self.teacher_side = isinstance(given.processor, ProcessorMixin), given.teacher
         self.stop_requested = False
         with _hide_settings(args, self._is_pair_data, given.has_limit):
             super().__init__(
@@ -155,6 +155,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             processor=given.processor,
             config=self.model.config,
             formatting_func=formatting_func,
+            teacher=given.teacher,
         )
         prepare_model(self.model, args, given)
         # Workaround (transformers 5.23, huggingface/transformers#40333): Qwen2.5-VL, Qwen3-VL and others declare
@@ -195,7 +196,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     def describe_sample(self) -> Text:
         """Returns the first row as the model gets it (see [`describe_sample`]), for a terminal."""
         row = self.train_dataset[0]
-        return describe_sample(self.data_collator([row]) if self._is_pair_data else row, self.processing_class)
+        batch = self.data_collator([row]) if self._is_pair_data else row
+        return describe_sample(batch, self.processing_class, self.teacher_side and self.teacher_side.processor)
 
     # Step
 

@@ -212,6 +212,8 @@ def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("alpha_kl", "lambda_kl", "temp_kl", "standardize_logits", "teacher", *teacher), "use_kl: false"
     elif args.teacher != "ema":
         yield teacher, f"teacher: {args.teacher}"
+    if os.path.isdir(args.teacher_model_name_or_path or ""):
+        yield ("teacher_model_revision",), f"teacher_model_name_or_path: {args.teacher_model_name_or_path}"
     if not args.packing:
         yield ("packing_strategy", "eval_packing"), "packing: false"
     if args.max_steps > 0:

@@ -20,6 +20,8 @@ from transformers import AutoModelForImageTextToText
 
 from puma_trl.mini import build_model, build_processor
 
+from ..models.family_models import write_text_model
+
 
 ROOT = Path(__file__).parents[2]
 PROBE = Path(__file__).parent / "probe.py"
@@ -62,7 +64,7 @@ ZERO3 = {
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory):
-    """A folder with `model`, `wide`, `pairs.jsonl`, `text.jsonl` and one engine YAML each."""
+    """A folder with `model`, `wide`, `text` (a language model), `pairs.jsonl`, `text.jsonl` and a YAML per engine."""
     folder = tmp_path_factory.mktemp("workspace")
     processor = build_processor("qwen2_vl")
     # the head of the wide one is large enough for ZeRO-3 to shard it by default
@@ -70,6 +72,7 @@ def workspace(tmp_path_factory):
         model = build_model("qwen2_vl", processor, tie_word_embeddings=False, hidden_size=hidden_size, **SIZES)
         model.save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
+    write_text_model(folder / "text")
     rng = random.Random(0)
     pairs, texts = [], []
     for index in range(10):

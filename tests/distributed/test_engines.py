@@ -24,6 +24,8 @@ CASES = {
     "all-untied-head-checkpointing": {"lambda_kl": 0.5, "gradient_checkpointing": True},
     "all-frozen-teacher": {"lambda_kl": 0.5, "teacher": "frozen"},
     "all-ema-teacher": {"lambda_kl": 0.5, "teacher": "ema"},
+    # of a text model, which reads the rows whose text-rich side has no picture
+    "all-model-teacher": {"lambda_kl": 0.5, "teacher": "model", "bad_rows": "drop"},
     "lora-frozen-teacher": LORA | {"lambda_kl": 0.5, "teacher": "frozen", "gradient_checkpointing": True},
     "lora-whole-aligner": LORA | {"lambda_kl": 0.5, "lora_modules_to_save": "aligner"},
     "lora-ema-teacher": LORA | {"lambda_kl": 0.5, "teacher": "ema"},
@@ -37,6 +39,7 @@ WITHOUT_PADDING = {
     "all-untied-head-checkpointing",
     "all-frozen-teacher",
     "all-ema-teacher",
+    "all-model-teacher",
     "lora-frozen-teacher",
     "lora-ema-teacher",
     "sft",
@@ -73,7 +76,8 @@ def reference(launch, workspace):
 
 
 def flags(case, workspace):
-    return CASES[case] | {"eval_dataset_name": workspace / "eval.jsonl"}
+    teacher = {"teacher_model_name_or_path": workspace / "text"} if CASES[case].get("teacher") == "model" else {}
+    return CASES[case] | teacher | {"eval_dataset_name": workspace / "eval.jsonl"}
 
 
 @pytest.mark.parametrize(

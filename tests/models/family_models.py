@@ -24,6 +24,8 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
     LlavaProcessor,
     Qwen2VLImageProcessor,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3VLConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
@@ -34,6 +36,7 @@ from transformers import (
 )
 
 from puma_trl.mini import CHAT_TEMPLATE, build_model, build_processor, build_tokenizer
+from puma_trl.models.families.chat import CHATML, IMAGE
 
 
 MINI = ("qwen2_vl", "qwen2_5_vl", "math_puma_qwen2", "deepseek_vl_hybrid")
@@ -52,6 +55,26 @@ def build_family(name, seed=0):
         model = AutoModelForImageTextToText.from_config(config)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return processor, model
+
+
+def write_text_model(folder):
+    """A language model that is wider than the student, with its own template and 8 rows of padding in its head."""
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHATML.replace(IMAGE, "")
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": 96, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 24}
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = Qwen3Config(
+        vocab_size=len(tokenizer) + 8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.1,
+        **sizes,
+        **ids,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).save_pretrained(folder)
 
 
 def _tokenizer(*tokens, **named):

@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 from trl import ModelConfig
 
+from puma_trl.checks import OF_TEACHER_MODEL
 from puma_trl.config import PumaKLConfig, PumaScriptArguments
 from puma_trl.errors import ConfigError, ModelError, PumaError
 from puma_trl.models import load
@@ -86,6 +87,10 @@ WITH_PAIRS = {
     "special_tokens": "test_escaped_tokens_count_as_text",
     "standardize_logits": {"standardize_logits": True},
     "teacher": {"teacher": "frozen"},
+    "teacher_load_in_4bit": "test_a_teacher_in_4_bits",
+    "teacher_model_init_kwargs": "test_arguments_of_the_teacher",
+    "teacher_model_name_or_path": "test_a_text_model_teaches_a_vision_language_model",
+    "teacher_model_revision": "test_the_revision_of_the_teacher",
     "teacher_sync_steps": {"teacher": "ema", "teacher_sync_steps": 3},
     "teacher_update_rate": {"teacher": "ema", "teacher_update_rate": 0.9},
     "temp_kl": {"temp_kl": 3.0},
@@ -135,6 +140,10 @@ IDLE_WITHOUT_KL = ["alpha_kl", "lambda_kl", "temp_kl", "standardize_logits", "te
 IDLE_WITHOUT_KL += ["teacher_sync_steps", "teacher_update_rate"]
 
 
+# And these are refused then, by `PumaKLConfig` itself
+REFUSED_WITHOUT_KL = [*OF_TEACHER_MODEL]
+
+
 def of_one_kind(*kinds):
     """Makes sure that every field is of one kind, and no kind has other names."""
     names = [name for kind in kinds for name in kind]
@@ -150,7 +159,7 @@ def test_every_field_with_pairs():
 
 def test_every_field_with_text():
     of_one_kind(
-        [*OF_TRAINER, "parallelism_config"], OF_SCRIPTS, REPLACED, WITH_TEXT, IDLE_WITHOUT_KL,
+        [*OF_TRAINER, "parallelism_config"], OF_SCRIPTS, REPLACED, WITH_TEXT, IDLE_WITHOUT_KL, REFUSED_WITHOUT_KL,
         UNUSED, UNUSED_WITH_TEXT, UNUSED_WITHOUT_METRICS,
     )  # fmt: skip
     assert {*UNUSED_BY_TRL, *UNUSED_BY_US} <= WITH_TEXT.keys()

@@ -1,0 +1,60 @@
+"""What reads the text-rich side with `teacher: model`, made ready before data and weights are read."""
+
+from collections.abc import Callable
+
+from transformers import ProcessorMixin
+
+from ..config import PumaKLConfig
+from ..data.render import end_of_answer
+from ..data.tokens import get_tokenizer
+from ..errors import ConfigError, ModelError
+from ..models.attention import check_padding_free
+from ..models.teacher_model import TeacherSide, load_teacher_side, teacher_attention
+
+
+def prepare_teacher(
+    args: PumaKLConfig,
+    processor: ProcessorMixin,
+    attention: str | dict[str, str] | None,
+    collator: Callable | None = None,
+) -> TeacherSide | None:
+    """
+    Returns what reads the text-rich side with `teacher: model`, compared with the model that trains.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+        processor ([`~transformers.ProcessorMixin`]):
+            Processor of the model that trains, prepared.
+        attention (`str` or `dict[str, str]`, *optional*):
+            The attention that it is loaded with.
+        collator (`Callable`, *optional*):
+            The collator that the trainer is given.
+
+    Raises:
+        ConfigError: if the collator knows of no teacher.
+        ModelError: if there is no such model, or its tokens are others (see [`load_teacher_side`]), or its answers end
+            otherwise.
+    """
+    if args.teacher != "model":
+        return None
+    if collator is not None and getattr(collator, "teacher", None) is None:
+        raise ConfigError(
+            "`data_collator` has no `teacher`, so the text-rich side would be written for the model that trains, and "
+            "not for `teacher: model`. Leave it out."
+        )
+    teacher = load_teacher_side(args, processor)
+    ends = [end_of_answer(each) for each in (processor, teacher.processor)]
+    ids = [
+        get_tokenizer(each)(end, add_special_tokens=False)["input_ids"]
+        for each, end in zip((processor, teacher.processor), ends, strict=True)
+    ]
+    if ids[0] != ids[1]:
+        raise ModelError(
+            f"An answer of the model that trains ends with {ends[0]!r}, one of the teacher "
+            f"`{args.teacher_model_name_or_path}` with {ends[1]!r}, so the teacher would never teach where to stop. "
+            "Give the teacher's folder a chat_template.jinja that closes an answer like the student's."
+        )
+    if args.padding_free:
+        check_padding_free(teacher.config, teacher_attention(args, attention))
+    return teacher
