@@ -176,7 +176,8 @@ NOT_IN_RECIPES = {
 # Fields whose type is text, for paths, that take true and false besides
 TEXT_OR_SWITCH = ("resume_from_checkpoint",)
 # Fields for one path; `dataset_name` and the like are of several, and `find_sources` reads them
-PATHS = ("chat_template_path", "image_root", "model_name_or_path", "output_dir", *TEXT_OR_SWITCH)
+PATHS = ("chat_template_path", "image_root", "output_dir", *TEXT_OR_SWITCH)
+PATHS += ("model_name_or_path", "teacher_model_name_or_path")
 
 
 def check_values(values: dict[str, Any], classes: Iterable[type]) -> tuple[dict[str, Any], list[str]]:

@@ -159,8 +159,7 @@ def main(argv: list[str]) -> int | None:
     # 6. Saving
     if trainer.eval_dataset is not None and training_args.eval_strategy == IntervalStrategy.NO:
         trainer.evaluate()
-    save(trainer, split_recipe(argv)[0])
-    return None
+    return save(trainer, split_recipe(argv)[0])
 
 
 def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, reports: dict[str, DataReport]) -> None:
