@@ -16,7 +16,6 @@ from .redact import hide_secrets
 
 
 TEACHERS = ("live", "frozen", "ema", "model")
-SPECIAL_TOKENS = ("error", "escape")
 FOLLOWING = ("reduce_lr_on_plateau", "greedy")  # schedules that follow `metric_for_best_model`
 
 
