@@ -22,7 +22,10 @@ def step(tiny_model, processor, pairs, tmp_path):
             rows = [row | {"image_url": row["image_url_2"]} for row in rows]
         model = tiny_model()
         family = get_family(model.config)
-        set_trainable_parts(model, parts, family)
+        if parts:
+            set_trainable_parts(model, parts, family)
+        else:
+            model.requires_grad_(False)
         weights = nullcontext
         if lora_targets:
             torch.manual_seed(0)

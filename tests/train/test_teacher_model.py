@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -334,12 +335,15 @@ def test_resuming_with_another_teacher(make, models, tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 2}
     whole = train(make("text"))
     make("text", **saving, max_steps=3).train()
-    checkpoint = str(tmp_path / "out" / "checkpoint-2")
+    (tmp_path / "kept").mkdir()
+    checkpoint = str(shutil.move(tmp_path / "out" / "checkpoint-2", tmp_path / "kept" / "checkpoint-2"))
+    shutil.rmtree(tmp_path / "out")
     moved = change_folder(models, tmp_path / "moved", lambda folder: None)
     resumed = make(teacher="model", teacher_model_name_or_path=moved, **saving)
     resumed.train(resume_from_checkpoint=checkpoint)
     for name, value in whole[1].items():
         assert torch.equal(dict(resumed.model.named_parameters())[name], value), name
+    shutil.rmtree(tmp_path / "out")
 
     def nudge(folder):
         path = folder / "model.safetensors"
