@@ -152,7 +152,7 @@ def test_keys_of_the_method_come_first(capsys):
     assert keys[1][: len(keys[0])] == keys[0]
     assert {"--learning_rate", "--lora_r", "--model_name_or_path", "--output_dir"} <= set(keys[1])
     assert len(keys[1]) == len(set(keys[1]))
-    assert "  --alpha_kl 0.5 " in pages[0] and "One of live, frozen, ema." in " ".join(pages[0].split())
+    assert "  --alpha_kl 0.5 " in pages[0] and "One of live, frozen, ema, model." in " ".join(pages[0].split())
 
 
 @pytest.mark.parametrize(

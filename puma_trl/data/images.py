@@ -242,7 +242,7 @@ def _open_file(value: dict[str, Any], name: str) -> BinaryIO:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def picture_formats() -> tuple[str, ...]:
     """Returns those of [`FORMATS`] that this version of Pillow knows."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
@@ -252,17 +252,17 @@ def _identify(file: BinaryIO) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(file, formats=_formats())
+            return Image.open(file, formats=picture_formats())
     except UnidentifiedImageError:
         file.seek(0)
-        raise ValueError(f"{_describe(file.read(512))}; pictures are {', '.join(_formats())}") from None
+        raise ValueError(f"{_describe(file.read(512))}; pictures are {', '.join(picture_formats())}") from None
 
 
 def _describe(head: bytes) -> str:
     """Says what a file is that could not be opened, from its first bytes."""
     if not head:
         return "the file is empty"
-    for name in _formats():
+    for name in picture_formats():
         if Image.OPEN[name][1](head[:16]) is True:
             return f"it begins like {name}, but its header is damaged"
     found = (name for name, pattern in OTHER_FORMATS.items() if re.match(pattern, head))

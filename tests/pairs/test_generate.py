@@ -267,8 +267,8 @@ def run(monkeypatch, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--n", -1], "-1 pairs are asked for in the split 'train'.* Ask for 0 or more"),
-        (["--n", 2, "--heldout", -3], "-3 pairs are asked for in the split 'heldout'"),
+        (["--n", -1], "`--n` is -1; it must be 0 or more"),
+        (["--n", 2, "--heldout", -3], "`--heldout` is -3; it must be 0 or more"),
         (["--n", 0], "`--n` and `--heldout` are both 0, so there is nothing to write"),
         (["--n", 2, "--num_proc", 0], "`num_proc` is 0, but .* Choose 1 or more"),
         (["--n", 2, "--image_size", 0, 60], "`image_size` is 0x60, but .* Choose a larger one"),

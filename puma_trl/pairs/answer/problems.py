@@ -14,6 +14,7 @@ from PIL import Image
 
 from ...data.files import find_chunks, find_sources
 from ...data.forms import find_forms
+from ...data.images import picture_formats
 from ...data.readers import read_chunk
 from ...data.render import Renderer, prompt_of
 from ...data.rows import ROW_COLUMNS, read_row
@@ -94,7 +95,7 @@ def write_image(image: dict[str, Any], folder: Path) -> str:
     """Returns how a row of JSON names a picture: a path from its folder, or a `data:` address of its bytes."""
     if image["bytes"] is None:
         return os.path.relpath(image["path"], folder)
-    with Image.open(io.BytesIO(image["bytes"])) as picture:
+    with Image.open(io.BytesIO(image["bytes"]), formats=picture_formats()) as picture:
         kind = Image.MIME.get(picture.format, "image/png")
     return f"data:{kind};base64,{b64encode(image['bytes']).decode()}"
 
