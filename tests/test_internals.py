@@ -310,3 +310,10 @@ def test_llava_counts_image_tokens_by_the_crop(message):
 
 def test_pictures_of_16_bits_are_clipped():
     assert Image.new("I;16", (1, 1), 20_000).convert("RGB").getpixel((0, 0)) == (255,) * 3, mended("data/images.py")
+
+
+def test_sam_looks_its_attention_up_in_a_table():
+    from transformers.models.sam import modeling_sam
+
+    source = inspect.getsource(modeling_sam.SamVisionLayer)
+    assert "SAM_VISION_ATTENTION_CLASSES[config._attn_implementation]" in source, mended("models/attention.py")

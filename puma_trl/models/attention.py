@@ -4,6 +4,7 @@ that come with PyTorch. Importing this module registers it with transformers.
 """
 
 import inspect
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from wrapt import when_imported
 
 from ..errors import ModelError
 from .families import FAMILIES, get_family, is_multimodal
@@ -187,3 +189,10 @@ def prepare_towers(model: PreTrainedModel) -> None:
 for name in (VARLEN, VARLEN_TOWER):
     AttentionInterface.register(name, varlen_attention)
     AttentionMaskInterface.register(name, sdpa_mask)
+
+
+@when_imported("transformers.models.sam.modeling_sam")
+def _let_sam_know(sam: ModuleType) -> None:
+    # Workaround (transformers 5.23, no upstream issue found): this tower, one of DeepSeek-VL-hybrid's, looks its
+    # attention up in a table of its own. Its pictures have one size, so that varlen is sdpa there.
+    sam.SAM_VISION_ATTENTION_CLASSES[VARLEN] = sam.SamVisionSdpaAttention

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoConfig, LlavaConfig, MllamaConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, LlavaConfig, MllamaConfig
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.collator import DataCollatorForPumaPairs
@@ -24,7 +24,7 @@ from puma_trl.models.attention import (
 from puma_trl.models.families import get_family
 from puma_trl.train.trainer import PumaKLTrainer
 
-from .family_models import build_family
+from .family_models import MINI, OTHERS, build_family
 
 
 LENGTHS = [3, 1, 7]
@@ -164,3 +164,12 @@ def test_the_class_refuses_before_data_are_read(tmp_path, pairs):
     padded = DataCollatorForPumaPairs(processor, get_family(model.config))
     with pytest.raises(ValueError, match="`data_collator` makes other batches"):
         PumaKLTrainer(model, args, train_dataset=pairs(2), processing_class=processor, data_collator=padded)
+
+
+@pytest.mark.parametrize("name", [name for name in (*MINI, *OTHERS) if name not in ("gemma3",)])
+def test_saved_models_load_with_varlen(name, tmp_path):
+    """By the loader that a recipe uses, each part included."""
+    processor, model = build_family(name)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, attn_implementation=VARLEN)
+    assert loaded.config.get_text_config()._attn_implementation == VARLEN
