@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import torch
 from datasets import Features, Image, List, Value
+from multiprocess import parent_process  # what `datasets` forks with
 from PIL import Image as PILImage
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
@@ -202,6 +204,9 @@ class RowChecker:
                 counter.renderer.check_template()  # before any row is read
 
     def __call__(self, chunks: dict[str, list[int]]) -> dict[str, list]:
+        if parent_process() is not None:
+            # a fork of a process that has used OpenMP's threads would wait for threads that it has not got
+            torch.set_num_threads(1)
         rows = []
         for values in zip(*(chunks[name] for name in Chunk._fields), strict=True):
             rows += self.check(Chunk(*values))

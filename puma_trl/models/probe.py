@@ -1,5 +1,7 @@
 """Whether the attention that a recipe asks for runs on this machine: it is tried before the data is read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import torch
@@ -17,6 +19,17 @@ from .attention import VARLEN, VARLEN_TOWER
 # Tokens of the trial
 LENGTH = 64
 PACKAGES = {"flash_attention_2": is_flash_attn_2_available, "flash_attention_3": is_flash_attn_3_available}
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Starts no threads of OpenMP: processes that are forked later, to check the data, would wait for them."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def check_attention(model_args: ModelConfig, training_args: PumaKLConfig, config: PreTrainedConfig) -> str:
@@ -52,8 +65,9 @@ def check_attention(model_args: ModelConfig, training_args: PumaKLConfig, config
         if name == "eager":  # is the model's own
             continue
         try:
-            for heads, groups, size, is_causal in _heads(config):
-                _try(name, (heads, groups, size), is_causal, device, dtype)
+            with _one_thread():
+                for heads, groups, size, is_causal in _heads(config):
+                    _try(name, (heads, groups, size), is_causal, device, dtype)
         except Exception as error:  # of packages, of the Hub and of kernels, of all kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             where = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"

@@ -1,6 +1,9 @@
 """The attention that a recipe asks for is run once before the data is read."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,3 +98,28 @@ def test_sizes_of_the_heads_of_every_family(name):
     }
     found = {size for _, _, size, _ in probe._heads(model.config)}
     assert sizes <= found, (sizes, found)
+
+
+def test_processes_forked_after_the_trial_do_not_wait_for_its_threads(tmp_path):
+    build_family("qwen2_vl")[1].config.save_pretrained(tmp_path)
+    code = f"""
+import multiprocess, torch
+from transformers import AutoConfig
+from trl import ModelConfig
+from puma_trl import PumaKLConfig
+from puma_trl.models.probe import check_attention
+
+torch.set_num_threads(2)
+args = PumaKLConfig({str(tmp_path / "out")!r}, use_cpu=True, bf16=False, report_to="none")
+config = AutoConfig.from_pretrained({str(tmp_path)!r})
+check_attention(ModelConfig(attn_implementation="varlen", dtype="float32"), args, config)
+assert torch.get_num_threads() == 2
+fork = multiprocess.get_context("fork").Process(target=lambda: torch.ones(4_000_000).mul(2).sum())
+fork.start()
+fork.join(30)
+print(fork.exitcode)
+fork.kill()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["0"], done.stderr
