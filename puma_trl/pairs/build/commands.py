@@ -20,6 +20,7 @@ UNITS = {"em": 1.0, "ex": 0.5, "cm": 2.4, "mm": 0.24, "pt": 0.085, "in": 6.1, "p
 MAX_BLANK = 12.0  # em
 # em between a slanted letter and its primes; the f hangs over
 LEAN, LEAN_OF_F = 0.1, 0.2
+CIRCLE = Sign("∘", BIN)
 # Signs that end a piece of a formula in running text, besides white space and scripts without spaces
 STOPS = frozenset(',;:?!…"“”‘’&#%$}、，。；：？！（）【】《》')
 
@@ -67,7 +68,7 @@ MARKS = {
     "underrightarrow": "arrow below",
 }
 # Those whose body is text
-TEXT_MARKS = ("uline", "fbox", "framebox", "textcircled", "circled", "sout")
+TEXT_MARKS = ("uline", "fbox", "textcircled")
 SIZES = {
     name + side: size
     for name, size in (("big", 1.2), ("Big", 1.8), ("bigg", 2.4), ("Bigg", 3.0))
@@ -126,9 +127,9 @@ def attach(node: Any, below: Any, above: Any, primes: int) -> Any:
     if primes:  # which fonts have raised; a slanted letter leans towards them
         lean = (LEAN_OF_F if node.text == "f" else LEAN) if isinstance(node, Sign) and node.face == "it" else 0
         node = Row((node, Space(lean), Sign("′" * primes)))
-    if above in (Sign("∘", "bin"), Row((Sign("∘", "bin"),)), Sign("°"), Row((Sign("°"),))) and below is None:
+    if raised in ((CIRCLE,), (Sign("°"),)) and below is None:
         return Row((node, Sign("°")))
-    if isinstance(above, Row) and above.items[:1] == (Sign("∘", "bin"),):  # 20^{\circ C}
+    if isinstance(above, Row) and above.items[:1] == (CIRCLE,):  # 20^{\circ C}
         above = Row((Sign("°"), *above.items[1:]))
     if below is None and above is None:
         return node

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from .tree import COMMAND, CannotDraw, Cell, Fenced, Row, Space, Table
+from .tree import CannotDraw, Cell, Fenced, Row, Space, Table
 
 
 FENCES_OF = {
@@ -50,10 +50,8 @@ def read_environment(parser: Any, name: str) -> Any:
     parser.text, parser.face, parser.loose = base in TABLES and base not in ("array", "subarray"), "", False
     rows, rules = read_cells(parser)
     parser.text, parser.face, parser.loose = kept
-    match = COMMAND.match(parser.source, parser.position)
-    if match is None or match[1] != "end":
+    if parser.take() != "end":
         raise CannotDraw(f"\\begin{{{name}}} without \\end")
-    parser.position = match.end()
     if parser.raw() != name:
         raise CannotDraw(f"\\begin{{{name}}} with another \\end")
     if base in TABLES:
@@ -74,7 +72,7 @@ def read_cells(parser: Any) -> tuple[list[list[Cell]], list[tuple[int, int, int]
         parser.skip()
         name = parser.peek()
         if name in RULES:
-            parser.position = COMMAND.match(parser.source, parser.position).end()
+            parser.take()
             first, last = 0, -1
             if name in ("cline", "cmidrule"):
                 parser.option()
@@ -89,7 +87,7 @@ def read_cells(parser: Any) -> tuple[list[list[Cell]], list[tuple[int, int, int]
         if character == "&":
             parser.position += 1
         elif parser.peek() in ("\\", "cr", "tabularnewline"):
-            parser.position = COMMAND.match(parser.source, parser.position).end()
+            parser.take()
             if re.compile(r"\s*\[\s*[\d.-]+\s*[a-z]{2}\s*\]").match(parser.source, parser.position):
                 parser.option()
             rows.append([])
@@ -103,7 +101,7 @@ def read_cells(parser: Any) -> tuple[list[list[Cell]], list[tuple[int, int, int]
 def _read_cell(parser: Any) -> Cell:
     name = parser.peek()
     if name == "multicolumn":
-        parser.position = COMMAND.match(parser.source, parser.position).end()
+        parser.take()
         span, align = parser.raw(), re.sub(r"[^lcr]", "", parser.raw())
         inner = _read_cell_of(parser)
         parser.skip()
@@ -111,7 +109,7 @@ def _read_cell(parser: Any) -> Cell:
             raise CannotDraw("\\multicolumn without a number")
         return Cell(inner.body, int(span), inner.rows, align[:1] or "c")
     if name == "multirow":
-        parser.position = COMMAND.match(parser.source, parser.position).end()
+        parser.take()
         parser.option()
         span = parser.raw()
         parser.option()

@@ -22,8 +22,8 @@ NAMES = {
     "\v": "a vertical tab",
     "\t": "a tab",
     "\r": "a carriage return",
+    "\n": "a line break",
 }
-NAMES |= {"\n": "a line break"}
 
 
 def refuse_escapes(text: str, name: str) -> None:

@@ -122,7 +122,7 @@ def break_formula(node: Row) -> list[Row]:
         else:
             pieces[-1].append(item)
             if kind == PUNCT:
-                pieces[-1].append(Space(1 / 6))
+                pieces[-1].append(Space(THIN))
                 pieces.append([])
         before = kind
     return [Row(tuple(piece)) for piece in pieces if piece]

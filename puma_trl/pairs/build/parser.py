@@ -7,20 +7,7 @@ from typing import Any
 from . import commands
 from .environments import align_rows, read_cells, read_environment
 from .symbols import COMMANDS, FENCES, NEGATED, NOTHING, ORD, REL, REPLACED, SPACES, TYPED
-from .tree import (
-    COMMAND,
-    CannotDraw,
-    Fenced,
-    Fraction,
-    Hidden,
-    Marked,
-    Root,
-    Row,
-    Scripts,
-    Sign,
-    Space,
-    join,
-)
+from .tree import COMMAND, CannotDraw, Fenced, Fraction, Hidden, Marked, Root, Row, Scripts, Sign, Space, join
 
 
 class Parser:
@@ -69,6 +56,14 @@ class Parser:
         match = COMMAND.match(self.source, self.position)
         return (match[1] or match[2]) if match else ""
 
+    def take(self) -> str:
+        """Goes on behind the command that comes next, if one does, and returns its name."""
+        match = COMMAND.match(self.source, self.position)
+        if match is None:
+            return ""
+        self.position = match.end()
+        return match[1] or match[2]
+
     def skip(self) -> None:
         """Goes on to what is no white space."""
         while self.position < len(self.source) and self.source[self.position].isspace():
@@ -86,7 +81,7 @@ class Parser:
             if name in commands.ROW_ENDS:
                 return join(items)
             if name in ("over", "choose", "atop"):
-                self.position = COMMAND.match(self.source, self.position).end()
+                self.take()
                 fraction = Fraction(join(items), self.row(ends), ruled=name == "over")
                 return Row((Fenced("(", fraction, ")"),)) if name == "choose" else Row((fraction,))
             items.append(self._item())
@@ -111,7 +106,7 @@ class Parser:
                 self.position += 1
                 below = self._script()
             elif self.peek() in ("limits", "nolimits"):
-                self.position = COMMAND.match(self.source, self.position).end()
+                self.take()
             else:
                 self.position = position
                 break
@@ -130,11 +125,10 @@ class Parser:
         if character == "{":
             return self.group()
         if character == "\\":
-            match = COMMAND.match(self.source, self.position)
-            if match is None:
+            name = self.take()
+            if not name:
                 raise CannotDraw("a backslash at the end")
-            self.position = match.end()
-            return self.command(match[1] or match[2])
+            return self.command(name)
         if character == "$":
             return self._inner_math()
         if commands.STRAY.match(self.source, self.position) and not self.text:
@@ -254,9 +248,8 @@ class Parser:
             fraction = Fraction(self.argument(), self.argument(), ruled=commands.FRACTIONS[name])
             return fraction if fraction.ruled else Fenced("(", fraction, ")")
         if name in commands.MARKS:
-            return commands.mark(
-                self.switched(text=self.text or name in ("uline", "fbox", "textcircled")), commands.MARKS[name]
-            )
+            body = self.switched(text=self.text or name in commands.TEXT_MARKS)
+            return commands.mark(body, commands.MARKS[name])
         if name in commands.SIZES:
             return Fenced(self._delimiter(), Row(), "", height=commands.SIZES[name])
         if name in commands.PHANTOMS:
@@ -272,10 +265,8 @@ class Parser:
 
     def _delimiter(self) -> str:
         self.skip()
-        name = self.peek()
-        if name:
-            self.position = COMMAND.match(self.source, self.position).end()
-        else:
+        name = self.take()
+        if not name:
             name = self.source[self.position : self.position + 1]
             self.position += 1
         if name == "." or (name == "|" and self.source[self.position - 2] == "\\"):
@@ -292,7 +283,7 @@ class Parser:
             name = self.peek()
             if name not in ("right", "middle"):
                 raise CannotDraw("\\left without \\right")
-            self.position = COMMAND.match(self.source, self.position).end()
+            self.take()
             delimiter = self._delimiter()
             if name == "right":
                 self.loose = kept

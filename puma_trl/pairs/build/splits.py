@@ -163,7 +163,7 @@ def _sentence_starts(text: str, masked: str) -> list[int]:
 
 def _asks(part: str) -> bool:
     """Whether a sentence asks: by its mark, by a clause of it, or by a blank to fill in."""
-    if part.endswith(("?", "？")) or re.search(rf"{BLANK}", part):
+    if part.endswith(("?", "？")) or re.search(BLANK, part):
         return True
     if CJK.search(part):
         return bool(CHINESE_ASKS.search(part))

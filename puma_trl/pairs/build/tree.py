@@ -25,7 +25,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class Space:
-    """A blank of `width` em; `raised` is the thickness of a rule in its place, in em."""
+    """A blank of `width` em, `ruled` if a rule stands in its place."""
 
     width: float
     ruled: bool = False
