@@ -212,18 +212,18 @@ def run_all(args: argparse.Namespace) -> int:
     from .generate import run_generate
     from .judging import make_judge
     from .report import read_reference, run_report
-    from .scoring import run_score
+    from .scoring import Replies, run_score
 
     source, llm, folder = pick_source(args), pick_llm(args), args.output_dir
     # what the last steps need is looked at before hours of generation
     read_reference(args.reference)
-    make_judge(args.judge, source.benchmark, llm, folder / "judgements.jsonl")
+    judge = make_judge(args.judge, source.benchmark, llm, folder / "judgements.jsonl")
     if not run_generate(source, pick(ReplySettings, args), folder / "responses.jsonl", args.allow_partial):
         return 0
     counts = run_extract(source, folder / "responses.jsonl", folder / "extractions.jsonl", args.extraction, llm)
     # what the extraction step wrote is taken as it is
-    how = (None, args.judge, llm, args.allow_partial)
-    metrics = run_score(source, folder / "extractions.jsonl", folder / "metrics.json", *how)
+    replies = Replies.read(source, folder / "extractions.jsonl", allow_partial=args.allow_partial)
+    metrics = run_score(replies, folder / "metrics.json", None, judge, args.allow_partial)
     print_summary(metrics)
     print(run_report(folder / "metrics.json", folder / "report.md", args.reference, args.image_root))
     return max(exit_code("extractions", counts, args), exit_code("judgements", metrics["judge_settings"] or {}, args))
@@ -233,10 +233,8 @@ def run_subcommand(args: argparse.Namespace) -> int:
     """Runs the chosen subcommand and returns the exit code; only what it needs is imported."""
     if args.command == "run":
         check_folder(args.output_dir)
-    else:  # before hours of work
-        check_file(args.output)
-    if args.command == "run":
         return run_all(args)
+    check_file(args.output)  # before hours of work
     if args.command == "generate":
         from .generate import run_generate
 
@@ -248,21 +246,7 @@ def run_subcommand(args: argparse.Namespace) -> int:
         print(json.dumps(counts))
         return exit_code("extractions", counts, args)
     elif args.command == "score":
-        from .scoring import run_score
-
-        if args.llm and args.judge != "openai":
-            raise EvaluationError(
-                "score asks --llm only with --judge openai. To extract by it, run `eval extract` with --llm and score "
-                "its file, or leave --llm out."
-            )
-        how = (args.extraction, args.judge, pick_llm(args), args.allow_partial)
-        metrics = run_score(pick_source(args), args.responses, args.output, *how)
-        print_summary(metrics)
-        if args.rules:
-            from .rules import run_rules
-
-            files = (args.responses, args.output)
-            print(run_rules(pick_source(args), *files, args.rules, args.judge, pick_llm(args)))
+        metrics = score(args)
         return exit_code("judgements", metrics["judge_settings"] or {}, args)
     elif args.command == "report":
         from .report import run_report
@@ -273,6 +257,27 @@ def run_subcommand(args: argparse.Namespace) -> int:
 
         run_gap(pick(GapSettings, args), args.model, args.output)
     return 0
+
+
+def score(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores one responses file, by several rules where they are asked for, and returns the metrics."""
+    from .judging import make_judge
+    from .rules import run_rules
+    from .scoring import Replies, run_score
+
+    if args.llm and args.judge != "openai":
+        raise EvaluationError(
+            "score asks --llm only with --judge openai. To extract by it, run `eval extract` with --llm and score "
+            "its file, or leave --llm out."
+        )
+    source, rules = pick_source(args), args.rules or ()
+    judge = make_judge(args.judge, source.benchmark, pick_llm(args), args.output.with_name("judgements.jsonl"))
+    replies = Replies.read(source, args.responses, (args.extraction, *rules), args.allow_partial)
+    metrics = run_score(replies, args.output, args.extraction, judge, args.allow_partial)
+    print_summary(metrics)
+    if rules:
+        print(run_rules(replies, args.output, rules, judge))
+    return metrics
 
 
 def exit_code(what: str, counts: dict[str, Any], args: argparse.Namespace) -> int:

@@ -1,17 +1,15 @@
 """`score --rules`: the same replies by several extraction rules, so that one sees how much of a score is the rule."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..record.intervals import wilson
 from .benchmarks import Benchmark, MathVista
 from .files import write_json, write_text
-from .items import load_items
-from .judging import Judge, make_judge
-from .responses import read_responses, read_settings
-from .scoring import score_responses
-from .settings import ItemSource, LLMSettings
+from .judging import Judge
+from .scoring import Replies
 
 
 MAX_EXAMPLES = 10
@@ -19,45 +17,33 @@ MAX_TEXT = 200  # characters of a reply's end in an example
 GIVEN = "given"
 
 
-def compare_rules(
-    benchmark: Benchmark,
-    items: list[dict[str, Any]],
-    responses: dict[str, dict[str, Any]],
-    rules: list[str],
-    judge: Judge | None,
-    null_is_none: bool = False,
-) -> dict[str, Any]:
+def compare_rules(replies: Replies, rules: Sequence[str], judge: Judge | None) -> dict[str, Any]:
     """
     Scores the same replies by several rules.
 
     Args:
-        benchmark ([`Benchmark`]):
-            The benchmark.
-        items (`list[dict[str, Any]]`):
-            Its items.
-        responses (`dict[str, dict[str, Any]]`):
-            Id as text → row. Extractions that rows carry make a rule of their own, `"given"`, and are not used by the
+        replies ([`Replies`]):
+            What is scored. Extractions that rows carry make a rule of their own, `"given"`, and are not used by the
             others.
-        rules (`list[str]`):
+        rules (`Sequence[str]`):
             Some of `RULES`.
         judge (`Callable`, *optional*):
             What [`make_judge`] returned.
-        null_is_none (`bool`, *optional*, defaults to `False`):
-            As of [`score_responses`].
 
     Returns:
-        `{"rules": {rule: {correct, total, accuracy}}, "items", "differ": number of items on which rules differ,
-        "differences": rows of these items}`.
+        `{"rules": {rule: {correct, total, accuracy, interval}}, "items", "differ": number of items on which rules
+        differ, "differences": rows of these items}`.
     """
+    benchmark, items, responses = replies.benchmark, replies.items, replies.responses
     bare = {key: {name: row[name] for name in row if name != "extraction"} for key, row in responses.items()}
-    carried = any("extraction" in row for row in responses.values())
+    ways = {rule: (replace(replies, responses=bare), rule) for rule in rules}
+    if any("extraction" in row for row in responses.values()):
+        ways[GIVEN] = replies, benchmark.default_extraction
     scored = {}
-    for rule in [*rules, *([GIVEN] if carried else [])]:
-        rows = responses if rule == GIVEN else bare
-        used = benchmark.default_extraction if rule == GIVEN else rule
-        scored[rule] = score_responses(benchmark, items, rows, used, null_is_none)
+    for name, (rows, rule) in ways.items():
+        scored[name] = rows.score(rule)
         if judge:
-            judge(items, rows, scored[rule])
+            judge(items, rows.responses, scored[name])
     figures = {}
     for rule, rows in scored.items():
         metrics = benchmark.compute_metrics(items, [row["correct"] for row in rows])
@@ -77,45 +63,29 @@ def compare_rules(
     return {"rules": figures, "items": len(items), "differ": len(differences), "differences": differences}
 
 
-def run_rules(
-    source: ItemSource,
-    responses_path: Path,
-    output: Path,
-    rules: Sequence[str],
-    judge_name: str = "exact",
-    llm: LLMSettings | None = None,
-) -> str:
+def run_rules(replies: Replies, output: Path, rules: Sequence[str], judge: Judge | None = None) -> str:
     """
     Runs what `score` does beyond scoring where several rules are asked for.
 
     Args:
-        source ([`ItemSource`]):
-            The items.
-        responses_path (`Path`):
-            The responses file.
+        replies ([`Replies`]):
+            What is scored.
         output (`Path`):
             The metrics file, beside which `rules.json` and `rules.md` are written.
         rules (`Sequence[str]`):
             Some of `RULES`.
-        judge_name (`str`, *optional*, defaults to `"exact"`):
-            One of `JUDGES`.
-        llm ([`LLMSettings`], *optional*):
-            The language model of the judge `"openai"`.
+        judge (`Callable`, *optional*):
+            What [`make_judge`] returned.
 
     Returns:
         The table, to be printed.
 
     Raises:
-        EvaluationError: if input is bad.
+        EvaluationError: if the judge cannot be asked.
     """
-    benchmark, rules = source.benchmark, list(dict.fromkeys(rules))
-    judge = make_judge(judge_name, benchmark, llm, output.with_name("judgements.jsonl"))
-    columns = sum((benchmark.extraction_columns.get(rule, ()) for rule in rules), benchmark.columns)
-    items = load_items(benchmark, source.data, source.split, columns)
-    responses = read_responses(responses_path, benchmark, items)
-    null_is_none = read_settings(responses_path).get("extraction") == "final"
-    comparison = compare_rules(benchmark, items, responses, rules, judge, null_is_none)
-    return write_comparison(comparison, output, _note_unasked(benchmark, rules))
+    rules = list(dict.fromkeys(rules))
+    comparison = compare_rules(replies, rules, judge)
+    return write_comparison(comparison, output, _note_unasked(replies.benchmark, rules))
 
 
 def _note_unasked(benchmark: Benchmark, rules: list[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +11,89 @@ from ..errors import EvaluationError
 from .benchmarks import Benchmark
 from .files import write_json, write_jsonl
 from .items import load_items
-from .judging import make_judge
+from .judging import Judge
 from .responses import read_responses, read_settings
-from .settings import ItemSource, LLMSettings
+from .settings import ItemSource
 
 
-def score_responses(
-    benchmark: Benchmark,
-    items: list[dict[str, Any]],
-    responses: dict[str, dict[str, Any]],
-    rule: str,
-    null_is_none: bool = False,
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Replies:
     """
-    Scores every item by the benchmark's own comparison or the judgement that its row carries.
+    The items of a benchmark and what was replied to them.
 
     Args:
-        benchmark ([`Benchmark`]):
-            The benchmark.
+        source ([`ItemSource`]):
+            Where the items come from.
+        path (`Path`):
+            The responses file.
         items (`list[dict[str, Any]]`):
-            Its items.
+            The items.
         responses (`dict[str, dict[str, Any]]`):
             Id as text → row, as [`read_responses`] returns them.
-        rule (`str`):
-            Extraction rule for rows that carry no `extraction`.
-        null_is_none (`bool`, *optional*, defaults to `False`):
-            Whether a carried `"extraction": null` was written by the `final` rule and so means that it found nothing.
-            By the official rule null is an extraction like any other.
-
-    Returns:
-        One row `{"id", "extraction", "normalised", "answer", "correct"}` per item, in their order, null where there is
-        none. A missing response is wrong.
+        settings (`dict[str, Any]`):
+            The settings beside the responses file.
     """
-    return [_score_item(benchmark, item, responses.get(benchmark.item_id(item)), rule, null_is_none) for item in items]
+
+    source: ItemSource
+    path: Path
+    items: list[dict[str, Any]]
+    responses: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
+
+    @classmethod
+    def read(
+        cls, source: ItemSource, path: Path, rules: Iterable[str | None] = (), allow_partial: bool = False
+    ) -> "Replies":
+        """
+        Reads items and responses and checks them.
+
+        Args:
+            source ([`ItemSource`]):
+                Where the items come from.
+            path (`Path`):
+                The responses file.
+            rules (`Iterable[str | None]`, *optional*):
+                The extraction rules that will be asked for, whose columns the items must have.
+            allow_partial (`bool`, *optional*, defaults to `False`):
+                Whether items may be missing that belong to others.
+
+        Raises:
+            EvaluationError: if input is bad.
+        """
+        benchmark = source.benchmark
+        columns = sum((benchmark.extraction_columns.get(rule, ()) for rule in rules), benchmark.columns)
+        items = load_items(benchmark, source.data, source.split, columns)
+        benchmark.check_items(items, allow_partial)
+        responses = read_responses(path, benchmark, items)
+        if not responses:
+            raise EvaluationError(f"{path} holds no responses. Generate them first, or name another file.")
+        return cls(source, path, items, responses, read_settings(path))
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """The benchmark."""
+        return self.source.benchmark
+
+    def score(self, rule: str) -> list[dict[str, Any]]:
+        """
+        Scores every item by the benchmark's own comparison or the judgement that its row carries.
+
+        Args:
+            rule (`str`):
+                Extraction rule for rows that carry no `extraction`.
+
+        Returns:
+            One row `{"id", "extraction", "normalised", "answer", "correct"}` per item, in their order, null where
+            there is none. A missing response is wrong.
+        """
+        # a carried null of the `final` rule says that it found nothing; by the official rule it is an extraction
+        # like any other
+        null_is_none = self.settings.get("extraction") == "final"
+        benchmark = self.benchmark
+        return [
+            _score_item(benchmark, item, self.responses.get(benchmark.item_id(item)), rule, null_is_none)
+            for item in self.items
+        ]
 
 
 def _score_item(
@@ -64,53 +116,34 @@ def _score_item(
     }
 
 
-def choose_rule(
-    benchmark: Benchmark,
-    extraction: str | None,
-    settings: dict[str, Any],
-    responses: dict[str, dict[str, Any]],
-) -> tuple[str, str]:
+def choose_rule(replies: Replies, extraction: str | None) -> tuple[str, str]:
     """
     Chooses the extraction rule and names where the extractions come from.
 
     Args:
-        benchmark ([`Benchmark`]):
-            The benchmark.
+        replies ([`Replies`]):
+            What is scored.
         extraction (`str`, *optional*):
             What the user asked for.
-        settings (`dict[str, Any]`):
-            The settings beside the responses file.
-        responses (`dict[str, dict[str, Any]]`):
-            Id as text → row.
 
     Returns:
         The rule for rows without `extraction`, and the name for `metrics.json`: the rule's, or, where every row
         carries an extraction and none was asked for, the rule that made them, `"given"` if that is unknown.
     """
-    rule = extraction or benchmark.default_extraction
-    all_carry = bool(responses) and all("extraction" in row for row in responses.values())
-    return rule, settings.get("extraction", "given") if all_carry and extraction is None else rule
+    rule = extraction or replies.benchmark.default_extraction
+    all_carry = all("extraction" in row for row in replies.responses.values())
+    return rule, replies.settings.get("extraction", "given") if all_carry and extraction is None else rule
 
 
-def compute_metrics(
-    benchmark: Benchmark,
-    items: list[dict[str, Any]],
-    responses: dict[str, dict[str, Any]],
-    scored: list[dict[str, Any]],
-    allow_partial: bool,
-) -> dict[str, Any]:
+def compute_metrics(replies: Replies, scored: list[dict[str, Any]], allow_partial: bool) -> dict[str, Any]:
     """
     Computes the aggregates, rates as unrounded fractions.
 
     Args:
-        benchmark ([`Benchmark`]):
-            The benchmark.
-        items (`list[dict[str, Any]]`):
-            Its items.
-        responses (`dict[str, dict[str, Any]]`):
-            Id as text → row.
+        replies ([`Replies`]):
+            What was scored.
         scored (`list[dict[str, Any]]`):
-            What [`score_responses`] returned.
+            What [`Replies.score`] returned.
         allow_partial (`bool`):
             Whether headline scores of an incomplete run are computed, labelled by `"partial": true`.
 
@@ -118,6 +151,7 @@ def compute_metrics(
         Coverage (`items`, `answered`, `coverage`, `empty`, `given_extractions`, `given_judgements`, `partial`) and the
         benchmark's own metrics. Headline scores that missing responses would falsify are null, unless `allow_partial`.
     """
+    benchmark, items, responses = replies.benchmark, replies.items, replies.responses
     metrics = {
         "items": len(items),
         "answered": len(responses),
@@ -141,30 +175,20 @@ def compute_metrics(
 
 
 def run_score(
-    source: ItemSource,
-    responses_path: Path,
-    output: Path,
-    rule: str | None = None,
-    judge_name: str = "exact",
-    llm: LLMSettings | None = None,
-    allow_partial: bool = False,
+    replies: Replies, output: Path, rule: str | None = None, judge: Judge | None = None, allow_partial: bool = False
 ) -> dict[str, Any]:
     """
-    Runs the subcommand: reads, scores, writes `metrics.json` and, beside it, `scored.jsonl`.
+    Runs the subcommand: scores, writes `metrics.json` and, beside it, `scored.jsonl`.
 
     Args:
-        source ([`ItemSource`]):
-            The items.
-        responses_path (`Path`):
-            The responses file.
+        replies ([`Replies`]):
+            What is scored.
         output (`Path`):
             The metrics file.
         rule (`str`, *optional*):
             Extraction rule, one of `RULES`, for rows without `extraction`. Defaults to the benchmark's.
-        judge_name (`str`, *optional*, defaults to `"exact"`):
-            One of `JUDGES`.
-        llm ([`LLMSettings`], *optional*):
-            The language model of the judge `"openai"`.
+        judge (`Callable`, *optional*):
+            What [`make_judge`] returned.
         allow_partial (`bool`, *optional*, defaults to `False`):
             Whether headline scores of incomplete runs are computed, labelled as partial.
 
@@ -172,33 +196,24 @@ def run_score(
         The metrics.
 
     Raises:
-        EvaluationError: if input is bad.
+        EvaluationError: if the judge cannot be asked.
     """
-    benchmark = source.benchmark
-    judge = make_judge(judge_name, benchmark, llm, output.with_name("judgements.jsonl"))
-    columns = benchmark.columns + benchmark.extraction_columns.get(rule, ())
-    items = load_items(benchmark, source.data, source.split, columns)
-    benchmark.check_items(items, allow_partial)
-    responses = read_responses(responses_path, benchmark, items)
-    if not responses:
-        raise EvaluationError(f"{responses_path} holds no responses. Generate them first, or name another file.")
-    settings = read_settings(responses_path)
-    used_rule, extraction = choose_rule(benchmark, rule, settings, responses)
-    scored = score_responses(benchmark, items, responses, used_rule, settings.get("extraction") == "final")
-    judge_settings = judge(items, responses, scored) if judge else None
+    used_rule, extraction = choose_rule(replies, rule)
+    scored = replies.score(used_rule)
+    judge_settings = judge(replies.items, replies.responses, scored) if judge else None
     metrics = {
-        "benchmark": benchmark.name,
+        "benchmark": replies.benchmark.name,
         "extraction": extraction,
-        "judge": judge_name,
-        "prompt": settings.get("prompt"),
-        **compute_metrics(benchmark, items, responses, scored, allow_partial),
+        "judge": judge_settings["judge"] if judge_settings else "exact",
+        "prompt": replies.settings.get("prompt"),
+        **compute_metrics(replies, scored, allow_partial),
         "judge_settings": judge_settings,
-        "settings": settings,
+        "settings": replies.settings,
         # from the folder of the metrics, which may be moved as a whole
         "files": {
-            "data": source.data,
-            "split": source.split,
-            "responses": os.path.relpath(responses_path, output.parent),
+            "data": replies.source.data,
+            "split": replies.source.split,
+            "responses": os.path.relpath(replies.path, output.parent),
         },
     }
     write_jsonl(output.with_name("scored.jsonl"), scored)
