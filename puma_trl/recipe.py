@@ -277,17 +277,39 @@ def split_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
         ConfigError: if several recipes or a secret stand on the command line.
     """
     refuse_secrets(argv)
-    argv = [piece for arg in argv for piece in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     if argv and not argv[0].startswith("-"):
         argv = ["--config", *argv]
-    if "--config" not in argv:
-        return None, argv
-    if argv.count("--config") > 1:
+    recipe, flags = take_flag(argv, "--config", "the path of a recipe after it")
+    if "--config" in (recipe, *flags):
         raise ConfigError("Several recipes are given. Name one, and give what differs as flags.")
-    position = argv.index("--config")
-    if position + 1 == len(argv):
-        raise ConfigError("`--config` needs the path of a recipe after it.")
-    return argv[position + 1], argv[:position] + argv[position + 2 :]
+    return recipe, flags
+
+
+def take_flag(argv: list[str], flag: str, needs: str) -> tuple[str | None, list[str]]:
+    """
+    Takes `FLAG VALUE` or `FLAG=VALUE` out of a command line.
+
+    Args:
+        argv (`list[str]`):
+            The command line.
+        flag (`str`):
+            The flag, with its dashes.
+        needs (`str`):
+            What stands behind it, for the error.
+
+    Returns:
+        `tuple[str | None, list[str]]`: the value, `None` where there is no such flag, and what is left.
+
+    Raises:
+        ConfigError: if nothing stands behind the flag.
+    """
+    pieces = [piece for arg in argv for piece in (arg.split("=", 1) if arg.startswith(f"{flag}=") else [arg])]
+    if flag not in pieces:
+        return None, argv
+    position = pieces.index(flag)
+    if position + 1 == len(pieces):
+        raise ConfigError(f"`{flag}` needs {needs}.")
+    return pieces[position + 1], pieces[:position] + pieces[position + 2 :]
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from ..config import as_list
 from ..errors import ConfigError
-from ..recipe import read_values, split_recipe
+from ..recipe import read_values, split_recipe, take_flag
 from .shipped import PACKAGE, find_engine, find_recipe
 
 
@@ -46,13 +46,7 @@ def take_engine(argv: list[str]) -> tuple[str | None, list[str]]:
     Raises:
         ConfigError: if nothing stands behind it.
     """
-    pieces = [each for arg in argv for each in (arg.split("=", 1) if arg.startswith(f"{FLAG}=") else [arg])]
-    if FLAG not in pieces:
-        return None, argv
-    position = pieces.index(FLAG)
-    if position + 1 == len(pieces):
-        raise ConfigError(f"`{FLAG}` needs the name or file of an accelerate configuration after it, such as `ddp`.")
-    return pieces[position + 1], pieces[:position] + pieces[position + 2 :]
+    return take_flag(argv, FLAG, "the name or file of an accelerate configuration after it, such as `ddp`")
 
 
 def choose_engine(values: dict[str, Any], gpus: int) -> tuple[str, list[str]]:
