@@ -4,13 +4,12 @@
 Each command has a parser of its own, which gets what stands behind its name; only its modules are imported.
 """
 
-import difflib
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 
-from .entry import run_command  # before the libraries that it quietens
+from .entry import guess, run_command  # before the libraries that it quietens
 from .errors import ConfigError
 
 
@@ -54,9 +53,8 @@ def find_command(name: str) -> Callable[[list[str]], int | None]:
         ConfigError: if there is no such command; the nearest one is named.
     """
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        guess = f"Did you mean `puma-trl {near[0]}`? " if near else ""
-        raise ConfigError(f"Unknown command `{name}`. {guess}`puma-trl --help` lists all.")
+        nearest = guess(name, COMMANDS, "puma-trl ")
+        raise ConfigError(f"Unknown command `{name}`. {nearest}`puma-trl --help` lists all.")
     module, before, _ = COMMANDS[name]
     function = import_module(f".{module}", __package__).main
     return lambda argv: function([*before, *argv])

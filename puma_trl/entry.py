@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import takewhile
 from typing import Any, NoReturn
 
@@ -44,9 +44,7 @@ class Parser(argparse.ArgumentParser):
         for arg in own:  # first, since a missing option may be one that is misspelt
             name = arg.split("=", 1)[0]
             if re.fullmatch(r"--[\w-]+", name) and name not in self._option_string_actions:
-                raise ConfigError(
-                    f"Unknown option `{name}`. {_guess(name, self._option_string_actions)}{self._page()}"
-                )
+                raise ConfigError(f"Unknown option `{name}`. {guess(name, self._option_string_actions)}{self._page()}")
         args, rest = super().parse_known_args(args, namespace)
         if rest:
             raise ConfigError(f"`{' '.join(rest)}` has no place on the command line. {self._page()}")
@@ -57,10 +55,10 @@ class Parser(argparse.ArgumentParser):
             return
         choices = [str(each) for each in action.choices]
         if isinstance(action, argparse._SubParsersAction):
-            guess = _guess(str(value), choices, f"{self.prog} ")
-            raise ConfigError(f"Unknown command `{value}`. {guess}{self._page('lists all')}")
+            nearest = guess(str(value), choices, f"{self.prog} ")
+            raise ConfigError(f"Unknown command `{value}`. {nearest}{self._page('lists all')}")
         name = action.option_strings[0] if action.option_strings else action.dest
-        raise ConfigError(f"`{name} {value}`: {_guess(str(value), choices)}It takes one of {', '.join(choices)}.")
+        raise ConfigError(f"`{name} {value}`: {guess(str(value), choices)}It takes one of {', '.join(choices)}.")
 
     def error(self, message: str) -> NoReturn:
         """Raises the error as one line; the usage is left to `--help`."""
@@ -80,7 +78,8 @@ class Parser(argparse.ArgumentParser):
         return f"`{self.prog} --help` {words}."
 
 
-def _guess(name: str, known: Any, before: str = "") -> str:
+def guess(name: str, known: Iterable[str], before: str = "") -> str:
+    """Returns a question with the nearest known name, behind what comes before it, or nothing if none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"Did you mean `{before}{near[0]}`? " if near else ""
 
