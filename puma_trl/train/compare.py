@@ -238,14 +238,15 @@ def compare_weights(checkpoint: str | Path, saved: dict[str, Any], now: dict[str
     elif saved["adapters"] != now["adapters"]:
         what = f"with {_word_adapters(saved['adapters'], now['adapters'])}."
     else:
-        names = [name for name in ("dtype", "quantization") if old[name] != new[name]]
-        differing = {name: [old[name], new[name]] for name in names}
-        if (teachers := [saved["teacher"], now["teacher"]]) != [None, None]:
-            differing |= {
-                f"{name} of the teacher": [each[name] for each in teachers]
-                for name in ("dtype", "quantization")
-                if teachers[0][name] != teachers[1][name]
-            }
+        models = {"": (old, new)}
+        if saved["teacher"] is not None:
+            models[" of the teacher"] = saved["teacher"], now["teacher"]
+        differing = {
+            f"{name}{whose}": [before[name], after[name]]
+            for whose, (before, after) in models.items()
+            for name in ("dtype", "quantization")
+            if before[name] != after[name]
+        }
         if saved["engine"] != now["engine"]:
             differing["engine"] = [saved["engine"], now["engine"]]
         if differing:
