@@ -1,7 +1,5 @@
 """`generate`: items → prompts → `responses.jsonl`, resumable, on one or many processes or through a server."""
 
-import base64
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,12 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..data.images import open_image
 from ..errors import EvaluationError
 from .benchmarks import Benchmark
 from .files import read_jsonl
 from .items import load_items
-from .pictures import find_pictures
+from .pictures import find_pictures, png_address
 from .progress import Progress
 from .responses import ResponseWriter, merge_ranks, rank_path, read_settings, repair_last_line, write_settings
 from .server import Server
@@ -218,10 +215,5 @@ def _ask_server(
 
 def chat_messages(text: str, pictures: list[Any]) -> list[dict[str, Any]]:
     """Returns one user turn with its pictures as PNG data, before the text."""
-    content = []
-    for picture in pictures:
-        buffer = io.BytesIO()
-        open_image(picture).save(buffer, "PNG")
-        url = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-        content.append({"type": "image_url", "image_url": {"url": url}})
+    content = [{"type": "image_url", "image_url": {"url": png_address(picture)}} for picture in pictures]
     return [{"role": "user", "content": [*content, {"type": "text", "text": text}]}]

@@ -1,6 +1,8 @@
 """Pictures of a benchmark: encoded in the data set, files in a folder, or files in its zip archive."""
 
+import base64
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ..data.images import image_size
+from ..data.images import image_size, open_image
 from ..errors import DataError, EvaluationError
 from .benchmarks import Benchmark
 from .items import SUFFIXES, holds_pictures, load_hub
@@ -48,7 +50,7 @@ def find_pictures(
     Raises:
         EvaluationError: if a picture is missing or unreadable.
     """
-    pictures = _locate_pictures(benchmark, items, data, split, image_root)
+    pictures = locate_pictures(benchmark, items, range(len(items)), data, split, image_root)
     unreadable = []
     for item, found in zip(items, pictures, strict=True):
         try:
@@ -64,7 +66,7 @@ def find_pictures(
     return pictures
 
 
-def find_some_pictures(
+def locate_pictures(
     benchmark: Benchmark,
     items: list[dict[str, Any]],
     positions: Sequence[int],
@@ -73,7 +75,7 @@ def find_some_pictures(
     image_root: str | None,
 ) -> list[list[Any]]:
     """
-    Finds the pictures of some items only.
+    Finds the pictures of some items without opening them.
 
     Args:
         benchmark ([`Benchmark`]):
@@ -91,23 +93,14 @@ def find_some_pictures(
     Raises:
         EvaluationError: if a picture is missing.
     """
-    if image_root is None:
-        name = data or benchmark.hub_id
-        encoded = _encoded_pictures(benchmark, name, split, Path(name).suffix in SUFFIXES)
-        if encoded is not None:
-            return [[] if encoded[position] is None else [encoded[position]] for position in positions]
-    return _locate_pictures(benchmark, [items[position] for position in positions], data, split, image_root)
-
-
-def _locate_pictures(
-    benchmark: Benchmark, items: list[dict[str, Any]], data: str | None, split: str, image_root: str | None
-) -> list[list[Any]]:
     data = data or benchmark.hub_id
     is_file = Path(data).suffix in SUFFIXES
     if image_root is None:
         encoded = _encoded_pictures(benchmark, data, split, is_file)
         if encoded is not None:
-            return [[] if picture is None else [picture] for picture in encoded]
+            pictures = (encoded[position] for position in positions)
+            return [[] if picture is None else [picture] for picture in pictures]
+    items = [items[position] for position in positions]
     names = [_picture_name(benchmark, item) for item in items]
     if not any(names):
         return [[] for _ in items]  # a text-only split needs no archive
@@ -125,6 +118,23 @@ def _locate_pictures(
             f"{benchmark.hub_id}."
         )
     return [[] if path is None else [path] for path in found]
+
+
+def png_address(picture: Any, max_side: int | None = None) -> str:
+    """
+    Returns a picture as PNG in a `data:` address.
+
+    Args:
+        picture (`Any`):
+            The picture, as [`open_image`] takes it.
+        max_side (`int`, *optional*):
+            Largest width and height in pixels. By default it keeps its size.
+    """
+    image, buffer = open_image(picture), io.BytesIO()
+    if max_side:
+        image.thumbnail((max_side, max_side))
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _encoded_pictures(benchmark: Benchmark, data: str, split: str, is_file: bool) -> Sequence[Any] | None:

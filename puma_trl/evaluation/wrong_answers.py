@@ -1,7 +1,5 @@
 """Examples for a report: wrong answers, each with picture, question, reply, extraction and gold answer."""
 
-import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from ..errors import PumaError
 from .benchmarks import Benchmark
 from .files import read_jsonl
 from .items import load_items
+from .pictures import locate_pictures, png_address
 from .responses import read_responses
 
 
@@ -117,22 +116,8 @@ def find_wrong_answers(
 def _show_pictures(
     benchmark: Benchmark, items: list[dict[str, Any]], chosen: list[int], files: dict[str, Any], image_root: str | None
 ) -> tuple[list[str], str]:
-    from .pictures import find_some_pictures
-
     try:
-        where = (files["data"], files["split"], image_root)
-        found = find_some_pictures(benchmark, items, chosen, *where)
-        return [_address(pictures[0]) if pictures else "" for pictures in found], ""
+        found = locate_pictures(benchmark, items, chosen, files["data"], files["split"], image_root)
+        return [png_address(pictures[0], MAX_SIDE) if pictures else "" for pictures in found], ""
     except (PumaError, OSError) as error:
         return [""] * len(chosen), f"No pictures: {error}"
-
-
-def _address(picture: Any) -> str:
-    """Returns a small copy of a picture as a `data:` address."""
-    from ..data.images import open_image
-
-    image = open_image(picture)
-    image.thumbnail((MAX_SIDE, MAX_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
