@@ -1,7 +1,7 @@
 """Some rows of data files → a file of their own, as they stand there, with paths that lead to the same pictures."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +40,34 @@ def find_target(sources: Sequence[Source], path: Path) -> Path:
     return path
 
 
-def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> None:
+def write_subset(sources: Sequence[Source], rows: Iterable[tuple[int, int]], path: Path) -> int:
     """
-    Writes rows of several files into one.
+    Writes rows of several files into one, in the order of the files.
 
     Args:
         sources (`Sequence[Source]`):
             The files, with their forms.
-        kept (`Sequence[Collection[int]]`):
-            The numbers of the rows to write, of each file.
+        rows (`Iterable[tuple[int, int]]`):
+            The rows to write: the position of the file, and the number of the row there.
         path (`Path`):
             What [`find_target`] returned.
+
+    Returns:
+        Number of rows.
     """
+    kept: list[set[int]] = [set() for _ in sources]
+    for position, number in rows:
+        kept[position].add(number)
     if path.suffix == ".parquet":
         _write_table(sources, kept, path)
-        return
+    else:
+        _write_lines(sources, kept, path)
+    return sum(map(len, kept))
+
+
+def _write_lines(sources: Sequence[Source], kept: Sequence[set[int]], path: Path) -> None:
     with whole_file(path) as file:
-        for position, source in enumerate(sources):
-            numbers = frozenset(kept[position])
+        for source, numbers in zip(sources, kept, strict=True):
             for chunk in find_chunks([source]):
                 for number, raw in read_chunk(source, chunk):
                     if number in numbers and not isinstance(raw, BrokenRow):
@@ -65,7 +75,7 @@ def write_subset(sources: Sequence[Source], kept: Sequence[Collection[int]], pat
                         file.write(write_json(row) + "\n")
 
 
-def _write_table(sources: Sequence[Source], kept: Sequence[Collection[int]], path: Path) -> None:
+def _write_table(sources: Sequence[Source], kept: Sequence[set[int]], path: Path) -> None:
     parts = [
         source.table.select([number - 1 for number in sorted(numbers)])
         for source, numbers in zip(sources, kept, strict=True)

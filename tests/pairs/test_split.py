@@ -106,13 +106,15 @@ def test_data_that_hangs_together_cannot_be_split(tmp_path):
         split_pairs([str(path)], tmp_path / "split", eval_size=2, num_proc=1)
     with pytest.raises(DataError, match="`--eval_size` is 1.5"):
         split_pairs([str(path)], tmp_path / "split", eval_size=1.5, num_proc=1)
+    with pytest.raises(DataError, match="`--num_proc` is 0"):
+        split_pairs([str(path)], tmp_path / "split", eval_size=1, num_proc=0)
     path = write(tmp_path / "apart.jsonl", [{"question": question(number), "answer": "1"} for number in range(3)])
     with pytest.raises(DataError, match="`--eval_size 0.1` would leave no evaluation rows. Try 0.34"):
         split_pairs([str(path)], tmp_path / "split", eval_size=0.1, num_proc=1)
     assert split_pairs([str(path)], tmp_path / "split", eval_size=0.34, num_proc=1)["eval"] == 1
 
 
-def test_clean_rows_are_written(pairs, tmp_path, monkeypatch):
+def test_clean_rows_are_written(pairs, tmp_path):
     rows = read(pairs)
     rows[3]["output_2"] = "2"  # an error
     rows[5] |= {"output": "B", "output_2": "B"}  # a warning

@@ -21,7 +21,7 @@ class BuildSettings:
     versions: list[str]
     image_root: str | None
     preset: str | None
-    columns: dict[str, str]
+    columns: dict[str, str | list[str]]
     choices: str | None
     facts: str | None
     levels: tuple[str, ...]
@@ -61,7 +61,7 @@ def read_settings(args: argparse.Namespace) -> tuple[BuildSettings, list[Source]
     return settings, _find_forms(sources, settings)
 
 
-def _map_columns(args: argparse.Namespace) -> dict[str, str]:
+def _map_columns(args: argparse.Namespace) -> dict[str, str | list[str]]:
     """Returns our columns → the data's, of the preset and the options that name columns."""
     columns = PRESETS[args.preset].columns if args.preset else {}
     question = "messages" if "messages" in columns else "instruction"

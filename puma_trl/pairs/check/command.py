@@ -12,7 +12,6 @@ The exit code is 0 without errors (warnings are none), 1 with errors, and 2 if t
 """
 
 import argparse
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,6 @@ import numpy as np
 
 from ...data.files import Source, find_chunks, find_sources
 from ...data.forms import find_forms
-from ...data.load import MAX_PROCESSES
 from ...data.policy import REMEDIES
 from ...data.readers import read_chunk
 from ...errors import DataError
@@ -41,16 +39,9 @@ from .kinds import (
     REFUSED,
 )
 from .overlap import Reference
+from .processes import count_processes, map_chunks
 from .report import ERROR, NOTE, WARNING, Finding, Report, describe_forms, print_report, write_report
-from .scan import (
-    CUT_PICTURE,
-    CUT_SHARE,
-    ChunkSummary,
-    ReferenceReader,
-    Scanner,
-    make_checker,
-    map_chunks,
-)
+from .scan import CUT_PICTURE, CUT_SHARE, ChunkSummary, ReferenceReader, Scanner, make_checker
 
 
 # Columns of question and picture in benchmarks, the first that is there. MathVista's pictures are in `decoded_image`.
@@ -90,7 +81,7 @@ def check_pairs(
     *,
     eval_data: list[str] | None = None,
     against: list[str] | None = None,
-    columns: dict[str, str] | None = None,
+    columns: dict[str, str | list[str]] | None = None,
     model: str | None = None,
     max_length: int | None = None,
     image_root: str | None = None,
@@ -110,7 +101,7 @@ def check_pairs(
             Evaluation data of any such form, whose problems must not be among the rows.
         against (`list[str]`, *optional*):
             Benchmarks with a question and, if they have one, an image column.
-        columns (`dict[str, str]`, *optional*):
+        columns (`dict[str, str | list[str]]`, *optional*):
             Where `data` and `eval_data` call their columns otherwise, as in training: our column → the data's.
         model (`str`, *optional*):
             Folder or Hub name of a model: tokens are counted, and special tokens looked for, as in training with it.
@@ -130,9 +121,7 @@ def check_pairs(
     Raises:
         DataError: if data or the model's processor cannot be read, an option is out of range, or a file is empty.
     """
-    if num_proc is not None and num_proc < 1:
-        raise DataError(f"`--num_proc` is {num_proc}, but at least one process must work.")
-    num_proc = num_proc or min(os.cpu_count(), MAX_PROCESSES)
+    num_proc = count_processes(num_proc)
     sources, eval_sources = _find_formed(data, eval_data, image_root, split, columns)
     clean = write_clean and find_target(sources, write_clean / "train")
     scanner = Scanner(make_checker(sources, model, max_length), {})
@@ -159,16 +148,18 @@ def check_pairs(
     report.findings += findings.by_kind.values()
     _judge_chance(report)
     if clean is not None:
-        kept: list[list[int]] = [[] for _ in sources]
-        for part in parts:
-            kept[part.source] += [index for index in part.index if (part.source, index) not in findings.flawed]
-        write_subset(sources, kept, clean)
-        report.clean, report.clean_rows = clean, sum(map(len, kept))
+        usable = ((part.source, index) for part in parts for index in part.index)
+        report.clean_rows = write_subset(sources, (row for row in usable if row not in findings.flawed), clean)
+        report.clean = clean
     return report
 
 
 def _find_formed(
-    data: list[str], eval_data: list[str] | None, image_root: str | None, split: str, columns: dict[str, str] | None
+    data: list[str],
+    eval_data: list[str] | None,
+    image_root: str | None,
+    split: str,
+    columns: dict[str, str | list[str]] | None,
 ) -> tuple[list[Source], list[Source]]:
     """Finds the sources of data and evaluation data; a column of the mapping may be in one of them only."""
     sources = find_sources(data, image_root, None, split)

@@ -5,15 +5,11 @@ overlap.
 Of a row, only digests, lengths and findings are kept: about 60 bytes, and 16 for each picture.
 """
 
-import multiprocessing
-import sys
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
 from transformers import AutoConfig, AutoProcessor
 
 from ...config import PumaKLConfig
@@ -354,41 +350,3 @@ class ReferenceReader:
                 raise
             if not name or pictures:
                 yield describe_side(question, answer, pictures)
-
-
-def map_chunks(worker: Callable[[Chunk], Any], chunks: list[Chunk], num_proc: int, title: str) -> Iterator[Any]:
-    """
-    Yields what a worker makes of each chunk, in order, with a progress bar where there is a terminal.
-
-    Args:
-        worker (`Callable[[Chunk], Any]`):
-            Is copied into each process once.
-        chunks (`list[Chunk]`):
-            Chunks of [`find_chunks`].
-        num_proc (`int`):
-            Processes; with 1 the work is done in this one.
-        title (`str`):
-            What the bar says.
-    """
-    console = Console(stderr=True)
-    shown = {"description": title, "total": len(chunks), "console": console, "transient": True}
-    shown["disable"] = not sys.stderr.isatty()
-    if num_proc == 1 or len(chunks) < 2:
-        yield from track(map(worker, chunks), **shown)
-        return
-    # spawned, since a copy of a process with threads (of torch, tokenizers, Arrow) may wait for ever for one of them
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(num_proc, len(chunks)), initializer=_keep_worker, initargs=(worker,)) as pool:
-        yield from track(pool.imap(_work, chunks), **shown)
-
-
-_worker: Callable[[Chunk], Any]
-
-
-def _keep_worker(worker: Callable[[Chunk], Any]) -> None:
-    global _worker
-    _worker = worker
-
-
-def _work(chunk: Chunk) -> Any:
-    return _worker(chunk)

@@ -42,7 +42,7 @@ def preview_pairs(
     data: list[str],
     output: Path,
     *,
-    columns: dict[str, str] | None = None,
+    columns: dict[str, str | list[str]] | None = None,
     image_root: str | None = None,
     split: str = "train",
     model: str | None = None,
@@ -62,7 +62,7 @@ def preview_pairs(
             Files, folders or Hub datasets with rows of any form that training reads.
         output (`Path`):
             The page, a name that ends with `.html`.
-        columns (`dict[str, str]`, *optional*):
+        columns (`dict[str, str | list[str]]`, *optional*):
             Where the data calls its columns otherwise, as in training: our column → the data's.
         image_root (`str`, *optional*):
             Folder that relative image paths start from. Defaults to the folder of each file.

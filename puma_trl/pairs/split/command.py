@@ -13,7 +13,6 @@ the data and the seed alone.
 
 import argparse
 import math
-import os
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -21,11 +20,11 @@ from pathlib import Path
 
 from ...data.files import Chunk, Source, find_chunks, find_sources
 from ...data.forms import find_forms
-from ...data.load import MAX_PROCESSES
 from ...errors import DataError
 from ..check.content import Side
 from ..check.overlap import Reference
-from ..check.scan import ReferenceReader, map_chunks
+from ..check.processes import count_processes, map_chunks
+from ..check.scan import ReferenceReader
 from ..mapping import add_columns, read_columns
 from ..subset import find_target, write_subset
 
@@ -131,12 +130,12 @@ def split_pairs(
     """
     if eval_size <= 0 or (eval_size >= 1 and eval_size != int(eval_size)):
         raise DataError(f"`--eval_size` is {eval_size}, but must be a share between 0 and 1, or a number of rows.")
+    num_proc = count_processes(num_proc)
     sources = find_forms(find_sources(data, image_root, None, split), columns)
     files = {f"{name}_file": find_target(sources, output / name) for name in ("train", "eval")}
     sides: list[tuple[Row, Side]] = []
     unread = 0
-    workers = num_proc or min(os.cpu_count(), MAX_PROCESSES)
-    for source, rows in map_chunks(RowReader(sources), list(find_chunks(sources)), workers, "Reading"):
+    for source, rows in map_chunks(RowReader(sources), list(find_chunks(sources)), num_proc, "Reading"):
         for number, found, problem in rows:
             unread += problem is not None
             sides += [((source, number), side) for side in found if problem is None]
@@ -151,10 +150,7 @@ def split_pairs(
         )
     rest = {row for group in groups for row in group} - chosen
     for path, wanted in zip(files.values(), (rest, chosen), strict=True):
-        kept: list[list[int]] = [[] for _ in sources]
-        for source, number in sorted(wanted):
-            kept[source].append(number)
-        write_subset(sources, kept, path)
+        write_subset(sources, wanted, path)
     counts = {"train": total - len(chosen), "eval": len(chosen), "unread": unread}
     return counts | {"groups": len(groups), "largest": largest} | files
 
