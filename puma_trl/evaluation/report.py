@@ -3,6 +3,7 @@
 figures where the user gives them.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ..record.charts import chart
 from ..record.intervals import wilson
 from .benchmarks import BENCHMARKS
 from .files import read_json, write_text
+from .rates import markdown_table, percent
+from .report_page import render_page
 from .wrong_answers import find_wrong_answers
 
 
@@ -75,8 +78,6 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None, im
     Raises:
         EvaluationError: if a file is missing or not of its form.
     """
-    from .report_page import render_page
-
     metrics = read_json(metrics_path)
     if not isinstance(metrics, dict) or metrics.get("benchmark") not in BENCHMARKS:
         raise EvaluationError(f"{metrics_path} is no metrics file of `score`: it names no known `benchmark`.")
@@ -88,10 +89,12 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None, im
     picture, page = output.with_suffix(".png"), output.with_suffix(".html")
     charted = {name: figure for name, figure in figures.items() if name.split("/")[0] in benchmark.charted}
     draw_chart(benchmark.title, charted, reference, picture)
-    protocol = describe_protocol(metrics, reference)
+    protocol = describe_protocol(metrics, reference, figures)
     rows = make_table(figures, reference)
-    lines = [f"# {benchmark.title}", "", *protocol, "", f"![rates]({picture.name})", "", *_markdown(rows)]
-    write_text(output, "\n".join([*lines, *_settings_lines(metrics["settings"])]) + "\n")
+    settings = [["setting", "value"], *([name, str(value)] for name, value in metrics["settings"].items())]
+    tables = ["\n".join(markdown_table(table)) for table in (rows, settings)]
+    parts = [f"# {benchmark.title}", *protocol, f"![rates]({picture.name})", *tables]
+    write_text(output, "\n\n".join(parts) + "\n")
     wrong = find_wrong_answers(benchmark, metrics, metrics_path.with_name("scored.jsonl"), image_root)
     write_text(page, render_page(benchmark.title, protocol, picture.read_bytes(), rows, wrong))
     return page
@@ -138,23 +141,29 @@ def make_table(figures: dict[str, Figure], reference: dict[str, dict[str, Any]])
     """Returns the rows of the table of all figures, the first one its header."""
     rows = [["metric", "this run", "95 % interval", "count", *reference]]
     for name, figure in figures.items():
-        interval = "" if figure.interval is None else " to ".join(map(_percent, figure.interval))
-        others = [_percent(published.get(name)) for published in reference.values()]
-        rows.append([name, _percent(figure.rate), interval, figure.count, *others])
+        interval = "" if figure.interval is None else " to ".join(map(percent, figure.interval))
+        others = [percent(published.get(name)) for published in reference.values()]
+        rows.append([name, percent(figure.rate), interval, figure.count, *others])
     return rows
 
 
-def _markdown(rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|---" * len(rows[0]) + "|", *lines[1:]]
+def describe_protocol(
+    metrics: dict[str, Any], reference: dict[str, dict[str, Any]], shown: Collection[str]
+) -> list[str]:
+    """
+    Says how the figures were made, and the published ones where that is known.
 
+    Args:
+        metrics (`dict[str, Any]`):
+            What `score` wrote.
+        reference (`dict[str, dict[str, Any]]`):
+            Published figures given by the user.
+        shown (`Collection[str]`):
+            Names of the figures of this run.
 
-def _settings_lines(settings: dict[str, Any]) -> list[str]:
-    return ["", *_markdown([["setting", "value"], *([name, str(value)] for name, value in settings.items())])]
-
-
-def describe_protocol(metrics: dict[str, Any], reference: dict[str, dict[str, Any]]) -> list[str]:
-    """Returns paragraphs that say how the figures were made, and the published ones where that is known."""
+    Returns:
+        Paragraphs in Markdown without more than bold words.
+    """
     rule, llm = metrics["extraction"], metrics["settings"].get("extraction_llm")
     lines = [
         f"{metrics['answered']:,} of {metrics['items']:,} items answered ({metrics['coverage']:.2%}); "
@@ -180,17 +189,15 @@ def describe_protocol(metrics: dict[str, Any], reference: dict[str, dict[str, An
     if reference:
         made = [f"{name} ({RULE}: {figures.get(RULE, 'not known')})" for name, figures in reference.items()]
         lines.append(f"The figures of {', '.join(made)} were given by the user and not measured here.")
-        known = {*collect_figures(metrics), RULE}
         unused = [
-            f"{metric} of {name}" for name, rates in reference.items() for metric in rates if metric not in known
+            f"{metric} of {name}"
+            for name, rates in reference.items()
+            for metric in rates
+            if metric not in shown and metric != RULE
         ]
         if unused:
             lines.append(f"Not shown, since this run has no such figure: {', '.join(unused)}.")
-    return [line for paragraph in lines for line in (paragraph, "")][:-1]
-
-
-def _percent(rate: float | None) -> str:
-    return "–" if rate is None else f"{rate:.2%}"
+    return lines
 
 
 def draw_chart(title: str, figures: dict[str, Figure], reference: dict[str, dict[str, Any]], path: Path) -> None:

@@ -42,7 +42,7 @@ def render_page(title: str, protocol: list[str], chart: bytes, rows: list[list[s
     header = "".join(f"<th>{_text(cell)}</th>" for cell in head)
     parts = [
         f"<h1>{_text(title)}</h1>",
-        *(f"<p>{_bold(line)}</p>" for line in protocol if line),
+        *(f"<p>{_bold(line)}</p>" for line in protocol),
         f'<img src="{picture}" alt="rates with 95 % intervals">',
         f"<h2>{len(wrong.examples)} of {wrong.total:,} wrong answers</h2>",
         *([f"<p>{_text(wrong.note)}</p>"] if wrong.note else []),

@@ -9,6 +9,7 @@ from ..record.intervals import wilson
 from .benchmarks import Benchmark, MathVista
 from .files import write_json, write_text
 from .judging import Judge
+from .rates import markdown_table, percent
 from .scoring import Replies
 
 
@@ -117,13 +118,12 @@ def write_comparison(comparison: dict[str, Any], output: Path, notes: Sequence[s
     Returns:
         The table, as it is printed.
     """
-    lines = ["| rule | accuracy | 95 % interval | correct |", "|---|---|---|---|"]
+    rows = [["rule", "accuracy", "95 % interval", "correct"]]
     for rule, figures in comparison["rules"].items():
-        low, high = figures["interval"] or (None, None)
-        interval = "–" if low is None else f"{low:.2%} to {high:.2%}"
-        accuracy = "–" if figures["accuracy"] is None else f"{figures['accuracy']:.2%}"
-        lines.append(f"| {rule} | {accuracy} | {interval} | {figures['correct']}/{figures['total']} |")
-    lines += ["", f"The rules differ on {comparison['differ']:,} of {comparison['items']:,} items.", *notes]
+        interval = " to ".join(map(percent, figures["interval"] or (None,)))
+        rows.append([rule, percent(figures["accuracy"]), interval, f"{figures['correct']}/{figures['total']}"])
+    differ = f"The rules differ on {comparison['differ']:,} of {comparison['items']:,} items."
+    lines = [*markdown_table(rows), "", differ, *notes]
     table = "\n".join(lines)
     examples = [line for row in comparison["differences"][:MAX_EXAMPLES] for line in _example(row)]
     write_json(output.with_name("rules.json"), comparison)
