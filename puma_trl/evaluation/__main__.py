@@ -60,6 +60,13 @@ def make_parser() -> Parser:
     return parser
 
 
+def add_setting(parser: argparse.ArgumentParser, settings: type, name: str, words: str) -> None:
+    """Adds an option that is a field of the settings, of its type and with its default."""
+    default = getattr(settings, name)
+    shown = f"{default:g}" if isinstance(default, float) else default
+    parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{words} (default: {shown})")
+
+
 def add_reference(parser: argparse.ArgumentParser) -> None:
     """Adds the published figures that stand beside ours."""
     form = "{name: {metric: fraction[, rule: text]}}"
@@ -70,7 +77,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds which items are meant."""
     parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
     parser.add_argument("--data", help="json, jsonl or parquet file, or Hub data set (default: the official one)")
-    parser.add_argument("--split", default=ItemSource.split, help="split of the Hub data set (default: %(default)s)")
+    add_setting(parser, ItemSource, "split", "split of the Hub data set")
 
 
 def add_responses(parser: argparse.ArgumentParser) -> None:
@@ -90,20 +97,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base_url", help="server of --backend openai, such as http://127.0.0.1:8000/v1")
     parser.add_argument("--image_root", help="folder or zip with the pictures, or `hub` to download the archive")
     parser.add_argument("--prompt", choices=PROMPTS, default=ReplySettings.prompt)
-    parser.add_argument(
-        "--batch_size", type=int, default=ReplySettings.batch_size, help="prompts in a batch (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--max_new_tokens",
-        type=int,
-        default=ReplySettings.max_new_tokens,
-        help="longest reply in tokens (default: %(default)s)",
-    )
+    add_setting(parser, ReplySettings, "batch_size", "prompts in a batch")
+    add_setting(parser, ReplySettings, "max_new_tokens", "longest reply in tokens")
     parser.add_argument(
         "--temperature", type=float, default=ReplySettings.temperature, help="0 (default) takes the likeliest token"
     )
-    parser.add_argument("--top_p", type=float, default=ReplySettings.top_p)
-    parser.add_argument("--seed", type=int, default=ReplySettings.seed, help="seed of sampling")
+    add_setting(parser, ReplySettings, "top_p", "share of probability that is sampled from")
+    add_setting(parser, ReplySettings, "seed", "seed of sampling")
     add_dtype(parser)
 
 
@@ -152,21 +152,9 @@ def add_llm(parser: argparse.ArgumentParser) -> None:
 
 def add_server(parser: argparse.ArgumentParser) -> None:
     """Adds how OpenAI-compatible servers are asked; the key comes from the environment (OPENAI_API_KEY) only."""
-    parser.add_argument(
-        "--concurrency",
-        type=int,
-        default=ServerSettings.concurrency,
-        help="requests under way at once (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--timeout", type=float, default=ServerSettings.timeout, help="seconds for one try (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--max_retries",
-        type=int,
-        default=ServerSettings.max_retries,
-        help="tries after the first (default: %(default)s)",
-    )
+    add_setting(parser, ServerSettings, "concurrency", "requests under way at once")
+    add_setting(parser, ServerSettings, "timeout", "seconds for one try")
+    add_setting(parser, ServerSettings, "max_retries", "tries after the first")
 
 
 def add_gap(parser: argparse.ArgumentParser) -> None:
@@ -174,9 +162,7 @@ def add_gap(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", nargs="+", required=True, help="one or several model folders, a row each")
     parser.add_argument("--data", required=True, help="pairs with the published columns: file, folder or Hub data set")
     parser.add_argument("--image_root", help="folder that relative image paths start from")
-    parser.add_argument(
-        "--batch_size", type=int, default=GapSettings.batch_size, help="pairs in a batch (default: %(default)s)"
-    )
+    add_setting(parser, GapSettings, "batch_size", "pairs in a batch")
     parser.add_argument("--max_new_tokens", type=int, help="longest reply (default: a quarter over the longest gold)")
     parser.add_argument("--num_rows", type=int, help="use the first rows only")
     add_dtype(parser)
