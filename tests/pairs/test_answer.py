@@ -20,8 +20,8 @@ from puma_trl.evaluation.gap_answers import options_of, same_answer
 from puma_trl.evaluation.local_model import load_for_generation
 from puma_trl.mini import build_model
 from puma_trl.pairs.__main__ import main
-from puma_trl.pairs.answer.choice import Judged, agrees, choose, judge_replies, without_thoughts
-from puma_trl.pairs.answer.problems import GOLD, read_problems
+from puma_trl.pairs.answer.choice import Judged, Yield, agrees, choose, judge_replies, without_thoughts
+from puma_trl.pairs.answer.problems import GOLD, Problem, read_problems
 from puma_trl.pairs.answer.replies import write_chat
 from puma_trl.pairs.answer.sampling import PickToken, Sampler
 
@@ -357,7 +357,7 @@ def test_requests_that_fail_are_asked_again(api, data, tmp_path):  # noqa: F811
     assert [row["instruction"] for row in read_rows(tmp_path / "own.jsonl")] == ["Angles 0 and 3?"]
 
 
-def test_control_tokens_of_the_model_are_seen(model, data, processor, tmp_path, monkeypatch):
+def test_control_tokens_of_the_model_are_seen(model, processor, monkeypatch):
     """A local reply has all its tokens, also those that are left out where answers are read."""
     sampler = Sampler(*load_for_generation(str(model)), max_new_tokens=8)
     end, picture = processor.tokenizer.eos_token_id, processor.image_token_id
@@ -435,6 +435,16 @@ def test_which_right_answers_are_kept():
     chosen = {choose(judged, "random", str(seed))[0].sample for seed in range(20)}
     assert chosen == {1, 3, 4} and choose(judged, "random", "5") == choose(judged, "random", "5")
     assert all(choose(judged[1:2], keep, "s") == [] for keep in ("shortest", "random", "all"))
+
+
+def test_a_kind_may_have_the_name_of_the_total():
+    judged, counts = [Judged(1, "3", "right"), Judged(2, "4", "another answer")], Yield()
+    counts.add(Problem({}, {"kind": "all"}), judged, judged[:1])
+    counts.add(Problem({}, {}), judged, [])
+    lines = counts.describe().splitlines()[2:5]
+    assert lines[0] == "| no kind | 1 | 0 (0.0%) | 2 | 1 (50.0%) | 0 |"
+    assert lines[1] == "| all | 1 | 1 (100.0%) | 2 | 1 (50.0%) | 1 |"
+    assert lines[2] == "| all | 2 | 1 (50.0%) | 4 | 2 (50.0%) | 1 |" and counts.kept == 1
 
 
 def test_a_template_may_open_a_thought(data, processor, tmp_path):

@@ -122,7 +122,7 @@ def judge_replies(
         replies (`Sequence[dict[str, Any]]`):
             Rows of the progress file, in the order of their numbers.
         judge (`str`):
-            One of `JUDGES`.
+            `"exact"` or `"math_verify"`, see [`agrees`].
         folder (`Path`):
             Where the answers will be written.
         reader ([`Renderer`], *optional*):
@@ -166,6 +166,7 @@ class Yield:
     """Counts what came of the replies, and words it."""
 
     def __init__(self):
+        self.total = Counter()
         self.by_kind: dict[str, Counter] = defaultdict(Counter)
         self.by_length: dict[int, Counter] = defaultdict(Counter)
         self.verdicts = Counter()
@@ -175,8 +176,8 @@ class Yield:
         good = (RIGHT, REPEATED)
         here = {"problems": 1, "solved": int(bool(kept)), "replies": len(judged), "kept": len(kept)}
         here["right"] = sum(each.verdict in good for each in judged)
-        for kind in ("all", str(problem.facts.get("kind", ""))):
-            self.by_kind[kind].update(here)
+        for counts in (self.total, self.by_kind[str(problem.facts.get("kind", ""))]):
+            counts.update(here)
         for each in judged:
             longest = SHORTEST
             while len(each.answer) > longest:
@@ -188,7 +189,7 @@ class Yield:
     @property
     def kept(self) -> int:
         """The number of answers that are kept."""
-        return self.by_kind["all"]["kept"]
+        return self.total["kept"]
 
     @property
     def reasons(self) -> str:
@@ -199,13 +200,11 @@ class Yield:
 
     def describe(self) -> str:
         """Returns the page: tables in Markdown, and why replies are not kept."""
-        kinds = [self.by_kind[""], *(self.by_kind[kind] for kind in sorted(self.by_kind.keys() - {"", "all"}))]
-        names = ["no kind", *sorted(self.by_kind.keys() - {"", "all"})]
+        kinds = [(kind or "no kind", counts) for kind, counts in sorted(self.by_kind.items())]
         lines = ["| kind | problems | solved | replies | right | kept |", "|---|---|---|---|---|---|"]
-        for name, counts in [*zip(names, kinds, strict=True), ("all", self.by_kind["all"])]:
-            if counts["problems"]:
-                numbers = [_share(counts, "solved", "problems"), counts["replies"], _share(counts, "right", "replies")]
-                lines.append(_line(name, counts["problems"], *numbers, counts["kept"]))
+        for name, counts in [*kinds, ("all", self.total)]:
+            numbers = [_share(counts, "solved", "problems"), counts["replies"], _share(counts, "right", "replies")]
+            lines.append(_line(name, counts["problems"], *numbers, counts["kept"]))
         lines += ["", "| characters | replies | right | kept |", "|---|---|---|---|"]
         for longest, counts in sorted(self.by_length.items()):
             lines.append(

@@ -2,7 +2,7 @@
 Has a model answer the problems of pairs, keeps the answers that agree with the gold ones, and writes pairs with them.
 
 ```bash
-python -m puma_trl.pairs answer --model outputs/stage1 --data pairs.jsonl --side text_rich --n 4 --output own.jsonl
+puma-trl pairs answer --model outputs/stage1 --data pairs.jsonl --side text_rich --n 4 --output own.jsonl
 ```
 
 The rows have the published form, with the model's answer on both sides and the gold one in `gold_answer`, which no
@@ -134,7 +134,7 @@ def _check_options(data: list[str], output: Path, settings: ReplySettings, num_s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of `python -m puma_trl.pairs answer`."""
+    """Adds the options of `puma-trl pairs answer`."""
 
     def add(name: str, words: str, **options: Any) -> None:
         default = "" if options.get("default") is None else " (default: %(default)s)"

@@ -64,7 +64,7 @@ class Problem:
     def prompt(self, side: str) -> Prompt:
         """Returns what a model is asked: one of `SIDES`."""
         text, _, history = prompt_of(self.row, SIDES[side])
-        return Prompt(text, self.row[f"image_url{SIDES[side]}"] or (), history)
+        return Prompt(text, self.row[f"image_url{SIDES[side]}"], history)
 
     def answered(self, answer: str) -> dict[str, Any]:
         """Returns the pair with another answer on both sides."""
@@ -119,14 +119,9 @@ def find_change(problem: Problem, answer: str, folder: Path) -> str | None:
     expected = problem.answered(answer)
     texts = [name for name in ROW_COLUMNS if not name.startswith("image")]
     changed = [name for name in texts if (read[name] or None) != (expected[name] or None)]
-    changed += [
-        f"image_url{side}" for side in SIDES.values() if len(read[f"image_url{side}"]) != len(_images(expected, side))
-    ]
+    pictures = [f"image_url{side}" for side in SIDES.values()]
+    changed += [name for name in pictures if len(read[name]) != len(expected[name])]
     return f"read again, `{changed[0]}` would be another" if changed else None
-
-
-def _images(row: dict[str, Any], suffix: str) -> list[Any]:
-    return row[f"image_url{suffix}"] or []
 
 
 def read_problems(
