@@ -14,6 +14,7 @@ from ...data.collator import DataCollatorForPumaPairs, split_sides
 from ...data.render import render_answer
 from ...errors import EvaluationError
 from ...evaluation.divergence import answer_logits, divergence_per_pair
+from ...evaluation.gap import longest_reply
 from ...evaluation.gap_answers import SIDES, answer_pairs
 from ...evaluation.local_model import Generator, load_for_generation
 from ...evaluation.progress import Progress
@@ -93,8 +94,7 @@ class LoadedModel:
         Returns:
             Per pair the reply on the text-rich and on the vision-rich side, each with whether it is right.
         """
-        longest = max_new_tokens or 8 + max(rows["num_answer_tokens"]) * 5 // 4
-        generator = Generator(self.model, self.processor, batch_size, longest)
+        generator = Generator(self.model, self.processor, batch_size, longest_reply(rows, max_new_tokens))
         answers = answer_pairs(generator, rows, "preview")
         return [[(pair[f"{side}_reply"], pair[f"{side}_correct"]) for side in SIDES] for pair in answers]
 
