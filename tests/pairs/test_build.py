@@ -661,7 +661,7 @@ def test_same_bytes_with_two_workers_and_after_a_kill(tmp_path, monkeypatch, fil
     assert contents(tmp_path / "killed") == expected
 
 
-def test_pictures_in_folders_of_limited_size(build_rows, tmp_path, monkeypatch):
+def test_pictures_in_folders_of_limited_size(build_rows, monkeypatch):
     monkeypatch.setattr(build_files, "FILES_PER_FOLDER", 2)
     rows = build_rows(GSM8K, "--preset", "gsm8k")
     assert [row["image_url_2"].split("/")[1] for row in rows] == ["00000-0"] * 2 + ["00000-1"] * 2 + ["00000-2"] * 2

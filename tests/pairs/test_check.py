@@ -405,7 +405,7 @@ def other_names(rows):
     return [row | {"picture": row.pop("image_url_2"), "instruction_2": None} for row in rows]
 
 
-def test_columns_of_data_and_evaluation_data(rows, generated, tmp_path, monkeypatch, capsys):
+def test_columns_of_data_and_evaluation_data(rows, tmp_path, monkeypatch, capsys):
     """Data in other names is checked as under ours, and one of both files may have ours."""
     path = write(tmp_path / "pairs.jsonl", other_names(rows))
     evals = write(tmp_path / "eval.jsonl", [rows[PLACE]])
@@ -443,7 +443,7 @@ def test_rows_of_every_form_are_checked(tmp_path):
     assert report.unread == ["level"]
 
 
-def test_unread_columns_that_come_late(rows, tmp_path):
+def test_unread_columns_that_come_late(tmp_path):
     later = [{"instruction": f"{number} + 1?", "output": "It is 7.", "image_url": ""} for number in range(120)]
     later[110]["note"] = "seldom"
     assert check_pairs([write(tmp_path / "pairs.jsonl", later)], num_proc=1).unread == ["note"]

@@ -27,8 +27,7 @@ from .problem_solvers import SOLVERS, X, is_equal, parse
 
 
 LEVELS = (1, 2, 3)
-# their levels differ in the size of the numbers only
-BASIC_KINDS = list(KINDS)[:7]
+# the levels of the first seven differ in the size of the numbers only
 NEW_KINDS = list(KINDS)[7:]
 
 

@@ -180,7 +180,7 @@ def test_broken_rows_are_listed_with_their_reason(pair_file, model_folder, with_
     assert page.rows[5]["sides"][1]["images"] == [] and "0000005.png" in page.rows[5]["problem"]
 
 
-def test_tokens_add_up_to_the_length_of_training(pair_file, model_folder, processor, tiny_model):
+def test_tokens_add_up_to_the_length_of_training(pair_file, model_folder, processor):
     _, page = preview(pair_file, model=str(model_folder))
     assert page.facts["unit"] == "tokens"
     for line, row in zip(pair_file.read_text().splitlines(), page.rows, strict=True):
@@ -366,7 +366,7 @@ def test_command_line(pair_file, monkeypatch, capsys):
         main()
 
 
-def test_columns_have_other_names(pair_file, monkeypatch, capsys):
+def test_columns_have_other_names(pair_file, monkeypatch):
     rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
     for row in rows:
         row["picture"] = row.pop("image_url_2")
