@@ -22,7 +22,7 @@ from ..files import check_file
 from ..models.families import Family, get_family
 from .divergence import measure_divergence
 from .files import write_json, write_jsonl
-from .gap_answers import answer_pairs
+from .gap_answers import answer_pairs, longest_reply
 from .gap_report import draw_gap, name_models, print_gap
 from .gap_summary import GROUPS, compare_models, summarise
 from .local_model import Generator, load_for_generation, load_for_prompts
@@ -77,11 +77,6 @@ def read_groups(data: str, image_root: str | None) -> dict[str, dict[str, Any]]:
             if said:
                 groups[source.row_id(number)] = said
     return groups
-
-
-def longest_reply(rows: Dataset, max_new_tokens: int | None) -> int:
-    """Returns how many tokens a reply may have: by default a quarter more than the longest gold answer."""
-    return max_new_tokens or 8 + max(rows["num_answer_tokens"]) * 5 // 4
 
 
 def check_pairs(settings: GapSettings, path: str) -> tuple[Dataset, Family]:

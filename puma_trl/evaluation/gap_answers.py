@@ -56,6 +56,11 @@ def options_of(row: dict[str, Any]) -> tuple[str, ...]:
     return parse_options(row["instruction"])
 
 
+def longest_reply(rows: Dataset, max_new_tokens: int | None = None) -> int:
+    """Returns how many tokens a reply may have: by default a quarter more than the longest gold answer."""
+    return max_new_tokens or 8 + max(rows["num_answer_tokens"]) * 5 // 4
+
+
 def answer_pairs(generator: Generator, rows: Dataset, title: str) -> list[dict[str, Any]]:
     """
     Answers problems on both sides.

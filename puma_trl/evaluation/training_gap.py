@@ -16,7 +16,7 @@ from ..data.files import find_sources
 from ..data.load import load_data
 from ..errors import ConfigError, DataError
 from ..models.families import Family
-from .gap_answers import answer_sides, join_answers
+from .gap_answers import answer_sides, join_answers, longest_reply
 from .gap_summary import summarise_answers
 from .local_model import Generator
 
@@ -132,10 +132,9 @@ def measure_gap(trainer: Trainer, pairs: Dataset) -> dict[str, Any]:
         What [`summarise_answers`] returns, the same on all processes.
     """
     accelerator, args = trainer.accelerator, trainer.args
-    longest = 8 + max(pairs["num_answer_tokens"]) * 5 // 4
     rank, ranks = accelerator.process_index, accelerator.num_processes
     with whole_model(trainer) as model:
-        generator = Generator(model, trainer.processing_class, args.per_device_eval_batch_size, longest)
+        generator = Generator(model, trainer.processing_class, args.per_device_eval_batch_size, longest_reply(pairs))
         answers = answer_sides(generator, pairs, "gap", lambda batches: batches[rank::ranks], quiet=rank > 0)
     accelerator.wait_for_everyone()
     return summarise_answers(join_answers(pairs, gather_object([answers]) if ranks > 1 else [answers]))

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from puma_trl.evaluation.gap import load_pairs, longest_reply
-from puma_trl.evaluation.gap_answers import answer_pairs
+from puma_trl.evaluation.gap import load_pairs
+from puma_trl.evaluation.gap_answers import answer_pairs, longest_reply
 from puma_trl.evaluation.gap_summary import summarise_answers
 from puma_trl.evaluation.local_model import Generator, load_for_generation
 from puma_trl.evaluation.training_gap import LENGTHS, METRICS

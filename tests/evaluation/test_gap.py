@@ -12,8 +12,8 @@ from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.divergence import measure_divergence, shuffle_teachers
-from puma_trl.evaluation.gap import load_pairs, longest_reply
-from puma_trl.evaluation.gap_answers import answer_pairs, options_of, same_answer
+from puma_trl.evaluation.gap import load_pairs
+from puma_trl.evaluation.gap_answers import answer_pairs, longest_reply, options_of, same_answer
 from puma_trl.evaluation.gap_summary import compare_models, summarise
 from puma_trl.evaluation.local_model import Generator, Prompt, Reply
 from puma_trl.evaluation.paired import compare_outcomes, mcnemar
