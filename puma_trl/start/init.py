@@ -23,6 +23,7 @@ from ..models.families import get_family, is_multimodal
 from ..models.families.qwen import QWEN_VL
 from ..models.load import load_config, load_processor
 from .memory import FULL, count, empty_model, make_setting, patches_per_token, plan_setting
+from .shipped import zero_stage
 from .train import choose_engine
 from .write import ADAPTERS, PARTS, TITLES, write_recipe
 
@@ -201,7 +202,7 @@ def choose(
             continue  # what unpacks nf4 on a CPU takes longer than training
         values = {"trainable_parts": run.trainable_parts, "use_cpu": not gpus, "use_peft": kind != "none"}
         engine, _ = choose_engine(values, gpus)
-        zero = int(engine[4]) if engine.startswith("zero") else 0
+        zero = zero_stage(engine)
         # where no engine keeps fp32 copies, the weights themselves must be fp32
         dtype = "float32" if not gpus or (kind == "none" and not zero) else "bfloat16"
         counts = count(empty_model(config), ModelConfig(model, **_adapter_keys(kind)), run.trainable_parts)

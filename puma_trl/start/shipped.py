@@ -38,3 +38,8 @@ def find_engine(name: str) -> Path:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean `{near[0]}`?" if near else f"Name a file, or one of {', '.join(known)}."
     raise ConfigError(f"No such accelerate configuration: {name}. {hint}")
+
+
+def zero_stage(name: str) -> int:
+    """Returns the stage of ZeRO that an accelerate configuration is called after, such as `zero2_8xa100`, or 0."""
+    return int(name[4]) if name.startswith("zero") else 0
