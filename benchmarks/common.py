@@ -11,6 +11,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PROBE = ROOT / "tests" / "distributed" / "probe.py"
+# What trains in stage 2, and words of made-up problems
+PARTS = ["aligner", "vision_tower_low", "vision_tower_high"]
+WORDS = "the angle of a triangle and its side with circle line point area find sum is so we get degrees".split()
 # fp32 on a CPU; nothing is kept or reported
 ON_CPU = {
     "bf16": False,
@@ -28,6 +31,12 @@ def environment() -> dict[str, str]:
     # DeepSpeed looks for `ninja` there
     changes["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return os.environ | changes
+
+
+def memory_of_imports() -> int:
+    """Returns the KiB that Python and the libraries of a run take."""
+    code = "import resource, puma_trl.run; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    return int(run([sys.executable, "-c", code], "imports", env=environment()).stdout)
 
 
 def run(command: list[str], name: str, **kwargs: Any) -> subprocess.CompletedProcess:

@@ -2,7 +2,7 @@
 A stage-2 step under every engine against DDP: samples per second and peak memory of a rank, in two processes on a CPU.
 
 ```bash
-python benchmarks/engines.py             # a model of 60M parameters, 8 steps of each engine
+python benchmarks/engines.py             # a model of 73M parameters, 8 steps of each engine
 python benchmarks/engines.py --steps 4   # a quick look
 ```
 
@@ -13,13 +13,11 @@ not how it uses a network; the resident memory contains Python and the libraries
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from common import launch, table_head, table_row
+from common import launch, memory_of_imports, table_head, table_row
 
 from puma_trl.mini import build_model, build_processor, write_data
 
@@ -27,7 +25,6 @@ from puma_trl.mini import build_model, build_processor, write_data
 ENGINES = ("ddp", "zero2_8xa100", "zero3_8xa100", "zero3_offload", "fsdp2")
 SIZES = {"hidden_size": 768, "num_hidden_layers": 8, "vision_embed_dim": 128, "num_heads": 8}
 BATCH_SIZE = 8
-IMPORTS = "import resource, puma_trl.run; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 
 
 def measure(engine: str, folder: Path, steps: int) -> list[dict]:
@@ -50,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Speed and memory of every engine against DDP.")
     parser.add_argument("--steps", type=int, default=8, help="steps of each engine; the first two are not timed")
     args = parser.parse_args()
-    imports = int(subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout)
+    imports = memory_of_imports()
     memory_name = "peak memory of a rank (MiB)"
     print(table_head("engine", "wrapper", "samples/s", "against DDP", memory_name, "against DDP"))
     with tempfile.TemporaryDirectory() as temporary:

@@ -15,7 +15,6 @@ engine, weights that are trained as a whole stay in bf16, so the plan is made fo
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import PROBE, ROOT, environment, run, table_head, table_row
+from common import PROBE, ROOT, environment, memory_of_imports, run, table_head, table_row
 from gpu_parts.model import make_processor, read_config
 
 from puma_trl.mini import write_data
@@ -42,7 +41,6 @@ RUNS = {
 SMALL = ("LoRA, stage 2", "stage 2")
 ON_CPU = {"use_cpu": True, "tf32": False, "max_steps": 2, "gradient_accumulation_steps": 1, "save_strategy": "no"}
 ON_CPU |= {"report_to": "none", "dataloader_num_workers": 0, "dataset_num_proc": 1}
-IMPORTS = "import resource, puma_trl.run; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
 BLOCK = 2**20  # random numbers, over and over: 2 billion different ones take a minute
 
 
@@ -103,8 +101,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2, help="rows of a micro-batch")
     parser.add_argument("--layers", type=int, help="of language model and tower, instead of all")
     args = parser.parse_args()
-    imports = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, env=environment())
-    libraries = 1024 * int(imports.stdout)
+    libraries = 1024 * memory_of_imports()
     names = ("recipe", "parameters", "seconds per step", "planned (GB)", "measured (GB)", "planned / measured")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

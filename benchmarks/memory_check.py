@@ -16,13 +16,13 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import torch
 from common import launch, table_head, table_row
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
 
 from puma_trl.mini import build_model, build_processor, write_data
 from puma_trl.recipe import parse_recipe
-from puma_trl.start.memory import REDUCE_BUCKET, Setting, count, plan
+from puma_trl.start.memory import REDUCE_BUCKET, Setting, count, empty_model, plan
+from puma_trl.start.shipped import zero_stage
 
 
 SIZES = {
@@ -75,16 +75,14 @@ def measure(engine: str, folder: Path, options: dict) -> list[dict]:
 def predict(folder: Path, engine: str, options: dict, shape: dict[str, int]):
     """Returns the plan of a run whose largest micro-batch had these numbers of tokens, patches and answer tokens."""
     config = AutoConfig.from_pretrained(folder / "model")
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
     argv = [f"--{key}={value}" for key, value in options.items()]
     argv += ["--model_name_or_path=x", "--dataset_name=x", "--output_dir=x", "--use_cpu=true", "--bf16=false"]
     _, args, model_args, _ = parse_recipe(argv)
-    counts = count(model, model_args, args.trainable_parts or ["all"])
+    counts = count(empty_model(config), model_args, args.trainable_parts or ["all"])
     setting = Setting(
         width=4,
         processes=2,
-        zero=int(engine[4]) if engine.startswith("zero") else 0,
+        zero=zero_stage(engine),
         pairs=True,
         rows=BATCH_SIZE,
         length=shape["tokens"] / BATCH_SIZE,

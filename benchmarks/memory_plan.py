@@ -13,19 +13,20 @@ it with runs. Nothing is loaded. Sizes are in GB of 10^9 bytes, as the makers of
 
 import argparse
 import functools
-import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from common import ROOT, table_head, table_row
-from transformers import AutoConfig
+from gpu_parts.model import CONFIGS as FOLDER
+from gpu_parts.model import read_config
 
 from puma_trl.recipe import parse_recipe
 from puma_trl.start.memory import FULL, Plan, count, empty_model, make_setting, plan_setting
+from puma_trl.start.shipped import zero_stage
 
 
-CONFIGS = sorted(path.stem for path in (ROOT / "benchmarks" / "configs").glob("Qwen*.json"))
+CONFIGS = sorted(path.stem for path in FOLDER.glob("Qwen*.json"))
 CARDS = {"A100 80 GB": 80, "A100 40 GB": 40, "24 GB": 24}
 ROWS = [2**power for power in range(7)]  # of a micro-batch
 RECIPES = [
@@ -38,8 +39,7 @@ RECIPES = [
 def engine_of(recipe: Path) -> tuple[int, int]:
     """Returns the stage of ZeRO, 0 without DeepSpeed, and the number of processes that a recipe's header names."""
     engine = re.search(r"accelerate_configs/(\w+)\.yaml", recipe.read_text(encoding="utf-8"))[1]
-    stage = re.match(r"zero(\d)", engine)
-    return int(stage[1]) if stage else 0, 1 if engine == "single_gpu" else 8
+    return zero_stage(engine), 1 if engine == "single_gpu" else 8
 
 
 def plan_recipe(name: str, recipe: Path, rows: int | None = None) -> Plan:
@@ -51,8 +51,7 @@ def plan_recipe(name: str, recipe: Path, rows: int | None = None) -> Plan:
 @functools.cache
 def describe_recipe(name: str, recipe: Path) -> tuple:
     """Returns configuration, counts and setting of a recipe with a model, and whether adapters train."""
-    values = json.loads((ROOT / "benchmarks" / "configs" / f"{name}.json").read_text())["config"]
-    config = AutoConfig.for_model(**values)
+    config = read_config(name)
     _, args, model_args, _ = parse_recipe([str(recipe), "--use_cpu", "true", "--bf16", "false", "--tf32", "false"])
     counts = count(empty_model(config), model_args, args.trainable_parts)
     zero, processes = engine_of(recipe)

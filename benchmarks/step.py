@@ -34,7 +34,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from common import table_head, table_row, verdict
+from common import PARTS, WORDS, table_head, table_row, verdict
 from loss import memory
 
 
@@ -42,12 +42,10 @@ VARIED = ["padded", "padding-free"]
 VARIANTS = ["step", "passes", "passes, all logits", "step, plain loss", "sft", *VARIED]
 GOAL = 1.10
 PADDING_FREE_GOAL = 0.75
-PARTS = ["aligner", "vision_tower_low", "vision_tower_high"]
-WORDS = "the angle of a triangle and its side with circle line point area find sum is so we get degrees".split()
 
 
 def make_rows(args: argparse.Namespace, folder: Path) -> Any:
-    """Returns a data set of one batch of pairs: a long text-rich side, a short vision-rich side with a picture."""
+    """Returns a dataset of one batch of pairs: a long text-rich side, a short vision-rich side with a picture."""
     from datasets import Dataset
     from PIL import Image
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import PARTS
 from trl import ModelConfig
 
 from puma_trl.start.memory import Setting, count, empty_model, plan
 
 from .measuring import first_line, peak, start_peak
-from .model import PARTS, SIZES, TINY_SIZES, make_model, make_processor, make_rows, make_trainer, read_config
+from .model import SIZES, TINY_SIZES, make_model, make_processor, make_rows, make_trainer, read_config
 
 
 # name → settings, attention
