@@ -1,5 +1,5 @@
 """
-Time and memory of reading, checking and mapping a pair data set before training: first, from the cache, and in a
+Time and memory of reading, checking and mapping a pair dataset before training: first, from the cache, and in a
 process that reads what the main one has left there.
 
 ```bash
@@ -91,7 +91,7 @@ def make_data(folder: Path, rows: int) -> None:
 
 
 def load(folder: Path, num_proc: int | None, reads_only: bool) -> None:
-    """Loads the data set once and prints the seconds and what came out; runs in a process of its own."""
+    """Loads the dataset once and prints the seconds and what came out; runs in a process of its own."""
     import datasets
     from transformers import AutoProcessor
 

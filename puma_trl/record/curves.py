@@ -30,9 +30,9 @@ FONT_SIZE = 8
 
 def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
     """
-    Draws loss, KL, cross-entropy, token accuracy with the gap between the sides, gradient norm and learning rate over
-    the steps of a run: the batches of training as lines, evaluations as dashed lines of the same colours. A panel that
-    has nothing is left out; nothing is written for a run without any of them.
+    Draws loss, KL, cross-entropy, token accuracy with the gap between the sides, accuracy and gap by generation,
+    gradient norm and learning rate over the steps of a run: the batches of training as lines, evaluations as dashed
+    lines of the same colours. A panel that has nothing is left out; nothing is written for a run without any of them.
 
     Args:
         log_history (`list[dict[str, Any]]`):

@@ -218,7 +218,7 @@ def describe_data(reports: dict[str, DataReport], datasets: dict[str, Dataset], 
         datasets (`dict[str, Dataset]`):
             The rows that it returned.
         names (`dict[str, list[str]]`):
-            Split → files, folders or Hub data sets; a split that was held out has none of its own.
+            Split → files, folders or Hub datasets; a split that was held out has none of its own.
     """
     return {
         split: {

@@ -31,7 +31,7 @@ from .teacher_side import prepare_teacher
 from .unused import name_idle, refuse_for_rows, refuse_unused, refuse_with_model
 
 
-# `length` is for length-grouped sampling, which reads the data set after the other columns are gone
+# `length` is for length-grouped sampling, which reads the dataset after the other columns are gone
 COLUMNS = ["row_id", *ROW_COLUMNS, "length"]
 # What `load_data` has measured on a row, by which checked rows are known
 CHECKED = "num_answer_tokens"
