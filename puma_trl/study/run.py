@@ -149,10 +149,14 @@ def execute(run: Run, recipes: Path, model: Path, data: Path, environment: dict[
     log = run.folder / RUN_LOG
     _call(["puma_trl.run", str(recipes / "stage2.yaml"), *_as_flags(changes)], environment, log)
     checkpoints = sorted((run.folder / "model").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    gap = ["puma_trl.evaluation", "gap", "--data", str(data / "heldout.jsonl"), "--output", str(measurement)]
-    _call([*gap, "--batch_size", "100", "--model", *map(str, checkpoints)], environment, log)
+    _measure(checkpoints, data, measurement, environment, log)
     for path in checkpoints:  # those of all runs would fill a small disk
         shutil.rmtree(path)
+
+
+def _measure(models: list[Path], data: Path, output: Path, environment: dict[str, str], log: Path) -> None:
+    command = ["puma_trl.evaluation", "gap", "--data", str(data / "heldout.jsonl"), "--output", str(output)]
+    _call([*command, "--batch_size", "100", "--model", *map(str, models)], environment, log)
 
 
 def _call(arguments: list[str], environment: dict[str, str], log: Path) -> None:
@@ -209,9 +213,7 @@ def main() -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     before = tower / "gap.json"
     if not before.exists():
-        command = ["puma_trl.evaluation", "gap", "--data", str(data / "heldout.jsonl"), "--output", str(before)]
-        log = tower.with_name(f"{tower.name}.log")
-        _call([*command, "--batch_size", "100", "--model", str(tower)], environment, log)
+        _measure([tower], data, before, environment, tower.with_name(f"{tower.name}.log"))
     pool = ThreadPoolExecutor(args.jobs)
     futures = [pool.submit(execute, run, args.recipes, tower, data, environment) for run in runs]
     try:
