@@ -39,6 +39,11 @@ class StudyError(PumaError):
     """A run of the mini study that has failed."""
 
 
+def first_line(error: Exception) -> str:
+    """Returns the first line of what an error of a library says, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def printable(text: str) -> str:
     """
     Returns a text of the user's, such as a key or what a row holds, as it may be printed: control characters, which

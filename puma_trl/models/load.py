@@ -20,7 +20,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl import ModelConfig, get_quantization_config
 
 from ..config import PumaKLConfig
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .families import Family, get_auto_class, is_multimodal
 from .parts import part_of
 from .templates import check_chat_template, set_chat_template
@@ -59,7 +59,7 @@ def load_config(
             trust_remote_code=training_args.trust_remote_code,
         )
     except OSError as error:
-        reason = "" if os.path.isdir(folder) else f" ({_first_line(error)})"
+        reason = "" if os.path.isdir(folder) else f" ({first_line(error)})"
         raise ModelError(
             f"No model configuration was found for `{key}: {folder}`{reason}. It must be a model folder with a "
             "config.json, or the id of a model on the Hub. Recipes start from what the stage before has left: run "
@@ -67,14 +67,10 @@ def load_config(
         ) from error
     except ValueError as error:
         raise ModelError(
-            f"`{key}: {folder}` is not a model that transformers knows: {_first_line(error)} "
+            f"`{key}: {folder}` is not a model that transformers knows: {first_line(error)} "
             "Original Math-PUMA checkpoints are converted with `python -m puma_trl.convert`; code that comes with a "
             "model runs only with `trust_remote_code: true`."
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def load_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> ProcessorMixin | PreTrainedTokenizerBase:
@@ -106,7 +102,7 @@ def read_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> Proc
         )
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {_first_line(error)} "
+            f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {first_line(error)} "
             "Copy the base model's processor and tokenizer files into the folder."
         ) from error
     tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor

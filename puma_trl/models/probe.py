@@ -12,7 +12,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from trl import ModelConfig
 
 from ..config import PumaKLConfig
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .attention import VARLEN, VARLEN_TOWER
 
 
@@ -69,14 +69,13 @@ def check_attention(model_args: ModelConfig, training_args: PumaKLConfig, config
                 for heads, groups, size, is_causal in _heads(config):
                     _try(name, (heads, groups, size), is_causal, device, dtype)
         except Exception as error:  # of packages, of the Hub and of kernels, of all kinds
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             where = torch.cuda.get_device_name(device) if device.type == "cuda" else "a CPU"
             instead = f"`attn_implementation: {VARLEN}`, which comes with PyTorch, or `sdpa`"
             if name == VARLEN:
                 instead = "`attn_implementation: sdpa` and `padding_free: false`"
             raise ModelError(
                 f"`attn_implementation: {name}` does not run on {where} in {str(dtype).removeprefix('torch.')}: "
-                f"{reason.rstrip('.')}. Set {instead}."
+                f"{first_line(error).rstrip('.')}. Set {instead}."
             ) from error
     has_rows = training_args.padding_free or training_args.packing
     return ", ".join(_describe(name, device, dtype, has_rows) for name in names)

@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from trl import ModelConfig
 
 from ..config import PumaKLConfig
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .attention import attention_of
 from .families import Family, get_family, is_multimodal
 from .load import check_vocabulary, load_config, load_model, read_processor
@@ -184,10 +184,9 @@ def load_teacher(args: PumaKLConfig, side: TeacherSide, student: PreTrainedModel
         with _reading_everywhere():
             return load_model(model_args, args, side.config, side.family, init)
     except (TypeError, ValueError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"`{NAME}: {args.teacher_model_name_or_path}` cannot be loaded: {reason} What is given besides is in "
-            "`teacher_model_init_kwargs`."
+            f"`{NAME}: {args.teacher_model_name_or_path}` cannot be loaded: {first_line(error)} What is given "
+            "besides is in `teacher_model_init_kwargs`."
         ) from error
 
 

@@ -7,7 +7,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..config import PumaKLConfig
-from ..errors import ModelError
+from ..errors import ModelError, first_line
 from .weights import read_object
 
 
@@ -91,10 +91,9 @@ def _read_template(path: str, source: str) -> tuple[str, set[str]]:
     try:
         processor = AutoProcessor.from_pretrained(path)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"{source} is neither a template file nor a folder or model of the Hub with a tokenizer: {reason} Name a "
-            f"file with a Jinja template, or a folder with {TEMPLATE}."
+            f"{source} is neither a template file nor a folder or model of the Hub with a tokenizer: "
+            f"{first_line(error)} Name a file with a Jinja template, or a folder with {TEMPLATE}."
         ) from error
     tokenizer = getattr(processor, "tokenizer", processor)
     template = processor.chat_template or tokenizer.chat_template

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from trl import ModelConfig
 
 from puma_trl.config import PumaKLConfig
-from puma_trl.errors import ModelError
+from puma_trl.errors import ModelError, first_line
 from puma_trl.models.families import get_family
 from puma_trl.models.load import check_vocabulary, load_config, load_model, load_processor
 from puma_trl.models.weights import check_finite
@@ -139,3 +139,7 @@ def test_tokens_beyond_the_embedding(tmp_path, tokens, special, template, found)
 def test_a_tokenizer_alone_of_a_model_that_reads_pictures(tiny_model, processor):
     with pytest.raises(ModelError, match="'qwen2_vl', which reads pictures, but beside it is a tokenizer alone"):
         check_vocabulary(tiny_model().config, processor.tokenizer)
+
+
+def test_an_error_that_says_nothing_is_told_by_its_type():
+    assert first_line(ValueError("\n a \n b")) == "a" and first_line(TimeoutError()) == "TimeoutError"
