@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from datasets import DatasetDict
 from PIL import Image
@@ -19,6 +18,7 @@ from ..models.teacher_model import TeacherSide
 from .encode import TextCollator
 from .images import open_image
 from .padding_free import PER_TOKEN, find_answers, line_up
+from .policy import count_images
 from .render import Renderer, prompt_of
 
 
@@ -49,13 +49,7 @@ def find_placeholder_sides(dataset: DatasetDict, trainable_parts: list[str] | No
     """
     is_pair = "image_url_2" in dataset["train"].column_names
     columns = {"student": "image_url_2" if is_pair else "image_url", "teacher": "image_url"}
-    sides = {
-        side
-        for side, column in columns.items()
-        for split in dataset.values()
-        for images in split.data.column(column).chunks
-        if pc.any(pc.greater(pc.list_value_length(images), 0)).as_py()
-    }
+    sides = {side for side, column in columns.items() for split in dataset.values() if count_images(split, column)}
     if trainable_parts != ["language_model"]:
         sides.add("student")
     return tuple(side for side in SIDES if side in sides)

@@ -116,12 +116,12 @@ def apply_policy(
     else:
         is_pair = np.zeros_like(is_pair)
     bad = np.flatnonzero(problems)
-    kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
+    kinds = Counter(_kind_of(problems[index]) for index in bad)
     policies = dict.fromkeys(kinds, training_args.bad_rows)
     if MISMATCH in kinds:
         policies[MISMATCH] = training_args.answer_mismatch
     if "error" in policies.values():
-        stopping = [index for index in bad if policies[problems[index].split(":", 1)[0]] == "error"]
+        stopping = [index for index in bad if policies[_kind_of(problems[index])] == "error"]
         raise DataError(_explain(rows, problems, stopping, split, training_args))
     if len(bad) == len(rows):
         raise DataError(
@@ -135,19 +135,26 @@ def apply_policy(
     return kept, report
 
 
+def _kind_of(problem: str) -> str:
+    return problem.partition(":")[0]
+
+
 def describe_rows(rows: Dataset) -> DataReport:
     """Counts rows to train on, their answer tokens and pictures."""
     tokens = int(np.sum(rows.with_format("numpy")["num_answer_tokens"][:]))
     columns = {ONE_SIDED: "image_url"}
     if "image_url_2" in rows.column_names:
         columns = {TEXT_RICH: "image_url", VISION_RICH: "image_url_2"}
-    images = {}
-    for side, column in columns.items():
-        counts = pc.list_value_length(rows.data.column(column))  # of all rows, without a look at their pictures
-        if rows._indices is not None:
-            counts = counts.take(rows._indices.column(0))
-        images[side] = pc.sum(counts).as_py() or 0
+    images = {side: count_images(rows, column) for side, column in columns.items()}
     return DataReport(len(rows), len(rows), {}, tokens, images)
+
+
+def count_images(rows: Dataset, column: str) -> int:
+    """Returns the number of pictures in a column of lists, without a look at them."""
+    counts = pc.list_value_length(rows.data.column(column))  # of all that the table has
+    if rows._indices is not None:
+        counts = counts.take(rows._indices.column(0))
+    return pc.sum(counts).as_py() or 0
 
 
 def _unread_columns(rows: Dataset, sources: Sequence[Source]) -> list[str]:
@@ -236,7 +243,7 @@ def require_pictures(report: DataReport, split: str, training_args: PumaKLConfig
 
 def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str, args: PumaKLConfig) -> str:
     """Words the count per reason, the first three rows, and the remedies."""
-    kinds = Counter(problems[index].split(":", 1)[0] for index in bad)
+    kinds = Counter(_kind_of(problems[index]) for index in bad)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     first = "; ".join(f"{rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
     remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]

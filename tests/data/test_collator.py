@@ -130,6 +130,7 @@ def test_sides_that_need_a_placeholder(pairs):
         ({"train": without, "eval": text_rich}, language_model, ("student", "teacher")),
         ({"train": single}, language_model, ("student", "teacher")),
         ({"train": single.select([])}, aligner, ("student",)),
+        ({"train": text_rich.select([1, 0])}, language_model, ("student",)),
     ]:
         assert find_placeholder_sides(DatasetDict(dataset), parts) == expected
 
