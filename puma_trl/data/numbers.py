@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,38 +62,42 @@ def _mark(value: Any) -> Any:
     return {key: _mark(part) for key, part in value.items()} if isinstance(value, dict) else value
 
 
-def find_readers(features: Features) -> dict[str, Callable[[Any], Any]]:
+def find_readers(features: Features | dict[str, Any]) -> dict[str, Callable[[Any], Any]]:
     """
     Returns for the columns of a table that store a value otherwise than it is shown what brings it back: the name of a
     class, the shortest number in half and single precision.
 
     Args:
-        features ([`~datasets.Features`]):
-            Those of the table.
+        features ([`~datasets.Features`] or `dict`):
+            Those of the table, or of the parts of a column.
     """
     return {name: read for name, feature in features.items() if (read := _find_reader(feature)) is not None}
 
 
 def _find_reader(feature: Any) -> Callable[[Any], Any] | None:
     if isinstance(feature, ClassLabel):
-        read = _name_of_class(feature)
-    elif isinstance(feature, Value) and feature.dtype in ("float16", "float32"):
-        kind = np.dtype(feature.dtype).type
-        read = lambda value: float(str(kind(value)))  # noqa: E731
-    elif isinstance(feature, dict):
-        readers = {name: reader for name, part in feature.items() if (reader := _find_reader(part)) is not None}
-        if not readers:
-            return None
-        read = lambda value: value | {name: reader(value.get(name)) for name, reader in readers.items()}  # noqa: E731
-    else:
-        inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
-        reader = None if inner is None else _find_reader(inner)
-        if reader is None:
-            return None
-        read = lambda value: [reader(part) for part in value]  # noqa: E731
-    return lambda value: None if value is None else read(value)
+        return partial(_read_class, feature.names)
+    if isinstance(feature, Value) and feature.dtype in ("float16", "float32"):
+        return partial(_read_float, np.dtype(feature.dtype).type)
+    if isinstance(feature, dict):
+        readers = find_readers(feature)
+        return partial(_read_object, readers) if readers else None
+    inner = feature[0] if isinstance(feature, list) and feature else getattr(feature, "feature", None)
+    reader = None if inner is None else _find_reader(inner)
+    return None if reader is None else partial(_read_list, reader)
 
 
-def _name_of_class(feature: ClassLabel) -> Callable[[int], str | int]:
-    names = feature.names
-    return lambda value: names[value] if 0 <= value < len(names) else value
+def _read_class(names: list[str], value: int | None) -> str | int | None:
+    return names[value] if value is not None and 0 <= value < len(names) else value
+
+
+def _read_float(kind: type[np.floating], value: float | None) -> float | None:
+    return None if value is None else float(str(kind(value)))
+
+
+def _read_object(readers: dict[str, Callable[[Any], Any]], value: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if value is None else value | {name: read(value.get(name)) for name, read in readers.items()}
+
+
+def _read_list(read: Callable[[Any], Any], value: list[Any] | None) -> list[Any] | None:
+    return None if value is None else [read(part) for part in value]
