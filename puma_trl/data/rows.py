@@ -29,7 +29,7 @@ from .unread import is_said, is_shown, loss_reason, unread_parts
 LONGEST_PATH = 4096  # of Linux
 # The columns of a row that was read: both sides, each with the turns before its question
 ROW_COLUMNS = tuple(
-    f"{name}{suffix}" for suffix in ("", "_2") for name in ("image_url", "instruction", "output", "history")
+    f"{name}{suffix}" for suffix in SUFFIXES for name in ("image_url", "instruction", "output", "history")
 )
 
 
@@ -255,28 +255,8 @@ def _read_prompt(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tu
     return parts[0] + parts[1], f"`{names[0]}`"
 
 
-def read_images(raw: dict[str, Any], name: str, root: str | None) -> list[dict[str, Any]]:
-    """
-    Returns the images of a column, which holds a path, an image, a list of them, or nothing.
-
-    Args:
-        raw (`dict[str, Any]`):
-            The row as it stands in the file.
-        name (`str`):
-            The column.
-        root (`str`, *optional*):
-            Folder that relative paths start from.
-
-    Returns:
-        `list[dict]`: structs of `bytes` and an absolute `path`.
-
-    Raises:
-        DataError: if something else stands in the column.
-    """
-    return _read_images(raw.get(name), name, root)
-
-
 def _read_images(value: Any, name: str, root: str | None) -> list[dict[str, Any]]:
+    """Returns the images of a column, which holds a path, an image, a list of them, or nothing."""
     images = value if isinstance(value, list) else [value]
     if value == "" or all(map(_is_no_picture, images)):
         return []
