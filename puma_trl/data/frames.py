@@ -210,25 +210,17 @@ def _constants_of(template: str) -> tuple[list[str], list[int]]:
 
 
 def _texts_of(turns: list[dict[str, Any]]) -> list[str]:
-    return [
-        text
-        for turn in turns
-        for text in (
-            [turn["content"]]
-            if isinstance(turn["content"], str)
-            else [part["text"] for part in turn["content"] if part["type"] == "text"]
-        )
-    ]
+    return [part["text"] for turn in turns for part in _parts_of(turn) if part["type"] == "text"]
 
 
 def _owners_of(turns: list[dict[str, Any]]) -> list[int]:
     """Returns of each text the position of its turn."""
-    return [
-        index
-        for index, turn in enumerate(turns)
-        for part in ([{"type": "text"}] if isinstance(turn["content"], str) else turn["content"])
-        if part["type"] == "text"
-    ]
+    return [index for index, turn in enumerate(turns) for part in _parts_of(turn) if part["type"] == "text"]
+
+
+def _parts_of(turn: dict[str, Any]) -> list[dict[str, Any]]:
+    content = turn["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
 def _structure_of(turns: list[dict[str, Any]]) -> Any:

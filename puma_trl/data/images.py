@@ -16,6 +16,7 @@ from PIL import Image, ImageChops, UnidentifiedImageError
 
 from ..errors import DataError
 from .damage import is_cut_jpeg, is_whole
+from .texts import shorten
 
 
 # Formats that pictures come in; a JPEG may be an MPO to Pillow. Its others are documents, of other fields, or start a
@@ -94,7 +95,7 @@ def read_address(text: str) -> dict[str, Any] | None:
     if scheme == "file:":
         return {"bytes": None, "path": _read_file_address(text)}
     raise DataError(
-        f"image address: {_quote(text)} is no path, and nothing is downloaded here; download it and give its path"
+        f"image address: {shorten(text)!r} is no path, and nothing is downloaded here; download it and give its path"
     )
 
 
@@ -102,15 +103,15 @@ def _read_data(text: str) -> bytes:
     head, _, body = text.partition(",")
     if not head.lower().endswith(";base64"):
         raise DataError(
-            f"image address: {_quote(text)} has no `;base64,`; encode the picture in base64, or name a path"
+            f"image address: {shorten(text)!r} has no `;base64,`; encode the picture in base64, or name a path"
         )
     body = "".join(unquote(body).split())
     try:
         content = b64decode(body + "=" * (-len(body) % 4), validate=True)
     except ValueError as error:
-        raise DataError(f"unreadable image: {_quote(text)} is not base64: {error}") from None
+        raise DataError(f"unreadable image: {shorten(text)!r} is not base64: {error}") from None
     if not content:
-        raise DataError(f"unreadable image: {_quote(text)} holds no bytes")
+        raise DataError(f"unreadable image: {shorten(text)!r} holds no bytes")
     return content
 
 
@@ -118,13 +119,9 @@ def _read_file_address(text: str) -> str:
     path = re.sub(r"(?i)^file:(//(localhost)?(?=/))?", "", text)
     if not path.startswith("/") or path.startswith("//"):
         raise DataError(
-            f"image address: {_quote(text)} names no absolute path of this machine; write file:///… or a path"
+            f"image address: {shorten(text)!r} names no absolute path of this machine; write file:///… or a path"
         )
     return unquote(path)
-
-
-def _quote(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
 def image_stamp(value: dict[str, Any]) -> int:
