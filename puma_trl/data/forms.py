@@ -74,8 +74,7 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str | list[str]] | 
 
     Raises:
         DataError: if a source is empty, fits no form or several, or holds columns that are not read and look as if
-        they
-            should be, by their names or by pictures in them; or if a column of `columns` is nowhere.
+            they should be, by their names or by pictures in them; or if a column of `columns` is nowhere.
     """
     columns = columns or {}
     mapping = {

@@ -79,16 +79,19 @@ def load_data(
 
     Raises:
         DataError: if data cannot be read, is empty, fits no form of rows, holds columns that are not read and look as
-        if
-            they should be, lacks what `use_kl` needs, has no picture to learn from, is evaluated on as it is trained
-            on, or has rows that cannot be used and the policy is to stop.
+            if they should be, lacks what `use_kl` needs, has no picture to learn from, is evaluated on as it is
+            trained on, or has rows that cannot be used and the policy is to stop.
     """
     data, family = _read_names(data), family or families.family_of_processor(processor)
+    readers = [(processor, family)] if teacher is None else [(processor, family), (teacher.processor, teacher.family)]
     splits, reports, dropped, digests = {}, {}, [], {}
     takes_images = isinstance(processor, ProcessorMixin)
     with fill_first(training_args, "loading and checking the data") as fills:
-        for split, sources in _find_splits(data, training_args).items():
-            rows = _check_split(split, sources, training_args, (processor, family), teacher, fills)
+        found = _find_splits(data, training_args)
+        counters = [TokenCounter(*reader, training_args.special_tokens) for reader in readers]
+        known_as = _digest(*((family, _processor_digest(processor)) for processor, family in readers))
+        for split, sources in found.items():
+            rows = _check_split(split, sources, training_args, counters, known_as, fills)
             digests[split] = digests_of(rows)
             splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
@@ -153,16 +156,15 @@ def _check_split(
     split: str,
     sources: list[Source],
     training_args: PumaKLConfig,
-    student: tuple[ProcessorMixin | PreTrainedTokenizerBase, Family],
-    teacher: TeacherSide | None,
+    counters: list[TokenCounter],
+    known_as: str,
     fills: bool,
 ) -> Dataset:
     """
     Returns the rows of a split, each with its `problem`, from the cache if nothing has changed, which only a process
-    that `fills` it looks after.
+    that `fills` it looks after. The counters are the student's and, if another model teaches, the teacher's; the cache
+    knows their processors as `known_as`.
     """
-    readers = [student] if teacher is None else [student, (teacher.processor, teacher.family)]
-    counters = [TokenCounter(*reader, training_args.special_tokens) for reader in readers]
     checker = RowChecker(
         sources=sources,
         counter=counters[0],
@@ -170,7 +172,7 @@ def _check_split(
         max_length=training_args.max_length,
         student_answers=training_args.answer_mismatch == "student",
         decode_images=training_args.decode_images,
-        teacher_counter=counters[1] if teacher else None,
+        teacher_counter=counters[1] if len(counters) > 1 else None,
     )
     files = [(source.name, source.kind, source.root, source.version, source.form) for source in sources]
     code = _code_digest()
@@ -180,7 +182,7 @@ def _check_split(
         checker.student_answers,
         checker.decode_images,
         training_args.special_tokens,
-        *((family, _processor_digest(processor)) for processor, family in readers),
+        known_as,
     )
     chunks = _divide(sources, _digest(files, code))
     num_proc = min(training_args.dataset_num_proc or min(os.cpu_count(), MAX_PROCESSES), len(chunks))
