@@ -136,8 +136,8 @@ def judge_by_server(
     """
     Sets `correct` by a language model that compares question, gold answer and extraction.
 
-    A reply without its thoughts must open with 0 or 1; anything else is asked again at the next of `TEMPERATURES`, and
-    counts as wrong after the last. Servers that can are asked for nothing else.
+    A reply in which [`read_verdict`] finds no verdict is asked for again at the next of `TEMPERATURES`, and counts as
+    wrong after the last. Servers that can are asked for nothing else.
 
     Args:
         benchmark ([`MathVerse`]):

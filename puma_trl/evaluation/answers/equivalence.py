@@ -10,7 +10,8 @@ from .quantities import BEHIND, evaluate, find_quantities, plain_math, strip_uni
 
 METRES = {"km": 1000.0, "m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "千米": 1000.0, "米": 1.0, "厘米": 0.01}
 WORDS = {"kilo": "km", "centi": "cm", "milli": "mm", "deci": "dm", "": "m"}
-POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+POWERS = {"square": 2, "sq": 2, "平方": 2, "cubic": 3, "cu": 3, "立方": 3}
+LONE_LETTER = re.compile(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])")
 
 
 def same_quantity(gold: str, answer: str) -> bool | None:
@@ -53,9 +54,9 @@ def same_option(gold: str, answer: str, options: Sequence[str]) -> bool:
         options (`Sequence[str]`):
             Texts of the options, empty where they are not known.
     """
-    right = set(re.findall(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", gold))
+    right = set(LONE_LETTER.findall(gold))
     if len(right) != 1 or len(gold.strip(" ().\n")) > 1:
-        named = set(re.findall(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])", answer))
+        named = set(LONE_LETTER.findall(answer))
         return (bool(right) and named == right) or same_words(gold, answer)
     return read_stated(answer, Options.of(options)) in right
 
@@ -87,5 +88,5 @@ def _metric_unit(text: str) -> tuple[float, int] | None:
     if match is None:
         return None
     name = match[2] or match[5] or WORDS[match[3] or ""]
-    power = int(match[6] or POWERS.get(match[1], {"平方": 2, "立方": 3}.get(match[4], 1)))
+    power = int(match[6] or POWERS.get(match[1] or match[4], 1))
     return METRES[name] ** power, power

@@ -93,19 +93,14 @@ class Options:
         return LETTERS[: len(self.texts)] if self.texts else LETTERS
 
     def equal_to(self, text: str) -> str | None:
-        """Returns the letter of the one option that a text is, as words or as a value."""
+        """Returns the letter of the first option that a text is as words, else of the one that it is as a value."""
         words = level(text)
-        same = [letter for letter, option in zip(self.letters, self.texts, strict=False) if option and option == words]
-        if not same:
-            compact = words.replace(" ", "")
-            same = [
-                each
-                for each, option in zip(self.letters, self.texts, strict=False)
-                if option and option.replace(" ", "") == compact
-            ]
-        if not same and (value := evaluate(text)) is not None:
-            return self.of_value(Quantity(value, text.strip(), 0, 0, True))
-        return same[0] if same else None
+        for plain in (str, lambda each: each.replace(" ", "")):
+            for letter, option in zip(self.letters, self.texts, strict=False):
+                if option and plain(option) == plain(words):
+                    return letter
+        value = evaluate(text)
+        return None if value is None else self.of_value(Quantity(value, text.strip(), 0, 0, True))
 
     def of_value(self, quantity: Quantity) -> str | None:
         """Returns the letter of the one option of a quantity's value."""

@@ -12,8 +12,8 @@ MAX_SEGMENT = 400  # characters of a sentence that are read after a phrase
 MAX_PHRASES = 50
 
 THOUGHT = re.compile(
-    r"<(?P<tag>think|thinking|thought|thoughts|reasoning)>|</(?P<end>think|thinking|thought|thoughts|reasoning)>"
-    r"|(?P<open>◁think▷)|(?P<close>◁/think▷)",
+    r"(?P<begins><(?:think|thinking|thought|thoughts|reasoning)>|◁think▷)"
+    r"|</(?:think|thinking|thought|thoughts|reasoning)>|◁/think▷",
     re.IGNORECASE,
 )
 BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
@@ -123,17 +123,17 @@ def strip_thoughts(reply: str) -> str:
     A thought that was cut off before its end takes the rest of the reply with it. What stands before an end without a
     beginning is a thought too: chat templates write the beginning into the prompt.
     """
-    kept, start, depth = [], 0, 0
+    kept, start, thinks = [], 0, False
     for mark in THOUGHT.finditer(reply):
-        if mark["tag"] or mark["open"]:
-            if depth == 0:
+        if mark["begins"]:
+            if not thinks:
                 kept.append(reply[start : mark.start()])
-            depth = 1
+            thinks = True
         else:
-            if depth == 0:
+            if not thinks:
                 kept = []
-            depth, start = 0, mark.end()
-    if depth == 0:
+            thinks, start = False, mark.end()
+    if not thinks:
         kept.append(reply[start:])
     return "".join(kept).strip()
 
@@ -194,7 +194,7 @@ def first_sentence(text: str) -> str:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Returns the sentences of a text, without those that say nothing."""
+    """Returns the sentences of a text that hold more than spaces."""
     parts, start = [], 0
     for end in SENTENCE_END.finditer(text):
         parts.append(text[start : end.end()])
