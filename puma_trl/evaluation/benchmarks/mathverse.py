@@ -108,7 +108,7 @@ class MathVerse(Benchmark):
         Raises:
             EvaluationError: if the item holds none.
         """
-        question = item.get("question_for_eval") or item.get("question")
+        question = self.show_question(item)
         if not question:
             raise EvaluationError(
                 f"Item {self.item_id(item)} has neither `question_for_eval` nor `question`, which the judge reads. "

@@ -71,8 +71,7 @@ class MathVista(Benchmark):
 
     def show_question(self, item: dict[str, Any]) -> str:
         """Returns the question with its options."""
-        options = zip(string.ascii_uppercase, item["choices"] or (), strict=False)
-        return "\n".join([str(item.get("question") or ""), *(f"({letter}) {text}" for letter, text in options)])
+        return "\n".join([str(item.get("question") or ""), *_letter_options(item)])
 
     def build_prompt(self, item: dict[str, Any], variant: str) -> str:
         """
@@ -91,9 +90,7 @@ class MathVista(Benchmark):
         if item["unit"]:
             lines[-1] += f" (Unit: {item['unit']})"
         if item["choices"]:
-            lines.append("Choices:")
-            options = zip(string.ascii_uppercase, item["choices"], strict=False)
-            lines += [f"({letter}) {text}" for letter, text in options]
+            lines += ["Choices:", *_letter_options(item)]
         return "\n".join(lines)
 
     def _official_hint(self, item: dict[str, Any]) -> str:
@@ -203,6 +200,10 @@ class MathVista(Benchmark):
                 if value is not None
             )
         return {**rate(correct), "groups": groups}
+
+
+def _letter_options(item: dict[str, Any]) -> list[str]:
+    return [f"({letter}) {text}" for letter, text in zip(string.ascii_uppercase, item["choices"] or (), strict=False)]
 
 
 def _extract_directly(item: dict[str, Any], reply: str) -> str | None:
