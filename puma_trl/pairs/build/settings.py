@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from ...data.files import Source, find_sources
 from ...data.forms import IGNORE, find_forms
+from ...data.lookalikes import BESIDE
 from ...errors import DataError
 from ..mapping import read_columns
 from .presets import PRESETS
@@ -86,7 +87,7 @@ def _find_forms(sources: list[Source], settings: BuildSettings) -> list[Source]:
     try:
         formed = find_forms(sources, settings.columns | dict.fromkeys(more, IGNORE))
     except DataError as error:
-        if "may belong to the question" not in str(error):
+        if BESIDE not in str(error):
             raise
         raise DataError(
             f"{error} `--choices_column` names a list of choices, `--facts_column` a text of conditions."
