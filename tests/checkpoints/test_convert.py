@@ -20,14 +20,13 @@ from puma_trl.checkpoints.originals import find_original
 from puma_trl.errors import CheckpointError
 from puma_trl.record.hub import push
 
+from .original_forward import deepseek_logits, qwen_logits
 from .original_models import (
     DEEPSEEK_IMAGE,
     QWEN_IMAGE,
     TINY_TOWERS,
-    deepseek_logits,
     make_deepseek,
     make_qwen,
-    qwen_logits,
     write_checkpoint,
     write_tokenizer,
 )
