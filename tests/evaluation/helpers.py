@@ -7,6 +7,7 @@ from PIL import Image
 
 
 VERSIONS = ("Text Dominant", "Text Lite", "Vision Intensive", "Vision Dominant", "Vision Only")
+IDS = {"mathverse": "sample_index", "mathvista": "pid", "wemath": "question number"}
 CONCEPTS = ("Area of Circles", "Area of Squares", "Axial Symmetry")
 
 

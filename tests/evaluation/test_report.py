@@ -10,10 +10,7 @@ from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.benchmarks import BENCHMARKS
 from puma_trl.evaluation.report import Figure
 
-from .helpers import make_items, vista_item, write_data, write_rows
-
-
-IDS = {"mathverse": "sample_index", "mathvista": "pid", "wemath": "question number"}
+from .helpers import IDS, make_items, vista_item, write_data, write_rows
 
 
 @pytest.fixture

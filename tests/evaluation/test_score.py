@@ -9,10 +9,9 @@ import pytest
 from puma_trl.errors import ConfigError
 from puma_trl.evaluation.__main__ import main
 
-from .helpers import make_items, read_rows, verse_item, vista_item, wemath_group, write_rows
+from .helpers import IDS, make_items, read_rows, verse_item, vista_item, wemath_group, write_rows
 
 
-IDS = {"mathverse": "sample_index", "mathvista": "pid", "wemath": "question number"}
 KEYS = ["benchmark", "items", "answered", "extraction", "judge", "prompt", "accuracy", "correct", "total"]
 
 
