@@ -33,7 +33,6 @@ from puma_trl.errors import ConfigError, PumaError
 from puma_trl.evaluation.training_gap import GapCallback, load_gap_pairs
 from puma_trl.files import naming_disk
 from puma_trl.models.adapters import build_peft_config
-from puma_trl.models.attention import check_padding_free
 from puma_trl.models.families import get_family
 from puma_trl.models.load import load_config, load_model, load_processor
 from puma_trl.models.parts import check_rates_by_name, count_parameters
@@ -52,13 +51,12 @@ from puma_trl.record.provenance import (
     saved_recipe,
 )
 from puma_trl.record.report import describe_cropping, print_startup
-from puma_trl.train.prepare import prepare_processor
+from puma_trl.train.prepare import prepare_readers
 from puma_trl.train.resume import find_checkpoint, is_finished, on_main_process
 from puma_trl.train.signals import end_on_signals, stop_on_signals
 from puma_trl.train.space import describe_space
-from puma_trl.train.teacher_side import prepare_teacher
 from puma_trl.train.trainer import PumaKLTrainer
-from puma_trl.train.unused import name_idle, refuse_unused
+from puma_trl.train.unused import name_idle
 
 
 logger = get_logger(__name__)
@@ -112,11 +110,7 @@ def main(argv: list[str]) -> int | None:
     processor = load_processor(model_args, training_args)
     family = get_family(config)
     check_rates_by_name(training_args, as_list(model_args.lora_modules_to_save), family)
-    refuse_unused(training_args, isinstance(processor, ProcessorMixin))
-    if training_args.padding_free and isinstance(processor, ProcessorMixin):
-        check_padding_free(config, model_args.attn_implementation)
-    prepare_processor(processor, config, training_args)
-    teacher = prepare_teacher(training_args, processor, model_args.attn_implementation)
+    teacher = prepare_readers(training_args, processor, config, model_args.attn_implementation)
     dataset, reports = load_data(script_args, training_args, processor, family, teacher)
     gap_pairs = load_gap_pairs(script_args, training_args, processor, family)
 

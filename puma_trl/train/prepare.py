@@ -1,7 +1,8 @@
 """What a trainer is given → what it trains on: processor, parts, rows, collator; for class and script alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import is_peft_model
@@ -89,8 +90,9 @@ def prepare(
     """
     _require_kinds(model, args, train_dataset)
     init = args.model_init_kwargs or {}
+    revision = init.get("revision") or "main"
     if isinstance(model, str):
-        config = load_config(ModelConfig(model, model_revision=init.get("revision") or "main"), args)
+        config = load_config(ModelConfig(model, model_revision=revision), args)
     else:
         refuse_with_model(args, functions["quantization_config"])
         config = model.config
@@ -98,20 +100,16 @@ def prepare(
         name = model if isinstance(model, str) else config._name_or_path
         if not name:
             raise ConfigError("`processing_class` is missing, and the model does not say where it is from. Give it.")
-        processor = load_processor(ModelConfig(name, model_revision=init.get("revision") or "main"), args)
+        processor = load_processor(ModelConfig(name, model_revision=revision), args)
     takes_images = isinstance(processor, ProcessorMixin)
-    refuse_unused(args, takes_images, functions)
-    name_idle(args)
     if takes_images and collator is not None and args.padding_free != getattr(collator, "padding_free", False):
         raise ConfigError(
             f"`padding_free` is {args.padding_free}, but `data_collator` makes other batches. Give it the same "
             "`padding_free`, or leave it out."
         )
     attention = init.get("attn_implementation") if isinstance(model, str) else attention_of(config)
-    if takes_images and args.padding_free:
-        check_padding_free(config, attention)
-    prepare_processor(processor, config, args)
-    teacher = prepare_teacher(args, processor, attention, collator)
+    teacher = prepare_readers(args, processor, config, attention, collator, functions)
+    name_idle(args)
     has_own_rows, has_limit = collator is None or isinstance(collator, DataCollatorForPumaPairs), False
     if has_own_rows:
         splits = {"train": train_dataset, **name_splits(eval_dataset)}
@@ -238,24 +236,49 @@ def _require_parts(trained: set[str], names: list[str], family: Any) -> None:
         )
 
 
-def prepare_processor(
-    processor: ProcessorMixin | PreTrainedTokenizerBase, config: PreTrainedConfig, args: PumaKLConfig
-) -> None:
+def prepare_readers(
+    args: PumaKLConfig,
+    processor: ProcessorMixin | PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    attention: str | dict[str, str] | None,
+    collator: Callable | None = None,
+    functions: Mapping[str, Any] = MappingProxyType({}),
+) -> TeacherSide | None:
     """
-    Sets what the settings say of template, pictures and padding, and compares the processor with the model.
+    Refuses settings that do not go with the model, and makes ready what reads the rows, before data is read: the
+    processor of the model, and another teacher.
 
     Args:
+        args ([`PumaKLConfig`]):
+            The settings.
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
             Processor or tokenizer of the model, which is changed.
         config ([`~transformers.PreTrainedConfig`]):
             Configuration of the model; some families keep the sizes of pictures in it too.
-        args ([`PumaKLConfig`]):
-            `chat_template_path`, `min_pixels`, `max_pixels`, `pad_token`, `trainable_parts` and `part_learning_rates`.
+        attention (`str` or `dict[str, str]`, *optional*):
+            The attention that the model is loaded with.
+        collator (`Callable`, *optional*), functions (`Mapping[str, Any]`, *optional*):
+            Those of [`prepare`].
+
+    Returns:
+        [`TeacherSide`], *optional*: what reads the text-rich side, where another model teaches.
 
     Raises:
-        ModelError: if one of them does not fit the model.
-        ConfigError: if the pad token is not in the vocabulary.
+        ModelError: if a setting does not fit the model, or the teacher does not.
+        ConfigError: if something would have no effect, or the pad token is not in the vocabulary.
     """
+    takes_images = isinstance(processor, ProcessorMixin)
+    refuse_unused(args, takes_images, functions)
+    if takes_images and args.padding_free:
+        check_padding_free(config, attention)
+    _prepare_processor(processor, config, args)
+    return prepare_teacher(args, processor, attention, collator)
+
+
+def _prepare_processor(
+    processor: ProcessorMixin | PreTrainedTokenizerBase, config: PreTrainedConfig, args: PumaKLConfig
+) -> None:
+    """Sets what the settings say of template, pictures and padding, and compares the processor with the model."""
     set_chat_template(processor, args)
     tokenizer = get_tokenizer(processor)
     if args.pad_token is not None and args.pad_token not in tokenizer.get_vocab():
