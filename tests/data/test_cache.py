@@ -21,8 +21,7 @@ from puma_trl.models.families.qwen import QWEN_VL
 
 
 @pytest.fixture
-def load(tmp_path, monkeypatch, processor):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+def load(tmp_path, processor):
     rows = [{"instruction": f"a{index}", "output": "b"} for index in range(20)]
     (tmp_path / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -74,7 +73,6 @@ def test_other_errors_stay_what_they_are():
 @pytest.fixture
 def load_pictures(tmp_path, monkeypatch, processor):
     """Returns a function that loads rows with pictures and gives the files that were asked for their time after."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     rows = [{"image_url": f"{index}.png", "instruction": f"a{index}", "output": "b"} for index in range(9)]
     for index in range(9):
         Image.new("RGB", (28, 28), (index, 0, 0)).save(tmp_path / f"{index}.png")
@@ -129,8 +127,7 @@ class Processes:
 
 
 @pytest.fixture
-def processes(monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+def processes(monkeypatch):
     return Processes(monkeypatch)
 
 

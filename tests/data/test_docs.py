@@ -20,9 +20,8 @@ BLOCKS = {(kind, name): text for kind, name, text in BLOCK.findall(PAGE.read_tex
 
 
 @pytest.fixture
-def load(tmp_path, monkeypatch, processor):
+def load(tmp_path, processor):
     """Returns a function that reads a row of the page, as pairs or as single sides."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     Image.new("RGB", (56, 56), "red").save(tmp_path / "triangle.png")
 
     def load(text, columns=None):

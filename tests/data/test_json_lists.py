@@ -7,7 +7,7 @@ import pytest
 from puma_trl.data import files as data_files
 from puma_trl.errors import DataError
 
-from .test_files import read
+from .written import read
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from puma_trl.data.marks import is_mark, marks_wrong
 from puma_trl.data.rows import read_row
 from puma_trl.errors import DataError
 
-from .test_forms import ONE, PAIR, cache, find, texts  # noqa: F401
+from .samples import ONE, PAIR, texts
 
 
 QUESTION = {"question": "Which holds?", "answer": "B"}
@@ -26,13 +26,13 @@ SYSTEMS = ("sys", "sys_prompt", "system_message", "persona", "systemInstruction"
 
 
 @pytest.mark.parametrize("name", [*BESIDE, *PICTURES])
-def test_names_of_what_belongs_to_the_question(name, find):  # noqa: F811
+def test_names_of_what_belongs_to_the_question(name, find):
     with pytest.raises(DataError, match=f"`{name}` (may belong|has the name of pictures|looks like `image)"):
         find([QUESTION | {name: "something"}])
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_names_of_system_prompts(name, find):  # noqa: F811
+def test_names_of_system_prompts(name, find):
     with pytest.raises(DataError, match=f"`{name}` may be the system prompt .*{{system: {name}}}`"):
         find([QUESTION | {name: "Be brief."}])
     with pytest.raises(DataError, match=f"{{system: {name}, system_2: {name}}}`"):
@@ -44,7 +44,7 @@ def test_names_of_system_prompts(name, find):  # noqa: F811
 @pytest.mark.parametrize(
     "names", ["opa opb opc opd", "op1 op2 op3", "A B C D", "a b c", "choice_a choice_b", "ans0 ans1"]
 )
-def test_choices_in_columns_of_their_own(names, find):  # noqa: F811
+def test_choices_in_columns_of_their_own(names, find):
     with pytest.raises(DataError) as error:
         find([QUESTION | dict.fromkeys(names.split(), "1")])
     for name in names.split():
@@ -52,7 +52,7 @@ def test_choices_in_columns_of_their_own(names, find):  # noqa: F811
     assert "Write it into the question, or leave it out" in str(error.value)
 
 
-def test_of_several_choices_none_is_named_as_the_rest_of_the_question(find):  # noqa: F811
+def test_of_several_choices_none_is_named_as_the_rest_of_the_question(find):
     row = QUESTION | {"distractor1": "x", "distractor2": "y", "support": "It flows."}
     with pytest.raises(DataError, match="Say what it is with `columns: {input: support}`"):
         find([row])
@@ -60,7 +60,7 @@ def test_of_several_choices_none_is_named_as_the_rest_of_the_question(find):  # 
         find([{name: value for name, value in row.items() if name != "support"}])
 
 
-def test_pictures_in_columns_that_go_on_by_letters(find):  # noqa: F811
+def test_pictures_in_columns_that_go_on_by_letters(find):
     row = {"figure_a": "/a.png", "figure_b": "/b.png"}
     with pytest.raises(DataError, match="`figure_a` has the name of pictures .*{image_url: .figure_a, figure_b.}`"):
         find([QUESTION | row])
@@ -74,13 +74,13 @@ LISTED = (
 ).split()
 
 
-def test_what_is_listed_alone(find):  # noqa: F811
+def test_what_is_listed_alone(find):
     (source,) = find([QUESTION | dict.fromkeys(LISTED, "something")])
     assert source.form.unread == LISTED
 
 
 @pytest.mark.parametrize("reply", ["chosen", "rejected", "rejected_answer", "chosen_response"])
-def test_answers_beside_the_one_that_is_read(reply, find):  # noqa: F811
+def test_answers_beside_the_one_that_is_read(reply, find):
     with pytest.raises(DataError, match=f"`{reply}` may be the answer, or one to avoid"):
         find([QUESTION | {reply: "C"}])
     (source,) = find([{"question": "a", "chosen": "b", "rejected": "c"}], columns={"output": "chosen"})
@@ -98,7 +98,7 @@ def test_answers_beside_the_one_that_is_read(reply, find):  # noqa: F811
         "['a.png', 'b.png']",
     ],
 )
-def test_pictures_in_texts_of_json(value, find):  # noqa: F811
+def test_pictures_in_texts_of_json(value, find):
     with pytest.raises(DataError, match="`extra` holds a picture"):
         find([QUESTION | {"extra": value}])
 
@@ -106,7 +106,7 @@ def test_pictures_in_texts_of_json(value, find):  # noqa: F811
 @pytest.mark.parametrize(
     "value", ['{"note": "see a.png for more"}', '["png", "jpeg"]', "[x] a.png\nb", "{}", '{"n": 7}']
 )
-def test_texts_of_json_without_pictures(value, find):  # noqa: F811
+def test_texts_of_json_without_pictures(value, find):
     (source,) = find([QUESTION | {"extra": value}])
     assert source.form.unread == ["extra"]
 
@@ -129,7 +129,7 @@ LISTED_CHOICES = "Which of these is prime?\nA. 4\nB. 7"
         ({"messages": TURNS}, {"turn": 1, "system_message": False, "sys": 7}),
     ],
 )
-def test_what_stands_in_the_texts_anyway_is_listed_alone(row, more, find):  # noqa: F811
+def test_what_stands_in_the_texts_anyway_is_listed_alone(row, more, find):
     (source,) = find([row | more] * 2)
     assert source.form.unread == list(more) and len(texts(source)) == 2
 
@@ -149,7 +149,7 @@ def test_what_stands_in_the_texts_anyway_is_listed_alone(row, more, find):  # no
         ({"question": "What happens?", "answer": "4"}, {"mc1_targets": {"choices": ["4", "7"], "labels": [1, 0]}}),
     ],
 )
-def test_what_stands_in_the_texts_by_chance_is_refused(row, more, find):  # noqa: F811
+def test_what_stands_in_the_texts_by_chance_is_refused(row, more, find):
     with pytest.raises(DataError, match="are not read, but look as if they should be"):
         find([row | more])
     if "A" not in more:  # of a single row, letters tell nothing
@@ -159,7 +159,7 @@ def test_what_stands_in_the_texts_by_chance_is_refused(row, more, find):  # noqa
 
 
 @pytest.mark.parametrize("value", ["train/a.png", "a.png", ["a.png"], {"path": "train/a.png"}])
-def test_other_names_of_pictures_that_are_read(value, find):  # noqa: F811
+def test_other_names_of_pictures_that_are_read(value, find):
     row = {"question": "a", "answer": "b", "image": "/d/train/a.png"}
     (source,) = find([row | {"image_path": value, "file_name": value}])
     assert texts(source) == [["a", "b", None, None, "/d/train/a.png"]]
@@ -171,7 +171,7 @@ def test_other_names_of_pictures_that_are_read(value, find):  # noqa: F811
             find([row | {"file_name": other}])
 
 
-def test_parts_of_a_column_are_looked_at_too(find):  # noqa: F811
+def test_parts_of_a_column_are_looked_at_too(find):
     columns = {"instruction": "data.question", "output": "data.answers.0"}
     row = {"data": {"question": "a", "answers": ["b", "c"], "unit": "m", "more": {"image": "/a.png"}}}
     with pytest.raises(DataError, match="`data.more` holds a picture .*{image_url: data.more.image}") as error:
@@ -215,7 +215,7 @@ PASSAGE = "The river rises in the hills and reaches the sea after a long way thr
         ("Use the table to find the mean of y.", "rows", "x,y\n1,2\n3,4"),
     ],
 )
-def test_what_a_question_refers_to_is_missed_under_any_name(question, name, value, find):  # noqa: F811
+def test_what_a_question_refers_to_is_missed_under_any_name(question, name, value, find):
     row = {"question": question, "answer": "B"}
     with pytest.raises(
         DataError, match=f"`{name}` may belong to the question, which (needs choices|refers to a text)"
@@ -251,13 +251,13 @@ def test_what_a_question_refers_to_is_missed_under_any_name(question, name, valu
         {"question": "According to the table, which is it?", "image": "/a.png", "ocr": PASSAGE},
     ],
 )
-def test_questions_that_have_what_they_refer_to(row, find):  # noqa: F811
+def test_questions_that_have_what_they_refer_to(row, find):
     answer = "B" if "A. 4" in row["question"] else "Seven"
     (source,) = find([row | {"answer": answer}])
     assert len(source.form.unread) == len(row) - 1 - ("image" in row)
 
 
-def test_pictures_of_tables_may_have_what_a_question_refers_to(find):  # noqa: F811
+def test_pictures_of_tables_may_have_what_a_question_refers_to(find):
     image = {"bytes": b"\x89PNG", "path": None}
     row = {"question": "According to the table, which is it?", "answer": "B", "image": image, "ocr": PASSAGE}
     (source,) = find([row], suffix="parquet")
@@ -282,7 +282,7 @@ MARKS = [
 
 @pytest.mark.parametrize(("name", "value"), MARKS)
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find):  # noqa: F811
+def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find):
     words = {"False": "True", "0": "1", "incorrect": "correct", "no": "yes", "wrong": "right"}
     words |= {"rejected": "approved", "n": "y"}
     good = words[value] if isinstance(value, str) else type(value)(name not in TRUE)
@@ -314,7 +314,7 @@ def test_rows_that_are_marked_as_wrong_cannot_be_used(name, value, suffix, find)
         ("solution_count", [0]),
     ],
 )
-def test_columns_that_mark_nothing(name, values, find):  # noqa: F811
+def test_columns_that_mark_nothing(name, values, find):
     assert not is_mark(name, values)
     (source,) = find([ONE | {name: value} for value in values])
     assert len(texts(source)) == len(values)
@@ -324,7 +324,7 @@ def test_a_value_that_is_missing_marks_nothing():
     assert is_mark("score", [None, 0.5, 3]) and not marks_wrong("score", None) and not marks_wrong("score", 0.5)
 
 
-def test_lists_of_marks(find):  # noqa: F811
+def test_lists_of_marks(find):
     (source,) = find([ONE | {"correct": [True, False]}, ONE | {"correct": [True]}])
     assert len(texts(source)) == 2
     (source,) = find([ONE | {"correct": [True]}, ONE | {"correct": [False, False]}])
@@ -333,7 +333,7 @@ def test_lists_of_marks(find):  # noqa: F811
 
 
 @pytest.mark.parametrize("value", [{"A": None, "B": None}, ["", ""], {"text": [], "label": []}, {"x": [{"y": ""}]}])
-def test_what_holds_nothing_is_no_loss(value, find):  # noqa: F811
+def test_what_holds_nothing_is_no_loss(value, find):
     for name in ("choices", "context", "hint"):
         (source,) = find([QUESTION | {name: value}])
         assert len(texts(source)) == 1
@@ -341,7 +341,7 @@ def test_what_holds_nothing_is_no_loss(value, find):  # noqa: F811
     assert len(texts(source)) == 121
 
 
-def test_answers_get_no_place_in_the_question(find):  # noqa: F811
+def test_answers_get_no_place_in_the_question(find):
     (source,) = find([QUESTION | {"multiple_choice_answer": "net", "context_label": "x"}])
     assert len(texts(source)) == 1
     with pytest.raises(DataError, match="`answer_context` may belong to the question") as error:

@@ -17,11 +17,6 @@ from puma_trl.data.rows import read_row
 WRITTEN = ["3.30", "1e2", "0.00001", "3.14159265358979323846", "-0.0", "17", "12345678901234567890", "1E-3", "1e400"]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def read(path):
     """Reads the rows of a file, as they stand there and as they are trained on."""
     (source,) = find_forms(find_sources([str(path)], None, None, "train"))

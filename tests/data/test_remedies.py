@@ -8,13 +8,13 @@ from puma_trl.data.readers import read_chunk
 from puma_trl.data.rows import read_row
 from puma_trl.errors import DataError
 
-from .test_forms import ONE, PAIR, cache, find, texts  # noqa: F401
+from .samples import ONE, PAIR, texts
 
 
 @pytest.mark.parametrize(
     "name", ["picture, main", "fig: a", "image #1", "no", "null", "1", " pic ", "{img}", "'", "图片", "a.b"]
 )
-def test_names_are_quoted_as_yaml_needs(name, find):  # noqa: F811
+def test_names_are_quoted_as_yaml_needs(name, find):
     with pytest.raises(DataError, match="are not read, but look") as error:
         find([PAIR | {name: "/a.png"}])
     first, second = (
@@ -25,7 +25,7 @@ def test_names_are_quoted_as_yaml_needs(name, find):  # noqa: F811
         find([PAIR | {name: "/a.png"}], columns=columns)
 
 
-def test_a_picture_inside_of_a_column_has_a_dotted_name(find):  # noqa: F811
+def test_a_picture_inside_of_a_column_has_a_dotted_name(find):
     row = PAIR | {"metadata": {"id": 7, "more": {"image": "/a.png"}}}
     with pytest.raises(DataError, match="{image_url_2: metadata.more.image}"):
         find([PAIR | {"metadata": {}}, row])
@@ -45,7 +45,7 @@ HISTORY = [["q", "r"]]
         ({"history": HISTORY}, "{history_2: history}"),
     ],
 )
-def test_what_one_side_alone_reads_before_the_question_is_an_error(more, remedy, find):  # noqa: F811
+def test_what_one_side_alone_reads_before_the_question_is_an_error(more, remedy, find):
     (name,) = more
     with pytest.raises(DataError, match=f"has `{name}` for one side .* other conversations.*`columns: {remedy}`"):
         find([PAIR, PAIR | more])

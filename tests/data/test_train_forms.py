@@ -15,8 +15,7 @@ from .test_docs import BLOCKS, words
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_every_form_is_trained_on(paired, tmp_path, monkeypatch, processor, tiny_model):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+def test_every_form_is_trained_on(paired, tmp_path, processor, tiny_model):
     Image.new("RGB", (56, 56), "red").save(tmp_path / "triangle.png")
     rows = {name: text for (kind, name), text in BLOCKS.items() if kind == "form" and ("_2" in text) == paired}
     columns = {}
