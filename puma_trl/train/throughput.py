@@ -208,7 +208,8 @@ def _pixels_of_patch(vision: Any) -> int:
     """Returns the numbers that a patch of a picture has."""
     patch = getattr(vision, "patch_size", None) or 1
     channels = getattr(vision, "in_channels", None) or getattr(vision, "num_channels", None) or 3
-    return channels * patch * patch * (getattr(vision, "temporal_patch_size", None) or 1)
+    height, width = patch if isinstance(patch, list | tuple) else (patch, patch)  # InternVL names both
+    return channels * height * width * (getattr(vision, "temporal_patch_size", None) or 1)
 
 
 def peak_flops(name: str) -> float | None:

@@ -12,6 +12,8 @@ from puma_trl.train.metrics import StepMetrics
 from puma_trl.train.throughput import COUNTS, Clock, Costs, Work, count_rows, describe_speed, peak_flops
 from puma_trl.train.trainer import PumaKLTrainer
 
+from ..models.family_models import MINI, OTHERS, build_family
+
 
 LENGTHS = (5, 3)
 
@@ -77,6 +79,19 @@ def test_operations_are_those_of_the_model(tmp_path, tiny_model, pairs, use_kl, 
     with FlopCounterMode(display=False) as counter:
         trainer.compute_loss(model.train(), batch).backward()
     assert 0.85 <= counted / counter.get_total_flops() <= 1
+
+
+@pytest.mark.parametrize("name", [*MINI, *OTHERS])
+def test_patches_of_every_family(name):
+    """A patch has as many numbers as the first layer of its tower reads at once."""
+    _, model = build_family(name)
+    sizes = {
+        each.weight[0].numel()
+        for module, each in model.named_modules()
+        if "patch_embed" in module and isinstance(each, torch.nn.Conv2d | torch.nn.Conv3d)
+    }
+    costs = Costs(model)
+    assert costs.is_known and sizes == {size for size in costs.patches.values() if size != 3}  # 3: no such tower
 
 
 def test_time_of_the_steps_alone(monkeypatch):
