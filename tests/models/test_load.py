@@ -142,4 +142,4 @@ def test_a_tokenizer_alone_of_a_model_that_reads_pictures(tiny_model, processor)
 
 
 def test_an_error_that_says_nothing_is_told_by_its_type():
-    assert first_line(ValueError("\n a \n b")) == "a" and first_line(TimeoutError()) == "TimeoutError"
+    assert first_line(ValueError("\n a\n b")) == "a" and first_line(TimeoutError()) == "TimeoutError"
