@@ -14,8 +14,7 @@ from ...data.collator import DataCollatorForPumaPairs, split_sides
 from ...data.render import render_answer
 from ...errors import EvaluationError
 from ...evaluation.divergence import answer_logits, divergence_per_pair
-from ...evaluation.gap import longest_reply
-from ...evaluation.gap_answers import SIDES, answer_pairs
+from ...evaluation.gap_answers import SIDES, answer_pairs, longest_reply
 from ...evaluation.local_model import Generator, load_for_generation
 from ...evaluation.progress import Progress
 from ...models.families import Family, get_family
