@@ -12,6 +12,7 @@ from .best import choose_direction
 from .checks import check_columns, check_teacher, read_rates
 from .errors import ConfigError
 from .fields import check_values
+from .on_policy_config import OnPolicyConfig, check_on_policy
 from .redact import hide_secrets
 
 
@@ -36,12 +37,13 @@ def as_names(value: str | list[str] | None) -> list[str]:
 
 
 @dataclass
-class PumaKLConfig(SFTConfig):
+class PumaKLConfig(OnPolicyConfig, SFTConfig):
     r"""
     Configuration class for the [`PumaKLTrainer`].
 
     This class includes only the parameters that are specific to Math-PUMA training. For a full list of training
-    arguments, please refer to the [`~trl.SFTConfig`] documentation.
+    arguments, please refer to the [`~trl.SFTConfig`] documentation, and for those of answers that the student writes
+    itself to [`OnPolicyConfig`].
 
     Args:
         use_kl (`bool`, *optional*, defaults to `True`):
@@ -114,6 +116,7 @@ class PumaKLConfig(SFTConfig):
     """
 
     _VALID_DICT_FIELDS = SFTConfig._VALID_DICT_FIELDS + ["part_learning_rates", "columns", "teacher_model_init_kwargs"]
+    _VALID_DICT_FIELDS += ["generation_kwargs"]
 
     use_kl: bool = field(
         default=True,
@@ -253,6 +256,7 @@ class PumaKLConfig(SFTConfig):
         if self.part_learning_rates is not None:
             self.part_learning_rates = read_rates(self.part_learning_rates)
         check_teacher(self)
+        check_on_policy(self)
         self._check_training_settings()
         self._check_data_settings()
 

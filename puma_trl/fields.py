@@ -54,16 +54,21 @@ RANGES = {
     "lora_alpha": _AT_LEAST[1],
     "lora_dropout": _BELOW_ONE,
     "lora_r": _AT_LEAST[1],
+    "max_completion_length": _AT_LEAST[1],
     "max_grad_norm": _AT_LEAST[0],
     "max_length": _AT_LEAST[1],
     "max_pixels": _AT_LEAST[1],
     "max_steps": (lambda value: value == -1 or value >= 1, "at least 1, or -1 for `num_train_epochs`"),
+    "min_p": _SHARE,
     "min_pixels": _AT_LEAST[1],
     "neftune_noise_alpha": _POSITIVE,
+    "num_completions_to_print": _AT_LEAST[1],
     "num_train_epochs": _POSITIVE,
+    "on_policy_share": _SHARE,
     "pad_to_multiple_of": _AT_LEAST[1],
     "per_device_eval_batch_size": _AT_LEAST[1],
     "per_device_train_batch_size": _AT_LEAST[1],
+    "repetition_penalty": _POSITIVE,
     "router_aux_loss_coef": _AT_LEAST[0],
     "save_steps": _SHARE_OR_COUNT,
     "save_total_limit": _AT_LEAST[1],
@@ -71,6 +76,9 @@ RANGES = {
     "teacher_sync_steps": _AT_LEAST[1],
     "teacher_update_rate": (lambda value: 0 < value <= 1, "above 0 and at most 1; `teacher: frozen` never changes"),
     "temp_kl": _POSITIVE,
+    "temperature": _POSITIVE,
+    "top_k": _AT_LEAST[0],
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "warmup_steps": (lambda value: value == 0 or _SHARE_OR_COUNT[0](value), f"0, {_SHARE_OR_COUNT[1]}"),
     "weight_decay": _AT_LEAST[0],
 }
@@ -143,8 +151,7 @@ NOT_HERE = {
     "stage": _STAGE,
     "system": "Write system prompts into the data, as docs/data.md says.",
     "task": _STAGE,
-    "temperature": "The temperature of the KL term is `temp_kl`.",
-    "use_vllm": "Training generates nothing; evaluation has `--backend openai`.",
+    "use_vllm": "Training samples with transformers' `generate`; evaluation has `--backend openai`.",
     "wandb_entity": "Set WANDB_ENTITY in `env`.",
 }
 # Fields that have no effect in a recipe: value that says nothing (`...`: none), what to do
@@ -302,8 +309,9 @@ def _words(kinds: list[Any]) -> str:
 
 
 def own_fields(each: type) -> list[str]:
-    """Returns the fields of a dataclass that it defines itself, none if it is of another package."""
-    return list(vars(each).get("__annotations__", {})) if each.__module__.startswith(__package__) else []
+    """Returns the fields of a dataclass that it, or one of this package that it inherits from, defines."""
+    ours = [base for base in each.__mro__ if base.__module__.startswith(__package__)]
+    return [name for base in ours for name in vars(base).get("__annotations__", {})]
 
 
 def list_fields(each: type, own: bool) -> str:

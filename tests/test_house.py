@@ -13,7 +13,19 @@ PACKAGE = Path(__file__).parents[1] / "puma_trl"
 # From bottom to top: a module imports from its own room, its own line and the lines above it here. Imports inside of
 # functions and those for type checkers count as well.
 LINE = (
-    ("errors", "process", "redact", "entry", "files", "fields", "best", "checks", "config", "recipe"),
+    (
+        "errors",
+        "process",
+        "redact",
+        "entry",
+        "files",
+        "fields",
+        "best",
+        "checks",
+        "on_policy_config",
+        "config",
+        "recipe",
+    ),
     ("models",),
     ("data",),
     ("step",),

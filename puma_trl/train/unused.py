@@ -212,6 +212,10 @@ def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         yield ("alpha_kl", "lambda_kl", "temp_kl", "standardize_logits", "teacher", *teacher), "use_kl: false"
     elif args.teacher != "ema":
         yield teacher, f"teacher: {args.teacher}"
+    if args.on_policy_share == 1 and args.eval_strategy == "no":
+        yield ("lambda_kl",), "on_policy_share: 1"
+    if not args.log_completions:
+        yield ("num_completions_to_print",), "log_completions: false"
     if os.path.isdir(args.teacher_model_name_or_path or ""):
         yield ("teacher_model_revision",), f"teacher_model_name_or_path: {args.teacher_model_name_or_path}"
     if not args.packing:

@@ -23,6 +23,7 @@ from puma_trl.errors import ConfigError, ModelError, PumaError
 from puma_trl.models import load
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import get_family
+from puma_trl.on_policy_config import OF_ON_POLICY
 from puma_trl.train.trainer import PumaKLTrainer
 from puma_trl.train.unused import (
     UNUSED,
@@ -97,7 +98,7 @@ WITH_PAIRS = {
     "trainable_parts": {"trainable_parts": ["aligner"]},
     "trust_remote_code": "test_remote_code_is_announced",
     "use_kl": {"use_kl": False},
-}
+} | dict.fromkeys(["on_policy_share", *OF_ON_POLICY], "test_settings_of_sampling_need_a_share")
 REFUSED_BY_CONFIG = ["label_smoothing_factor", "loss_type"]  # with pairs, by `PumaKLConfig` itself
 # With text models: field → settings that change the first batch or the weights, or the test that shows the effect
 WITH_TEXT = {
@@ -141,7 +142,7 @@ IDLE_WITHOUT_KL += ["teacher_sync_steps", "teacher_update_rate"]
 
 
 # And these are refused then, by `PumaKLConfig` itself
-REFUSED_WITHOUT_KL = [*OF_TEACHER_MODEL]
+REFUSED_WITHOUT_KL = [*OF_TEACHER_MODEL, "on_policy_share", *OF_ON_POLICY]
 
 
 def of_one_kind(*kinds):
@@ -448,6 +449,11 @@ def test_settings_that_another_one_idles_are_named(make, pairs, caplog):
         "`bnb_4bit_quant_type: fp4` (`load_in_4bit: false`)",
     ]
     assert find_idle(ModelConfig(use_peft=True, lora_r=4)) == []
+    on_policy = {"on_policy_share": 1, "lambda_kl": 0.3, "num_completions_to_print": 2, "num_train_epochs": 1}
+    assert find_idle(PumaKLConfig("out", bf16=False, use_cpu=True, report_to="none", **on_policy)) == [
+        "`lambda_kl: 0.3` (`on_policy_share: 1`)",
+        "`num_completions_to_print: 2` (`log_completions: false`)",
+    ]
     data = PumaScriptArguments(dataset_name=[__file__], dataset_train_split="tset", dataset_config="main")
     why = "(`dataset_name: files`)"
     assert find_idle(data) == [f"`dataset_config: main` {why}", f"`dataset_train_split: tset` {why}"]

@@ -1,0 +1,150 @@
+"""The settings of on-policy pairs, whose answers the student writes itself: `OnPolicyConfig`."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import GenerationConfig
+
+from .errors import ConfigError
+
+
+# What `generation_kwargs` may say of the next token, each a share
+WARPERS = ("top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# What it may say besides; all else is decided elsewhere, or is not sampling
+OF_GENERATION_KWARGS = (
+    *WARPERS,
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "cache_implementation",
+    "exponential_decay_length_penalty",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "remove_invalid_values",
+    "sequence_bias",
+    "suppress_tokens",
+)
+# Field of ours → what it is called in `generate`
+_OURS = {"max_completion_length": ("max_new_tokens", "max_length")} | {
+    name: (name,) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+}
+
+
+@dataclass
+class OnPolicyConfig:
+    r"""
+    The part of [`PumaKLConfig`] that is for on-policy pairs. Names and defaults are TRL's, where it has them.
+
+    Args:
+        on_policy_share (`float`, *optional*, defaults to `0.0`):
+            Share of the micro-batches in which the student writes the answers itself, from the vision-rich prompts.
+            The teacher scores the same tokens behind the text-rich prompts, and the loss is the KL term alone. Where
+            it is above 0, rows need no answer; such rows count in these micro-batches only.
+        max_completion_length (`int`, *optional*, defaults to `512`):
+            Longest answer in tokens.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Sampling temperature. The temperature of the KL term is `temp_kl`.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Share of probability that is sampled from.
+        top_k (`int`, *optional*, defaults to `0`):
+            Number of the likeliest tokens that are sampled from; 0 means all.
+        min_p (`float`, *optional*):
+            Least probability of a token, as a share of that of the likeliest one.
+        repetition_penalty (`float`, *optional*, defaults to `1.0`):
+            Penalty above 1 for tokens that prompt or answer have already.
+        generation_kwargs (`dict[str, Any]`, *optional*):
+            Further fields of [`~transformers.GenerationConfig`], such as `{no_repeat_ngram_size: 8}`.
+        mask_truncated_completions (`bool`, *optional*, defaults to `False`):
+            Whether answers that are cut off at `max_completion_length` are left out of the loss.
+        log_completions (`bool`, *optional*, defaults to `False`):
+            Whether to print some prompts and answers at each log, and to log them to Weights & Biases and Trackio.
+        num_completions_to_print (`int`, *optional*):
+            Number of answers to print. Defaults to those of the last micro-batch of the main process.
+    """
+
+    on_policy_share: float = field(
+        default=0.0,
+        metadata={"help": "Share of the micro-batches in which the student writes the answers itself."},
+    )
+    max_completion_length: int = field(default=512, metadata={"help": "Longest sampled answer in tokens."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "Sampling temperature of answers; that of the KL term is `temp_kl`."}
+    )
+    top_p: float = field(default=1.0, metadata={"help": "Share of probability that answers are sampled from."})
+    top_k: int = field(
+        default=0, metadata={"help": "Number of the likeliest tokens that answers are sampled from; 0 means all."}
+    )
+    min_p: float | None = field(
+        default=None, metadata={"help": "Least probability of a token, as a share of that of the likeliest one."}
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "Penalty above 1 for tokens that prompt or answer have already."}
+    )
+    generation_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Further fields of transformers' `GenerationConfig` for sampled answers."}
+    )
+    mask_truncated_completions: bool = field(
+        default=False,
+        metadata={"help": "Leave answers that are cut off at `max_completion_length` out of the loss."},
+    )
+    log_completions: bool = field(
+        default=False, metadata={"help": "Print and log some prompts and sampled answers at each log."}
+    )
+    num_completions_to_print: int | None = field(
+        default=None, metadata={"help": "Number of answers to print; by default those of one micro-batch."}
+    )
+
+
+OF_ON_POLICY = tuple(field.name for field in fields(OnPolicyConfig) if field.name != "on_policy_share")
+
+
+def check_on_policy(args: Any) -> None:
+    """
+    Makes sure that on-policy pairs are pairs, and that what is said of sampling has an effect.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+
+    Raises:
+        ConfigError: if settings do not go together, or `generation_kwargs` has what is decided elsewhere.
+    """
+    defaults = {field.name: field.default for field in fields(OnPolicyConfig)}
+    given = [name for name in OF_ON_POLICY if getattr(args, name) != defaults[name]]
+    if not args.on_policy_share and given:
+        raise ConfigError(
+            f"`{given[0]}: {getattr(args, given[0])}` is for answers that the student writes itself, but "
+            "`on_policy_share` is 0. Set `on_policy_share`, or leave it out."
+        )
+    if args.on_policy_share and not args.use_kl:
+        raise ConfigError(
+            f"`on_policy_share: {args.on_policy_share}` does not go with `use_kl: false`: that step has no teacher to "
+            "score sampled answers. Leave out one of them."
+        )
+    kwargs = args.generation_kwargs
+    if kwargs is None:
+        return
+    if not isinstance(kwargs, dict):
+        raise ConfigError(
+            f"`generation_kwargs` is {kwargs!r}, but it must map fields of `GenerationConfig` to values: "
+            "`{no_repeat_ngram_size: 8}`."
+        )
+    for ours, names in _OURS.items():
+        if found := [name for name in names if name in kwargs]:
+            raise ConfigError(f"`generation_kwargs` has `{found[0]}`. Set `{ours}` instead.")
+    if unknown := sorted(kwargs.keys() - set(OF_GENERATION_KWARGS)):
+        raise ConfigError(
+            f"`generation_kwargs` has `{unknown[0]}`, which is decided elsewhere or is not of sampling. It may have "
+            f"{', '.join(OF_GENERATION_KWARGS)}."
+        )
+    if bad := [name for name in WARPERS if name in kwargs and not _is_share(kwargs[name])]:
+        raise ConfigError(
+            f"`generation_kwargs` has `{bad[0]}: {kwargs[bad[0]]}`, but it must be a number between 0 and 1."
+        )
+    try:
+        GenerationConfig(do_sample=True, **kwargs).validate(strict=True)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"`generation_kwargs: {kwargs}` cannot be used: {error}") from error
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < 1
