@@ -143,8 +143,8 @@ def test_another_process_speaks_if_it_fails_alone(tmp_path):
     [
         (2, {"alpha_kl": 3}, "error: `alpha_kl` is 3, but it must be between 0 and 1."),
         (2, {"output_dir": "full"}, "error: `output_dir: full` is not empty"),
-        (2, {}, "error: 1 of 2 rows of the train data cannot be used (1 empty text)."),
-        (1, {}, "error: 1 of 2 rows of the train data cannot be used (1 empty text)."),
+        (2, {}, "error: 1 of 2 rows of the train data cannot be used (1 no answer)."),
+        (1, {}, "error: 1 of 2 rows of the train data cannot be used (1 no answer)."),
     ],
     ids=["recipe", "folder", "rows", "rows-one-process"],
 )

@@ -20,6 +20,7 @@ from .rows import ROW_COLUMNS, read_row
 from .shared import digest_row
 from .texts import is_blank, shorten, to_json
 from .tokens import get_tokenizer
+from .turns import NO_ANSWER
 
 
 COLUMN_FEATURES = {
@@ -29,8 +30,8 @@ COLUMN_FEATURES = {
     "history": List({"role": Value("string"), "content": Value("string")}),
 }
 # The row as it is trained on, what is measured on it, the position of its file, what it has in common with rows of the
-# same content, what tells whether its image files have changed since, columns that are new in it and not read, and, if
-# it cannot be used, why and how it stood in the file.
+# same content and of the same but for answers, what tells whether its image files have changed since, columns that are
+# new in it and not read, and, if it cannot be used, why and how it stood in the file.
 FEATURES = Features(
     {
         "row_id": Value("string"),
@@ -39,6 +40,7 @@ FEATURES = Features(
         "num_answer_tokens": Value("int64"),
         "source": Value("int32"),
         "digest": Value("int64"),
+        "prompt_digest": Value("int64"),
         "image_stamps": List(Value("int64")),
         "image_stamps_2": List(Value("int64")),
         "unread": List(Value("string")),
@@ -49,8 +51,13 @@ FEATURES = Features(
 
 SIDE_NAMES = {"": "text-rich", "_2": "vision-rich"}
 
+# The kind of problem of pairs that have two answers
+MISMATCH = "answers differ"
+
 # What is said of the tokens of a row that is too long, where it has pictures
 PICTURE_TOKENS = "of pictures"
+# And where answers are sampled, for which there must be room
+SAMPLED_TOKENS = "`max_completion_length"
 
 # Each worker remembers what it found in this many image files.
 MAX_SEEN_IMAGES = 50_000
@@ -162,6 +169,22 @@ class TokenCounter:
         return self.count_texts([self._placeholder])[0]
 
 
+@dataclass(frozen=True)
+class SampledAnswers:
+    """
+    That the student writes answers itself in training, so that rows need none.
+
+    Args:
+        length (`int`):
+            Longest of these answers in tokens, for which `max_length` must leave room.
+        always (`bool`):
+            Whether in all micro-batches, so that no answer of the data is trained on.
+    """
+
+    length: int
+    always: bool
+
+
 @dataclass
 class RowChecker:
     """
@@ -184,6 +207,8 @@ class RowChecker:
             Whether every picture is decoded, rather than its header, checksums and end read.
         teacher_counter ([`TokenCounter`], *optional*):
             Counts the tokens of the text-rich side, where another model reads it. Defaults to `counter`.
+        sampled ([`SampledAnswers`], *optional*):
+            Answers that the student writes itself. Without it, rows need one.
     """
 
     sources: list[Source]
@@ -193,6 +218,7 @@ class RowChecker:
     student_answers: bool
     decode_images: bool = False
     teacher_counter: TokenCounter | None = None
+    sampled: SampledAnswers | None = None
 
     def __post_init__(self):
         self.counters = {"": self.teacher_counter or self.counter, "_2": self.counter}
@@ -218,7 +244,7 @@ class RowChecker:
         for row in rows:
             if row["problem"] is None:
                 row["problem"] = self._check_content(row) or self._check_images(row)
-                row["digest"] = digest_row(row, ROW_COLUMNS)
+                row["prompt_digest"], row["digest"] = digest_row(row, ROW_COLUMNS)
         if self.counter is not None:
             self._measure([row for row in rows if row["problem"] is None])
         return rows
@@ -235,9 +261,19 @@ class RowChecker:
         for side in SIDE_NAMES:
             if row[f"image_url{side}"] is not None:
                 row[f"image_stamps{side}"] = [image_stamp(image) for image in row[f"image_url{side}"]]
+        if self.sampled is not None:
+            self._settle_answers(row)
         if self.student_answers and row["output_2"] is not None:
             row["output"] = row["output_2"]
         return row
+
+    def _settle_answers(self, row: dict[str, Any]) -> None:
+        """Makes an answer in which nothing can be seen none; where none of the data counts, the student's is both."""
+        for side in SIDE_NAMES:
+            if row[f"output{side}"] is not None and is_blank(row[f"output{side}"]):
+                row[f"output{side}"] = ""
+        if self.sampled.always and "" in (row["output"], row["output_2"]) and row["output_2"] is not None:
+            row["output"] = row["output_2"]
 
     def _sides(self, row: dict[str, Any]) -> tuple[str, ...]:
         # of a pair, a text model reads the side that is text
@@ -248,15 +284,16 @@ class RowChecker:
     def _check_content(self, row: dict[str, Any]) -> str | None:
         sides = self._sides(row)
         for side in sides:
-            for name in (f"instruction{side}", f"output{side}"):
-                if is_blank(row[name]):
-                    return f"empty text: `{name}` is empty"
+            if is_blank(row[f"instruction{side}"]):
+                return f"empty text: `instruction{side}` is empty"
+            if is_blank(row[f"output{side}"]) and self.sampled is None:
+                return f"{NO_ANSWER}: `output{side}` is empty"
             counter = self.counters[side]
             problem = None if counter is None else counter.renderer.find_problem(row, side)
             if problem is not None:
                 return problem
         if len(sides) == 2 and row["output"] != row["output_2"]:
-            return f"answers differ: `output` is {_quote(row['output'])}, `output_2` is {_quote(row['output_2'])}"
+            return f"{MISMATCH}: `output` is {_quote(row['output'])}, `output_2` is {_quote(row['output_2'])}"
         return None
 
     def _check_images(self, row: dict[str, Any]) -> str | None:
@@ -297,8 +334,9 @@ class RowChecker:
     def _measure(self, rows: list[dict[str, Any]]) -> None:
         answers = [row["output_2"] if "_2" in self._sides(row) else row["output"] for row in rows]
         rendered = list(map(self.counter.renderer.answer, answers))
-        for row, count in zip(rows, self.counter.count_texts(rendered), strict=True):
-            row["num_answer_tokens"], row["length"] = count, 0
+        counts = self.counter.count_texts(rendered)
+        for row, answer, count in zip(rows, answers, counts, strict=True):
+            row["num_answer_tokens"], row["length"] = count if answer else 0, 0
         if self.teacher_counter is not None:
             self._compare_answers(rows, answers)
         for side, counter in self.counters.items():
@@ -318,16 +356,20 @@ class RowChecker:
 
     def _measure_side(self, rows: list[dict[str, Any]], side: str, counts: list[int]) -> None:
         for row, count in zip(rows, counts, strict=True):
-            count += row["num_answer_tokens"] + row["image_tokens"][side]
-            row["length"] += count
-            if self.max_length is not None and count > self.max_length and row["problem"] is None:
+            prompt, answer = count + row["image_tokens"][side], row["num_answer_tokens"]
+            row["length"] += prompt + answer
+            longest, of_answer = answer, ""
+            if self.sampled is not None and (self.sampled.always or self.sampled.length > answer):
+                longest, of_answer = self.sampled.length, f" with {SAMPLED_TOKENS}: {self.sampled.length}`"
+            if self.max_length is not None and prompt + longest > self.max_length and row["problem"] is None:
                 who = "row" if row["instruction_2"] is None else f"{SIDE_NAMES[side]} side"
                 images = len(row[f"image_url{side}"])
                 placeholders = images and images * self.counters[side].placeholder_tokens
                 of_images = row["image_tokens"][side] + placeholders
                 part = f" ({of_images} {PICTURE_TOKENS})" if images else ""
                 row["problem"] = (
-                    f"too long: the {who} has {count} tokens{part}, more than `max_length: {self.max_length}`"
+                    f"too long: the {who} has {prompt + longest} tokens{part}{of_answer}, more than `max_length: "
+                    f"{self.max_length}`"
                 )
 
 
@@ -336,4 +378,4 @@ def _takes_images(counter: TokenCounter | None) -> bool:
 
 
 def _quote(text: str) -> str:
-    return repr(shorten(text))
+    return repr(shorten(text)) if text else "empty"

@@ -7,7 +7,7 @@ from functools import cached_property
 import yaml
 
 from ..errors import DataError
-from .lookalikes import BESIDE, CHOICE, QUESTION, REPLY, find_series, suspicion
+from .lookalikes import BESIDE, CHOICE, QUESTION, REPLY, find_series, is_about, names_answer, suspicion
 from .marks import is_mark
 
 
@@ -123,6 +123,8 @@ class Form:
             Columns of a table that are not looked at: neither read, nor able to hold what is.
         marks (`tuple[str, ...]`, *optional*):
             Columns that are seen, are not read, and mark rows as right or wrong.
+        needs_answer (`bool`, *optional*, defaults to `True`):
+            Whether a row without an answer cannot be read.
     """
 
     fields: dict[str, tuple[Path, ...]]
@@ -132,6 +134,7 @@ class Form:
     mapped: tuple[str, ...] = ()
     passed: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
+    needs_answer: bool = True
 
     @cached_property
     def sides(self) -> dict[str, dict[str, tuple[Path, ...]]]:
@@ -194,6 +197,7 @@ def find_form(
     mapping: dict[str, tuple[Path, ...]] | None = None,
     ignored: Collection[str] = (),
     source: str = "The data",
+    needs_answer: bool = True,
 ) -> Form:
     """
     Finds out the form of rows by their columns.
@@ -207,6 +211,8 @@ def find_form(
             Columns to leave out.
         source (`str`, *optional*):
             What messages call the data.
+        needs_answer (`bool`, *optional*, defaults to `True`):
+            Whether a side must have a column of answers.
 
     Raises:
         DataError: if the columns fit no form, or several.
@@ -214,13 +220,15 @@ def find_form(
     mapping = mapping or {}
     taken = {path[0] for paths in mapping.values() for path in paths} | set(ignored)
     free = [name for name in seen if name not in taken]
-    side_form, fields = _find_side("", free, taken, mapping, source) or (None, None)
+    side_form, fields = _find_side("", free, taken, mapping, source, needs_answer) or (None, None)
     if side_form is None:
-        raise DataError(_word_no_form([name for name in seen if name not in ignored], free, source))
+        message = _word_no_form([name for name in seen if name not in ignored], free, source)
+        raise DataError(message + _advise_on_answers(free, taken, mapping, needs_answer))
     suspects: dict[str, str] = {}
-    _, second = _find_side("_2", free, taken, mapping, source) or (None, None)
+    _, second = _find_side("_2", free, taken, mapping, source, needs_answer) or (None, None)
     if second is None:
-        second, lacking = _fill(side_form, "_2", free, taken, mapping, fields)
+        strict = needs_answer or bool(_find_answers("_2", free))
+        second, lacking = _fill(side_form, "_2", free, taken, mapping, fields, strict)
         possible = {f"{name}_2" for names in (side_form.content | side_form.more).values() for name in names}
         needed = f"needs {' and '.join(f'`{name}`' for name in lacking)} beside it"
         half = [name for name in free if name in possible]
@@ -240,7 +248,7 @@ def find_form(
         if name not in suspects and (reason := suspicion(name, known, given)):
             suspects[name] = reason
     suspects |= {name: CHOICE for name in find_series(unread) if suspects.get(name, BESIDE) == BESIDE}
-    return Form(fields, tuple(seen), suspects, tuple(sorted(ignored)), mapped)
+    return Form(fields, tuple(seen), suspects, tuple(sorted(ignored)), mapped, needs_answer=needs_answer)
 
 
 def _known(fields: dict[str, tuple[Path, ...]], mapped: Collection[str]) -> list[str]:
@@ -259,22 +267,31 @@ def _given(mapped: Collection[str]) -> set[str]:
     return {what for what, names in meant.items() if fields & set(names)}
 
 
+def _find_answers(suffix: str, free: list[str]) -> list[str]:
+    """Returns the columns of a side that may hold its answers, by their names."""
+    return [name for name in free if _suffix(name) == suffix and names_answer(name) and not is_about(name)]
+
+
 def _find_side(
-    suffix: str, free: list[str], taken: set[str], mapping: dict[str, tuple[Path, ...]], source: str
+    suffix: str,
+    free: list[str],
+    taken: set[str],
+    mapping: dict[str, tuple[Path, ...]],
+    source: str,
+    needs_answer: bool,
 ) -> tuple[SideForm, dict[str, tuple[Path, ...]]] | None:
     """Returns the form of a side and its fields, if all are there that it needs."""
-    given = {name.removesuffix("_2") for name in mapping if _suffix(name) == suffix}
-    fits = []
-    for side_form in SIDE_FORMS:
-        fields, lacking = _fill(side_form, suffix, free, taken, mapping)
-        if not lacking and given <= (side_form.content | side_form.more).keys():
-            fits.append((side_form, fields))
-    # what is mapped says which form is meant
-    fits = [fit for fit in fits if given & fit[0].content.keys()] or fits
+    fits = _find_fits(suffix, free, taken, mapping, needs_answer=True)
+    if not fits and not needs_answer and not _find_answers(suffix, free):
+        fits = _find_fits(suffix, free, taken, mapping, needs_answer=False)
     if not fits:
         return None
     side_form, fields = fits[0]
-    content = [{name: fields[f"{name}{suffix}"] for name in side_form.content} for side_form, fields in fits]
+    here = {*free, *taken}  # without the answers that only later rows may have
+    content = [
+        {name: tuple(path for path in fields[f"{name}{suffix}"] if path[0] in here) for name in side_form.content}
+        for side_form, fields in fits
+    ]
     if any(other != content[0] for other in content):
         names = [path[0] for fields in content for paths in fields.values() for path in paths]
         raise DataError(
@@ -296,6 +313,20 @@ def _find_side(
     return side_form, fields
 
 
+def _find_fits(
+    suffix: str, free: list[str], taken: set[str], mapping: dict[str, tuple[Path, ...]], needs_answer: bool
+) -> list[tuple[SideForm, dict[str, tuple[Path, ...]]]]:
+    """Returns the forms that a side may have, each with its fields."""
+    given = {name.removesuffix("_2") for name in mapping if _suffix(name) == suffix}
+    fits = []
+    for side_form in SIDE_FORMS:
+        fields, lacking = _fill(side_form, suffix, free, taken, mapping, needs_answer=needs_answer)
+        if not lacking and given <= (side_form.content | side_form.more).keys():
+            fits.append((side_form, fields))
+    # what is mapped says which form is meant
+    return [fit for fit in fits if given & fit[0].content.keys()] or fits
+
+
 def _fill(
     side_form: SideForm,
     suffix: str,
@@ -303,12 +334,13 @@ def _fill(
     taken: set[str],
     mapping: dict[str, tuple[Path, ...]],
     first: dict[str, tuple[Path, ...]] | None = None,
+    needs_answer: bool = True,
 ) -> tuple[dict[str, tuple[Path, ...]], list[str]]:
     """
     Returns the places of a side's fields, and the columns that it lacks.
 
     With the fields of the first side, which has the same form, columns get their names from there, whether they are
-    seen or not.
+    seen or not. So do columns of answers where none is needed, which only later rows may have.
     """
     fields, lacking = {}, []
     for name, columns in side_form.content.items():
@@ -318,7 +350,9 @@ def _fill(
         # both sides may have one question or answer
         shared = [path[0] for path in mapping.get(f"{name}{'' if suffix else '_2'}", ())]
         here = [f"{column}{suffix}" for column in columns if f"{column}{suffix}" in (*free, *shared)]
-        if not here:
+        if not here and name in ("output", "completion") and not needs_answer:
+            here = [f"{column}{suffix}" for column in columns if f"{column}{suffix}" not in taken]
+        elif not here:
             lacking.append(f"{columns[0]}{suffix}")
             if first is not None:
                 used = first[name][0][0]
@@ -349,6 +383,18 @@ def _word_no_form(seen: list[str], free: list[str], source: str) -> str:
         f"{', or '.join(form.name for form in SIDE_FORMS)}. Name the columns of the question and the answer with "
         f"{word_columns(entries)}."
     )
+
+
+def _advise_on_answers(
+    free: list[str], taken: set[str], mapping: dict[str, tuple[Path, ...]], needs_answer: bool
+) -> str:
+    """Says what to do with data that fits a form but for its answers."""
+    if not all(_find_fits(suffix, free, taken, mapping, needs_answer=False) for suffix in SUFFIXES):
+        return ""
+    answers = [name for suffix in SUFFIXES for name in _find_answers(suffix, free)]
+    if needs_answer:
+        return "" if answers else " With `use_kl: true`, `on_policy_share: 1` trains on pairs without answers."
+    return f" To train without answers: {word_columns(dict.fromkeys(answers, 'ignore'))}."
 
 
 PUBLISHED = find_form(COLUMNS)

@@ -51,7 +51,9 @@ class Sample:
     places: dict[str, Path]
 
 
-def find_forms(sources: Sequence[Source], columns: dict[str, str | list[str]] | None = None) -> list[Source]:
+def find_forms(
+    sources: Sequence[Source], columns: dict[str, str | list[str]] | None = None, needs_answers: bool = True
+) -> list[Source]:
     """
     Finds out how the rows of each source are read.
 
@@ -68,6 +70,8 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str | list[str]] | 
             just that name. Pictures may be in several columns: `{"image_url": ["image_1", "image_2"]}`. What is mapped
             is read, whatever a form would say. A source without such a column is read as if it were not mapped, but
             some source must have it. `{"photo": "ignore"}` leaves the data's column `photo` out.
+        needs_answers (`bool`, *optional*, defaults to `True`):
+            Whether rows without an answer cannot be read, nor a source without a column of answers.
 
     Returns:
         `list[Source]`: the sources, each with its `form`.
@@ -93,7 +97,7 @@ def find_forms(sources: Sequence[Source], columns: dict[str, str | list[str]] | 
             if (places := tuple(sample.places[name] for name in names if name in sample.places))
         }
         left_out = [name for name in ignored if name in sample.places]
-        form = find_form(sample.columns, here, left_out, f"'{source.path or source.name}'")
+        form = find_form(sample.columns, here, left_out, f"'{source.path or source.name}'", needs_answers)
         form = replace(form, marks=tuple(_find_marks(form, sample)))
         form = replace(form, passed=_passed_columns(source, form))
         _refuse_losses(source, form, sample)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..models import families
 from ..models.families import Family
 from ..models.teacher_model import TeacherSide
 from .cache import fill_first, images_changed, read_or_make
-from .checks import FEATURES, SIDE_NAMES, RowChecker, TokenCounter
+from .checks import FEATURES, SIDE_NAMES, RowChecker, SampledAnswers, TokenCounter
 from .files import Chunk, Source, find_chunks, find_sources, table_source
 from .forms import find_forms
 from .policy import DataReport, apply_policy, describe_rows, require_pictures, write_dropped
@@ -58,8 +59,8 @@ def load_data(
             or by the name of their split.
         training_args ([`PumaKLConfig`]):
             `use_kl`, `image_root`, `bad_rows`, `answer_mismatch`, `columns`, `special_tokens`, `decode_images`,
-            `max_length`, `trainable_parts`, `allow_text_only`, `seed`, `dataset_num_proc` (default: every core, up to
-            16) and `output_dir` are used.
+            `max_length`, `on_policy_share`, `max_completion_length`, `trainable_parts`, `allow_text_only`, `seed`,
+            `dataset_num_proc` (default: every core, up to 16) and `output_dir` are used.
         processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
             Processor or tokenizer of the model. A text model gets the text-rich side of pairs.
         family ([`Family`], *optional*):
@@ -75,7 +76,8 @@ def load_data(
         the Hub, counted from 1), `image_url` (a list of `{"bytes", "path"}`, empty without images), `instruction`,
         `output`, `history` (the turns before the instruction, each with `role` and `content`), for pairs the same with
         `_2`, `length` (tokens of prompt and answer with image tokens; of both sides together when both are trained on)
-        and `num_answer_tokens`.
+        and `num_answer_tokens`. A row without an answer, as `on_policy_share` allows, has an empty `output` and 0 of
+        these tokens.
 
     Raises:
         DataError: if data cannot be read, is empty, fits no form of rows, holds columns that are not read and look as
@@ -84,7 +86,7 @@ def load_data(
     """
     data, family = _read_names(data), family or families.family_of_processor(processor)
     readers = [(processor, family)] if teacher is None else [(processor, family), (teacher.processor, teacher.family)]
-    splits, reports, dropped, digests = {}, {}, [], {}
+    splits, reports, dropped, digests, prompts = {}, {}, [], {}, {}
     takes_images = isinstance(processor, ProcessorMixin)
     with fill_first(training_args, "loading and checking the data") as fills:
         found = _find_splits(data, training_args)
@@ -92,11 +94,11 @@ def load_data(
         known_as = _digest(*((family, _processor_digest(processor)) for processor, family in readers))
         for split, sources in found.items():
             rows = _check_split(split, sources, training_args, counters, known_as, fills)
-            digests[split] = digests_of(rows)
+            digests[split], prompts[split] = digests_of(rows), digests_of(rows, "prompt_digest")
             splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
                 require_pictures(reports[split], split, training_args)
-    for line in find_shared(digests):
+    for line in find_shared(digests, prompts if training_args.on_policy_share else digests):
         logger.warning(line)
     if dropped and training_args.process_index == 0:
         write_dropped(dropped, training_args.output_dir)
@@ -129,10 +131,20 @@ def _find_splits(
         found = {split: find_sources(names[split], *where) for split in names if names[split]}
     else:
         found = {split: [table_source(table, split, root)] for split, table in as_splits(data).items()}
-    formed = iter(find_forms([source for sources in found.values() for source in sources], training_args.columns))
+    sources = [source for sources in found.values() for source in sources]
+    formed = iter(find_forms(sources, training_args.columns, needs_answers=not training_args.on_policy_share))
     splits = {split: [next(formed) for _ in sources] for split, sources in found.items()}
+    for split, sources in splits.items():
+        if sampled_answers(split, training_args) is None:  # evaluation needs answers in any case
+            splits[split] = [replace(source, form=replace(source.form, needs_answer=True)) for source in sources]
     _refuse_shared(splits)
     return splits
+
+
+def sampled_answers(split: str, training_args: PumaKLConfig) -> SampledAnswers | None:
+    """Returns what is sampled in place of the answers of a split, if anything."""
+    share = training_args.on_policy_share
+    return SampledAnswers(training_args.max_completion_length, share == 1) if share and split == "train" else None
 
 
 def _refuse_shared(splits: dict[str, list[Source]]) -> None:
@@ -173,6 +185,7 @@ def _check_split(
         student_answers=training_args.answer_mismatch == "student",
         decode_images=training_args.decode_images,
         teacher_counter=counters[1] if len(counters) > 1 else None,
+        sampled=sampled_answers(split, training_args),
     )
     files = [(source.name, source.kind, source.root, source.version, source.form) for source in sources]
     code = _code_digest()
@@ -181,6 +194,7 @@ def _check_split(
         checker.max_length,
         checker.student_answers,
         checker.decode_images,
+        checker.sampled,
         training_args.special_tokens,
         known_as,
     )
@@ -244,6 +258,12 @@ def _processor_digest(processor: ProcessorMixin | PreTrainedTokenizerBase) -> st
 def _hold_out(splits: dict[str, Dataset], reports: dict[str, DataReport], size: float, seed: int) -> None:
     """Moves a part of the training rows, chosen by the seed, to the split `"eval"`."""
     total = len(splits["train"])
+    if reports["train"].rows_without_answer:
+        raise DataError(
+            f"`eval_split_size: {size}` holds out rows to evaluate on, which need answers, but "
+            f"{reports['train'].rows_without_answer:,} of {total:,} rows of the train data have none. Name rows with "
+            "answers by `eval_dataset_name`."
+        )
     count = round(size * total) if size < 1 else int(size)
     if not 0 < count < total:
         raise DataError(

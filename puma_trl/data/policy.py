@@ -16,13 +16,14 @@ from datasets import Dataset, concatenate_datasets
 from ..config import PumaKLConfig
 from ..errors import DataError
 from ..files import whole_file
-from .checks import PICTURE_TOKENS
+from .checks import MISMATCH, PICTURE_TOKENS, SAMPLED_TOKENS
 from .columns import COLUMNS, word_columns
 from .files import DROPPED, Source
 from .rows import ROW_COLUMNS
+from .turns import NO_ANSWER
 
 
-MISMATCH, MARKED = "answers differ", "marked wrong"
+MARKED = "marked wrong"
 MARK = re.compile(rf"{MARKED}: `(.+?)` is ")
 REMEDIES = {
     MISMATCH: "Set `answer_mismatch: student` to give the text-rich side the vision-rich side's answer, or "
@@ -40,6 +41,12 @@ REMEDIES = {
     "unread column": "`columns` says what a column is (`{image_url_2: picture}`) or leaves it out (`{picture: "
     "ignore}`).",
 }
+
+# What is said where the text-rich side of a pair has an answer, and the vision-rich side none
+LONE_ANSWER = (
+    "With `student`, a pair without an answer on its vision-rich side counts as one without any; `columns: "
+    "{output_2: …}` names an answer for it."
+)
 
 # The columns of a side to train on
 SIDE = ROW_COLUMNS[: len(ROW_COLUMNS) // 2]
@@ -66,6 +73,8 @@ class DataReport:
             Pictures of the rows kept: `"text-rich"` and `"vision-rich"` → their number, or `"one-sided"`.
         unread (`list[str]`):
             Columns that the data has and that are not read.
+        rows_without_answer (`int`):
+            Rows kept that have none, which the student writes itself.
     """
 
     rows_read: int
@@ -74,6 +83,7 @@ class DataReport:
     answer_tokens: int = 0
     images: dict[str, int] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
+    rows_without_answer: int = 0
 
     @property
     def trained_images(self) -> int:
@@ -129,6 +139,7 @@ def apply_policy(
         )
     dropped += [{"split": split, "reason": problems[index], **_as_written(rows[int(index)])} for index in bad]
     kept = _trained_rows(rows, ~problems.astype(bool), is_pair)
+    require_answers(kept, split, training_args)
     report = describe_rows(kept)
     report.rows_read, report.dropped = len(rows), dict(kinds.most_common())
     report.unread = _unread_columns(rows, sources)
@@ -141,12 +152,13 @@ def _kind_of(problem: str) -> str:
 
 def describe_rows(rows: Dataset) -> DataReport:
     """Counts rows to train on, their answer tokens and pictures."""
-    tokens = int(np.sum(rows.with_format("numpy")["num_answer_tokens"][:]))
+    tokens = rows.with_format("numpy")["num_answer_tokens"][:]
     columns = {ONE_SIDED: "image_url"}
     if "image_url_2" in rows.column_names:
         columns = {TEXT_RICH: "image_url", VISION_RICH: "image_url_2"}
     images = {side: count_images(rows, column) for side, column in columns.items()}
-    return DataReport(len(rows), len(rows), {}, tokens, images)
+    without = int(np.sum(tokens == 0))
+    return DataReport(len(rows), len(rows), {}, int(np.sum(tokens)), images, rows_without_answer=without)
 
 
 def count_images(rows: Dataset, column: str) -> int:
@@ -241,12 +253,46 @@ def require_pictures(report: DataReport, split: str, training_args: PumaKLConfig
         )
 
 
+def require_answers(rows: Dataset, split: str, training_args: PumaKLConfig) -> None:
+    """
+    Makes sure that checked rows have the answers that are trained or evaluated on.
+
+    Raises:
+        DataError: if rows have none where answers are needed, or all rows where some micro-batches learn from them.
+    """
+    without = describe_rows(rows).rows_without_answer
+    share = training_args.on_policy_share if split == "train" else 0
+    if without and not share:
+        raise DataError(
+            f"{without:,} of {len(rows):,} rows of the {split} data have no answer. "
+            f"{_advise_on_answers(split, training_args) or 'Give them one.'}"
+        )
+    if without == len(rows) > 0 and share < 1:
+        raise DataError(
+            f"No row of the train data has an answer, but with `on_policy_share: {share:g}` the other micro-batches "
+            "learn from given ones. Set `on_policy_share: 1`, or add rows with answers."
+        )
+
+
+def _advise_on_answers(split: str, args: PumaKLConfig) -> str:
+    """Says where rows without an answer can be used."""
+    if split != "train":
+        return "Rows to evaluate on need answers, on which the loss is measured." if args.on_policy_share else ""
+    if args.use_kl:
+        return "`on_policy_share` above 0 trains on rows without an answer too: the model writes it itself."
+    return ""
+
+
 def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str, args: PumaKLConfig) -> str:
     """Words the count per reason, the first three rows, and the remedies."""
     kinds = Counter(_kind_of(problems[index]) for index in bad)
     counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     first = "; ".join(f"{rows[int(index)]['row_id']}: {problems[index]}" for index in bad[:3])
     remedies = [REMEDIES[kind] for kind in kinds if kind in REMEDIES]
+    if NO_ANSWER in kinds and (advice := _advise_on_answers(split, args)):
+        remedies.append(advice)
+    if any(problems[index].startswith(MISMATCH) and problems[index].endswith("is empty") for index in bad):
+        remedies.append(LONE_ANSWER)
     if MARKED in kinds:
         named = dict.fromkeys(match[1] for index in bad if (match := MARK.match(problems[index])))
         remedies.append(
@@ -254,6 +300,8 @@ def _explain(rows: Dataset, problems: np.ndarray, bad: Sequence[int], split: str
         )
     if any(problems[index].startswith("too long") and PICTURE_TOKENS in problems[index] for index in bad):
         remedies.append("A smaller `max_pixels` gives pictures fewer tokens, in families that have it.")
+    if any(problems[index].startswith("too long") and SAMPLED_TOKENS in problems[index] for index in bad):
+        remedies.append("A smaller `max_completion_length` leaves more room for prompts.")
     if kinds.keys() - {MISMATCH} and args.bad_rows != "drop":
         target = os.path.join(args.output_dir, DROPPED)
         remedies.append(f"Set `bad_rows: drop` to leave the rows out and have them listed in {target}.")

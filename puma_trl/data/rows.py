@@ -13,9 +13,11 @@ from .places import check_places, mark_places, refuse_places
 from .texts import check_text, describe, is_empty, shorten
 from .turns import (
     ASSISTANT,
+    NO_ANSWER,
     SYSTEM,
     USER,
     Turn,
+    check_answer,
     check_order,
     check_weight,
     make_turn,
@@ -49,7 +51,7 @@ def read_row(raw: Any, root: str | None, form: Form = PUBLISHED) -> dict[str, An
         `dict`: the columns `ROW_COLUMNS`, and `unread`, the columns that the form has not seen and that are not read.
         `history` is a list of turns with `role` and `content`; pictures are structs of `bytes` and `path`, and
         `<image>` in a text of the user's is the place of the next one. All of the second side is `None` when the row
-        has nothing of it.
+        has nothing of it. An answer that is missing, where the form needs none, is the empty text.
 
     Raises:
         DataError: if a column is missing, has the wrong type, or holds something that would not be used.
@@ -61,7 +63,8 @@ def read_row(raw: Any, root: str | None, form: Form = PUBLISHED) -> dict[str, An
     for suffix, fields in form.sides.items():
         if suffix and not _has_second_side(raw, form):
             break
-        side = _read_side(raw, fields, root, all_pictures=f"image_url{suffix}" in form.mapped)
+        turns = _read_all_turns(raw, fields, form.needs_answer)
+        side = _read_side(raw, fields, turns, root, all_pictures=f"image_url{suffix}" in form.mapped)
         row.update({f"{name}{suffix}": value for name, value in side.items()})
     lone = find_lone(raw, form)
     if lone is not None:
@@ -136,7 +139,7 @@ def read_texts(raw: dict[str, Any], form: Form) -> dict[str, list[str]]:
     for suffix, fields in form.sides.items():
         try:
             if not suffix or _has_second_side(raw, form):
-                texts[suffix] = [turn.text for turn in _read_all_turns(raw, fields)[0]]
+                texts[suffix] = [turn.text for turn in _read_all_turns(raw, fields, form.needs_answer)[0]]
         except DataError:  # which is told when the row is read
             pass
     return texts
@@ -177,10 +180,26 @@ def _read_text(raw: dict[str, Any], paths: tuple[Path, ...]) -> tuple[str, str]:
     return check_text(value, name), name
 
 
+def _read_answer(raw: dict[str, Any], paths: tuple[Path, ...], needs_answer: bool) -> tuple[str, str]:
+    """Returns the text of an answer, which is empty where it is missing and none is needed, and its column."""
+    value, name = _choose(raw, paths)
+    if value in (None, "", []) and not needs_answer:
+        return "", name
+    if value is None:
+        raise DataError(f"{NO_ANSWER}: `{name}` is missing or null; the row has: {shorten(', '.join(raw), 300)}")
+    if value == []:
+        raise DataError(f"{NO_ANSWER}: `{name}` is empty")
+    return _read_text(raw, paths)
+
+
 def _read_side(
-    raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], root: str | None, all_pictures: bool
+    raw: dict[str, Any],
+    fields: dict[str, tuple[Path, ...]],
+    read: tuple[list[Turn], str],
+    root: str | None,
+    all_pictures: bool,
 ) -> dict[str, Any]:
-    turns, name = _read_all_turns(raw, fields)
+    turns, name = read
     paths = fields.get("image_url", ())
     if all_pictures:
         images = [image for path in paths for image in _read_images(_pick(raw, path), ".".join(path), root)]
@@ -203,9 +222,11 @@ def _read_side(
     }
 
 
-def _read_all_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tuple[list[Turn], str]:
+def _read_all_turns(
+    raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], needs_answer: bool
+) -> tuple[list[Turn], str]:
     """Returns the conversation of a side with its system prompt, and what messages call it."""
-    turns, name = _read_side_turns(raw, fields)
+    turns, name = _read_side_turns(raw, fields, needs_answer)
     system, column = _choose(raw, fields.get("system", ()))
     if system not in (None, "", []):
         if turns[0].role == SYSTEM:
@@ -214,16 +235,18 @@ def _read_all_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) ->
     return turns, name
 
 
-def _read_side_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tuple[list[Turn], str]:
+def _read_side_turns(
+    raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], needs_answer: bool
+) -> tuple[list[Turn], str]:
     """Returns the conversation of a side, its answer last, and what messages call it."""
     if "messages" in fields:
         value, name = _choose(raw, fields["messages"])
         if value is None:
             _read_text(raw, fields["messages"])
-        return read_conversation(value, name), f"`{name}`"
+        return read_conversation(value, name, needs_answer), f"`{name}`"
     if "prompt" in fields:
-        return _read_prompt(raw, fields)
-    output, name = _read_text(raw, fields["output"])
+        return _read_prompt(raw, fields, needs_answer)
+    output, name = _read_answer(raw, fields["output"], needs_answer)
     refuse_places(output, f"`{name}`")
     text, name = _read_text(raw, fields["instruction"])
     text, places = mark_places(text, f"`{name}`")
@@ -239,20 +262,25 @@ def _read_side_turns(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -
     return turns, f"`{name}`"
 
 
-def _read_prompt(raw: dict[str, Any], fields: dict[str, tuple[Path, ...]]) -> tuple[list[Turn], str]:
-    parts, names = [], []
-    for field, role in (("prompt", USER), ("completion", ASSISTANT)):
-        value, name = _choose(raw, fields[field])
-        if not isinstance(value, list):
-            value, name = _read_text(raw, fields[field])
-        parts.append(read_turns(value, name) if isinstance(value, list) else [make_turn(role, value, f"`{name}`")])
-        names.append(name)
-        if field == "completion" and isinstance(value, list):
-            check_weight(value[-1], name)
-    if len(parts[1]) > 1:
-        raise DataError(f"roles: `{names[1]}` has {len(parts[1])} turns, but one answer is trained on")
-    check_order(parts[0] + parts[1], " + ".join(names))
-    return parts[0] + parts[1], f"`{names[0]}`"
+def _read_prompt(
+    raw: dict[str, Any], fields: dict[str, tuple[Path, ...]], needs_answer: bool
+) -> tuple[list[Turn], str]:
+    value, name = _choose(raw, fields["prompt"])
+    if not isinstance(value, list):
+        value, name = _read_text(raw, fields["prompt"])
+    prompt = read_turns(value, name) if isinstance(value, list) else [make_turn(USER, value, f"`{name}`")]
+    value, column = _choose(raw, fields["completion"])
+    if isinstance(value, list) and value:
+        answer = read_turns(value, column, ends_in_answer=True)
+        check_weight(value[-1], column)
+    else:
+        value, column = _read_answer(raw, fields["completion"], needs_answer)
+        answer = [make_turn(ASSISTANT, value, f"`{column}`", may_be_blank=True)]
+    if len(answer) > 1:
+        raise DataError(f"roles: `{column}` has {len(answer)} turns, but one answer is trained on")
+    check_order(prompt + answer, f"{name} + {column}")
+    check_answer(answer[0].text, f"`{column}` (assistant)", needs_answer)
+    return prompt + answer, f"`{name}`"
 
 
 def _read_images(value: Any, name: str, root: str | None) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ from datasets import Dataset
 from ..errors import DataError
 
 
-def digest_row(row: dict[str, Any], columns: Sequence[str]) -> int:
+def digest_row(row: dict[str, Any], columns: Sequence[str]) -> tuple[int, int]:
     """
-    Returns a number that two rows share only with the same texts and pictures. A file with a picture is known by its
-    name and size, whatever its folder; bytes are hashed.
+    Returns two numbers: one that rows share only with the same texts and pictures before their answers, and one that
+    they share only with the same answers too. A file with a picture is known by its name and size, whatever its
+    folder; bytes are hashed.
 
     Args:
         row (`dict[str, Any]`):
@@ -22,13 +23,16 @@ def digest_row(row: dict[str, Any], columns: Sequence[str]) -> int:
         columns (`Sequence[str]`):
             Its columns of texts and pictures.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for name in columns:
-        value = row[name]
-        if name.startswith("image_url"):
-            value = [_identify(image) for image in value or ()]
-        digest.update(repr(value).encode(errors="replace"))
-    return int.from_bytes(digest.digest(), signed=True, byteorder="big")
+    digest, numbers = hashlib.blake2b(digest_size=8), []
+    answers = [name for name in columns if name.startswith("output")]
+    for names in ([name for name in columns if name not in answers], answers):
+        for name in names:
+            value = row[name]
+            if name.startswith("image_url"):
+                value = [_identify(image) for image in value or ()]
+            digest.update(repr(value).encode(errors="replace"))
+        numbers.append(int.from_bytes(digest.digest(), signed=True, byteorder="big"))
+    return numbers[0], numbers[1]
 
 
 def _identify(image: dict[str, Any]) -> Any:
@@ -40,19 +44,22 @@ def _identify(image: dict[str, Any]) -> Any:
         return image["path"]
 
 
-def digests_of(rows: Dataset) -> np.ndarray:
-    """Returns the digests of the checked rows that can be used."""
-    column = rows.data.column("digest")
+def digests_of(rows: Dataset, name: str = "digest") -> np.ndarray:
+    """Returns the digests of the checked rows that can be used; `"prompt_digest"` is that without the answers."""
+    column = rows.data.column(name)
     return column.filter(rows.data.column("problem").is_null()).to_numpy()
 
 
-def find_shared(digests: Mapping[str, np.ndarray]) -> list[str]:
+def find_shared(digests: Mapping[str, np.ndarray], compared: Mapping[str, np.ndarray] | None = None) -> list[str]:
     """
     Words what rows stand in the data more than once.
 
     Args:
         digests (`dict[str, np.ndarray]`):
             Split → the digests of its rows.
+        compared (`dict[str, np.ndarray]`, *optional*):
+            The same by which the data to evaluate on is compared with that to train on. Where answers are sampled,
+            their prompts alone are trained on.
 
     Raises:
         DataError: if all rows of a split to evaluate on are trained on.
@@ -64,7 +71,9 @@ def find_shared(digests: Mapping[str, np.ndarray]) -> list[str]:
             f"{more:,} of the {len(trained):,} rows of the train data repeat another one, text and picture, and are "
             "trained on each time."
         )
-    for split, values in digests.items():
+    compared = digests if compared is None else compared
+    trained = compared.get("train", trained)
+    for split, values in compared.items():
         count = int(np.isin(values, trained).sum()) if split != "train" else 0
         if count and count == len(values):
             raise DataError(

@@ -16,6 +16,8 @@ ROLES = {
     **dict.fromkeys((USER, "human"), USER),
     **dict.fromkeys((ASSISTANT, "gpt", "chatgpt", "bot", "model"), ASSISTANT),
 }
+# The kind of problem of a row that has nothing to learn
+NO_ANSWER = "no answer"
 TOOL_ROLES = ("tool", "function", "function_call", "function_response", "observation", "ipython")
 TOOL_KEYS = ("tool_calls", "tool_call_id", "tool_responses", "function_call")
 # What else a turn may have, as it is no part of the conversation
@@ -51,7 +53,7 @@ class Turn:
     places: list[Place] = field(default_factory=list)
 
 
-def read_turns(value: Any, name: str) -> list[Turn]:
+def read_turns(value: Any, name: str, ends_in_answer: bool = False) -> list[Turn]:
     """
     Reads the messages of a conversation: objects with `role` and `content`, or `from` and `value`.
 
@@ -60,17 +62,22 @@ def read_turns(value: Any, name: str) -> list[Turn]:
             What stands in the column.
         name (`str`):
             The column.
+        ends_in_answer (`bool`, *optional*, defaults to `False`):
+            Whether a last turn of the assistant is the answer, of which [`check_answer`] says whether it may be empty.
 
     Raises:
         DataError: if it is not a list of messages, or has something that is not read, such as calls of tools.
     """
     if not isinstance(value, list) or not value:
         raise DataError(f"wrong type: `{name}` is {describe(value)}, not a list of turns")
-    turns = [_read_turn(turn, f"turn {number} of `{name}`") for number, turn in enumerate(value, 1)]
+    turns = [
+        _read_turn(turn, f"turn {number} of `{name}`", is_answer=ends_in_answer and number == len(value))
+        for number, turn in enumerate(value, 1)
+    ]
     return turns[1:] if len(turns) > 1 and not turns[0].text else turns  # without an empty system prompt
 
 
-def _read_turn(turn: Any, name: str) -> Turn:
+def _read_turn(turn: Any, name: str, is_answer: bool) -> Turn:
     if not isinstance(turn, dict):
         raise DataError(f"wrong type: {name} is {describe(turn)}, not an object with `role` and `content`")
     speaker = turn.get("role") or turn.get("from")
@@ -88,12 +95,13 @@ def _read_turn(turn: Any, name: str) -> Turn:
         same = key in ("role", "from", "name") and isinstance(value, str) and ROLES.get(value.lower()) == role
         if not same:
             raise DataError(f"unread key: {name} has `{shorten(key)}` ({describe(value)}), which is not read")
-    if role == SYSTEM and content in EMPTY:
+    is_answer = is_answer and role == ASSISTANT
+    if content in EMPTY and (role == SYSTEM or is_answer):
         return Turn(role)
-    return make_turn(role, content, name)
+    return make_turn(role, content, name, may_be_blank=is_answer)
 
 
-def make_turn(role: str, content: Any, name: str) -> Turn:
+def make_turn(role: str, content: Any, name: str, may_be_blank: bool = False) -> Turn:
     """
     Makes a turn of a text, or of a list of parts with the types `text` and `image`.
 
@@ -104,6 +112,8 @@ def make_turn(role: str, content: Any, name: str) -> Turn:
             The text or the parts.
         name (`str`):
             What messages call it.
+        may_be_blank (`bool`, *optional*, defaults to `False`):
+            Whether the text may be empty.
 
     Raises:
         DataError: if it is neither, is empty, or a picture stands where none can be.
@@ -113,7 +123,7 @@ def make_turn(role: str, content: Any, name: str) -> Turn:
         text, places = _read_part(part, role, name)
         turn.text += text
         turn.places += places
-    if not turn.text.strip():
+    if not turn.text.strip() and not may_be_blank:
         raise DataError(f"empty text: {name} ({role}) is empty")
     return turn
 
@@ -185,7 +195,7 @@ def read_history(value: Any, name: str) -> list[Turn]:
     return turns
 
 
-def read_conversation(value: Any, name: str) -> list[Turn]:
+def read_conversation(value: Any, name: str, needs_answer: bool = True) -> list[Turn]:
     """
     Reads a conversation up to its last answer, the one that is trained on.
 
@@ -194,14 +204,30 @@ def read_conversation(value: Any, name: str) -> list[Turn]:
             Messages, as [`read_turns`] takes them.
         name (`str`):
             The column.
+        needs_answer (`bool`, *optional*, defaults to `True`):
+            Whether it must end in an answer. Otherwise one that ends in a question gets an empty one.
 
     Raises:
         DataError: if it cannot be read, its turns are out of order, or its last answer is not to be trained on.
     """
-    turns = read_turns(value, name)
+    turns = read_turns(value, name, ends_in_answer=True)
+    if turns[-1].role == USER and not needs_answer:
+        turns.append(Turn(ASSISTANT))
     check_order(turns, name)
+    check_answer(turns[-1].text, f"turn {len(value)} of `{name}` (assistant)", needs_answer)
     check_weight(value[-1], name)
     return turns
+
+
+def check_answer(text: str, name: str, needs_answer: bool) -> None:
+    """
+    Makes sure that an answer that is needed has a text.
+
+    Raises:
+        DataError: if it has none.
+    """
+    if needs_answer and not text.strip():
+        raise DataError(f"{NO_ANSWER}: {name} is empty")
 
 
 def check_weight(turn: dict[str, Any], name: str) -> None:
@@ -214,7 +240,7 @@ def check_weight(turn: dict[str, Any], name: str) -> None:
     for key in WEIGHT_KEYS:
         weight = turn.get(key)
         if weight == 0:
-            raise DataError(f"no answer: the last turn of `{name}` is not to be trained on, as its `{key}` is 0")
+            raise DataError(f"not trained on: the last turn of `{name}` is not to be learned, as its `{key}` is 0")
         if weight not in (*EMPTY, 1):
             raise DataError(
                 f"unread key: the last turn of `{name}` has `{key}` ({describe(weight)}), which is not read"
@@ -230,7 +256,7 @@ def check_order(turns: list[Turn], name: str) -> None:
     """
     roles = [turn.role for turn in turns]
     if roles[-1] != ASSISTANT:
-        raise DataError(f"no answer: the last turn of `{name}` is by the {roles[-1]}, not by the assistant")
+        raise DataError(f"{NO_ANSWER}: the last turn of `{name}` is by the {roles[-1]}, not by the assistant")
     speakers = roles[1:] if roles[0] == SYSTEM else roles
     if not speakers or speakers != [USER, ASSISTANT] * (len(speakers) // 2):
         shown = ", ".join(roles[:8]) + (", …" if len(roles) > 8 else "")

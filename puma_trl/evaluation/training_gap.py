@@ -71,6 +71,7 @@ def load_gap_pairs(
         )
     settings = copy.copy(args)
     settings.use_kl, settings.answer_mismatch, settings.max_length = True, "student", None
+    settings.on_policy_share = 0.0  # replies are compared with answers
     settings.columns = args.columns if args.use_kl else None  # which is of one-sided rows
     splits, _ = load_data(PumaScriptArguments(dataset_name=data.gap_dataset_name), settings, processor, family)
     return splits["train"]

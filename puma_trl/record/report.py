@@ -77,7 +77,7 @@ def print_startup(
     trainable, total = (sum(counts) for counts in zip(*parts.values(), strict=True))
     table.add_row("Trains in all", f"{trainable:,} of {total:,} parameters ({trainable / total:.1%})")
     for split, report in reports.items():
-        for name, value in describe_report(report, args.use_kl):
+        for name, value in describe_report(report, args.use_kl, args.on_policy_share if split == "train" else 0):
             table.add_row(f"{name}: {split}", escape(printable(value)))
     rows = rows_per_step(args)
     table.add_row(
@@ -93,8 +93,11 @@ def print_startup(
     Console().print(table)
 
 
-def describe_report(report: DataReport, use_kl: bool) -> list[tuple[str, str]]:
-    """Returns the lines of the table about a split: what, how many; both sides only where both are read."""
+def describe_report(report: DataReport, use_kl: bool, on_policy_share: float = 0) -> list[tuple[str, str]]:
+    """
+    Returns the lines of the table about a split: what, how many; both sides only where both are read, and rows without
+    an answer only where answers are sampled.
+    """
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in report.dropped.items()) or "none dropped"
     pictures = ", ".join(f"{side} {count:,}" for side, count in report.images.items())
     lines = [
@@ -102,6 +105,10 @@ def describe_report(report: DataReport, use_kl: bool) -> list[tuple[str, str]]:
         ("Pictures", pictures if use_kl else f"{report.trained_images:,}"),
         ("Answer tokens", f"{report.answer_tokens:,}"),
     ]
+    if on_policy_share == 1:
+        lines.append(("Without answer", f"{report.rows_without_answer:,}; no answer of the data is trained on"))
+    elif report.rows_without_answer:
+        lines.append(("Without answer", f"{report.rows_without_answer:,}, trained on in on-policy micro-batches only"))
     return lines + ([("Columns not read", ", ".join(report.unread))] if report.unread else [])
 
 

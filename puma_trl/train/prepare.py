@@ -16,7 +16,7 @@ from ..data.cache import fill_first
 from ..data.collator import TEACHER, DataCollatorForPumaPairs, find_placeholder_sides
 from ..data.encode import tokenize_rows
 from ..data.load import load_data
-from ..data.policy import describe_rows
+from ..data.policy import describe_rows, require_answers
 from ..data.render import end_token_id
 from ..data.rows import ROW_COLUMNS
 from ..data.tokens import get_tokenizer
@@ -344,7 +344,7 @@ def prepare_rows(
                 )
             left.append(name)
         elif CHECKED in dataset.column_names:
-            continue
+            require_answers(dataset, name, args)
         elif takes_images or not _is_for_trl(dataset, args, formatting_func):
             own[name] = dataset
         else:

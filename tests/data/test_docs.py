@@ -15,7 +15,9 @@ from puma_trl.models.families.qwen import QWEN_VL
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
-BLOCK = re.compile(r"<!-- (form|refused|bad row|columns of): (.+?) -->\n```(?:json|yaml)\n(.+?)\n```", re.DOTALL)
+BLOCK = re.compile(
+    r"<!-- (form|unlabelled|refused|bad row|columns of): (.+?) -->\n```(?:json|yaml)\n(.+?)\n```", re.DOTALL
+)
 BLOCKS = {(kind, name): text for kind, name, text in BLOCK.findall(PAGE.read_text(encoding="utf-8"))}
 
 
@@ -24,10 +26,10 @@ def load(tmp_path, processor):
     """Returns a function that reads a row of the page, as pairs or as single sides."""
     Image.new("RGB", (56, 56), "red").save(tmp_path / "triangle.png")
 
-    def load(text, columns=None):
+    def load(text, columns=None, **settings):
         (tmp_path / "rows.jsonl").write_text(text + "\n", encoding="utf-8")
         pairs = any(name.endswith("_2") for name in json.loads(text))
-        options = {"use_kl": pairs, "allow_text_only": True, "columns": columns, "max_length": None}
+        options = {"use_kl": pairs, "allow_text_only": True, "columns": columns, "max_length": None} | settings
         args = PumaKLConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, report_to=[], **options)
         return load_data(PumaScriptArguments(dataset_name=[str(tmp_path / "rows.jsonl")]), args, processor, QWEN_VL)
 
@@ -63,6 +65,18 @@ def words(value, unread=()):
             yield from words(part)
     elif value is not None:
         yield value
+
+
+@pytest.mark.parametrize("name", [name for kind, name in BLOCKS if kind == "unlabelled"])
+def test_pairs_without_answers(name, load):
+    text = BLOCKS["unlabelled", name]
+    dataset, reports = load(text, on_policy_share=1)
+    (row,) = dataset["train"]
+    assert (row["output"], row["output_2"], reports["train"].rows_without_answer) == ("", "", 1)
+    for said in words(json.loads(text)):
+        assert said in json.dumps(row, default=repr, ensure_ascii=False)
+    with pytest.raises(DataError, match="`on_policy_share"):
+        load(text)
 
 
 @pytest.mark.parametrize("name", [name for kind, name in BLOCKS if kind in ("refused", "bad row")])

@@ -56,7 +56,7 @@ def test_a_mapping_leads_into_lists(value, name, suffix, find):
     (source,) = find([{"q": "a", "r": value}], columns={"instruction": "q", "output": name}, suffix=suffix)
     assert texts(source) == [["a", "b", None, None]]
     (source,) = find([{"q": "a", "r": value}, {"q": "a", "r": None}], columns={"instruction": "q", "output": name})
-    with pytest.raises(DataError, match=f"missing value: `{name}` is missing or null"):
+    with pytest.raises(DataError, match=f"no answer: `{name}` is missing or null"):
         texts(source)
 
 

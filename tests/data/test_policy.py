@@ -120,8 +120,8 @@ class TestPolicies:
             load(write(folder / "pairs.jsonl", self.BAD))
         message = str(error.value)
         assert message.startswith(
-            "7 of 9 rows of the train data cannot be used (2 missing image, 2 missing value, 1 broken JSON, 1 empty "
-            "text, 1 wrong type). The first ones: pairs.jsonl:2: missing image: "
+            "7 of 9 rows of the train data cannot be used (2 missing image, 1 broken JSON, 1 empty text, 1 "
+            "wrong type, 1 no answer, 1 missing value). The first ones: pairs.jsonl:2: missing image: "
             f"'{folder / 'none.png'}' does not exist"
         )
         assert "; pairs.jsonl:3: broken JSON: line 3: " in message and "\n" not in message

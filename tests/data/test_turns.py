@@ -41,8 +41,8 @@ def test_the_answer_has_the_weight_one(key):
     ):
         name = list(row)[-1]
         for weight, problem in (
-            (0, "no answer: the last turn"),
-            (False, "no answer"),
+            (0, "not trained on: the last turn"),
+            (False, "not trained on"),
             (0.5, "unread key: the"),
         ):
             turns = [*row[name][:-1], row[name][-1] | {key: weight}]

@@ -471,9 +471,9 @@ def test_thoughts_of_all_kinds():
     [
         (
             [pair(0), pair(1, output=None, output_2=None)],
-            r"1 of 2 rows.*pairs.jsonl:2: missing value: `output`",
+            r"1 of 2 rows.*pairs.jsonl:2: no answer: `output`",
         ),
-        ([pair(0), pair(1, output="", output_2=" ")], r"pairs.jsonl:2: empty text: `output` is empty"),
+        ([pair(0), pair(1, output="", output_2=" ")], r"pairs.jsonl:2: no answer: `output` is empty"),
         ([pair(0), {"instruction": "1?", "output": "1"}], r"pairs.jsonl:2: missing value: .*no vision-rich side"),
         ([pair(0, picture="a.png")], "`picture`"),
     ],

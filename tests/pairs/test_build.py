@@ -237,7 +237,7 @@ def test_choices(build_rows, choices, lines):
     ("rows", "reason"),
     [
         ([{"question": "What?"}], "fits no form of rows. Its columns are: `question`"),
-        ([{"question": "What?", "answer": None}], r"No pair could be built from 1 rows \(1 missing value\)"),
+        ([{"question": "What?", "answer": None}], r"No pair could be built from 1 rows \(1 no answer\)"),
         ([], "is empty. Pass a file with at least one row"),
     ],
 )
@@ -471,7 +471,7 @@ def test_missing_column_is_named(tmp_path, monkeypatch):
 
 
 BAD = [
-    ({"question": "What?"}, "missing value: `answer`"),
+    ({"question": "What?"}, "no answer: `answer`"),
     ({"question": " ", "answer": "1"}, "empty text: `question`"),
     ({"answer": "1"}, "missing value: `question`"),
     ({"question": "What?", "answer": float("nan")}, "wrong type: `answer` is float nan, not text"),
@@ -502,7 +502,7 @@ def test_bad_rows(tmp_path, monkeypatch, row, reason):
 
 def test_bad_rows_of_a_worker_end_the_build(tmp_path, monkeypatch):
     source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
-    with pytest.raises(PumaError, match=r"^1 of 3 rows cannot be used.*\n  in.jsonl:3: missing value.*\nRepair"):
+    with pytest.raises(PumaError, match=r"^1 of 3 rows cannot be used.*\n  in.jsonl:3: no answer.*\nRepair"):
         run_build(monkeypatch, source, tmp_path / "out", "--format", "parquet", "--num_proc", "2")
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["build.yaml"]
 

@@ -16,7 +16,7 @@ def test_the_page_has_counts_reasons_and_pairs(tmp_path, monkeypatch):
     page = build_page(tmp_path, monkeypatch, rows, "--levels", "vision_only", "vision_dominant", "--bad_rows", "drop")
     assert "61 pairs from 33 rows" in page
     assert "vision_dominant: no conditions" in page
-    assert "shows source" in page and "in.jsonl:32" in page and "missing value" in page and "in.jsonl:33" in page
+    assert "shows source" in page and "in.jsonl:32" in page and "no answer" in page and "in.jsonl:33" in page
     assert page.count('<div class="pair">') == 20 and page.count("data:image/png;base64,") == 20
     assert "AB is 7 &amp; &lt;b." in page or "&amp; &lt;b." in page
     assert not re.search(r"<script|https?://|<link|@import|url\(", page)

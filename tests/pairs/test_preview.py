@@ -167,7 +167,7 @@ def test_broken_rows_are_listed_with_their_reason(pair_file, model_folder, with_
         "empty text: `instruction` is empty",
         "answers differ",
         "missing image",
-        "missing value: `output`",
+        "no answer: `output`",
         "unreadable image",
     ]
     for row, reason in zip(page.rows, reasons, strict=False):

@@ -1,6 +1,7 @@
 """What `check` finds: the level, the meaning and the remedy of each kind."""
 
-from ...data.policy import MISMATCH, REMEDIES
+from ...data.checks import MISMATCH
+from ...data.policy import REMEDIES
 from . import leakage, missing, overlap
 from .report import ERROR, NOTE, WARNING
 from .scan import BLANK_PICTURE, CUT_PICTURE, LONG_SIDE, MAX_LENGTH, NO_PICTURE
