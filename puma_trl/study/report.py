@@ -1,7 +1,9 @@
-"""The report of the mini study: a table and a chart from the measurements, and what they show in words."""
+"""The report of the mini study: tables and a chart from the measurements, and what they show in words."""
 
+import itertools
 import math
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,138 +11,234 @@ from ..files import whole_file
 from ..record.charts import chart
 
 
-TARGET = 0.8  # of held-out answers on the vision-rich side
 BASELINE = "cross-entropy only"
-Seeds = list[list[dict[str, Any]]]  # for each seed the measurements of its checkpoints
+COLUMNS = 3  # of the chart
 
 
-def final(seeds: Seeds, name: str) -> list[float]:
-    """Returns a value of the last checkpoint of each seed."""
-    return [steps[-1][name] for steps in seeds]
-
-
-def steps_to_target(steps: list[dict[str, Any]]) -> float:
-    """Returns the step at which the vision-rich accuracy reaches `TARGET`, linear between checkpoints, or infinity."""
-    before = {"step": 0, "vision_rich_accuracy": 0.0}
-    for after in steps:
-        reached, past = after["vision_rich_accuracy"], before["vision_rich_accuracy"]
-        if reached >= TARGET:
-            share = (TARGET - past) / (reached - past)
-            return before["step"] + share * (after["step"] - before["step"])
-        before = after
-    return math.inf
-
-
-def closed_share(steps: list[dict[str, Any]], initial: dict[str, Any]) -> float:
-    """Returns which share of the answer KL that a run started with (mean of both directions) is gone at its end."""
-    start, end = (row["forward_kl"] + row["reverse_kl"] for row in (initial, steps[-1]))
-    return 1 - end / start
-
-
-def compare(values: list[float], baseline: list[float]) -> str:
+@dataclass(frozen=True)
+class Line:
     """
-    Puts the difference of two means into words.
+    A line of a table: what is shown of a variant, or of the model that it starts from.
+
+    Args:
+        seeds (`list[dict[str, Any]]`):
+            For each seed, `here` and `elsewhere`: the measurement on problems of the kinds that the run learns from,
+            and of other ones, and `signs`: what the run has warned of.
+        against (`str`, *optional*):
+            The variant of the same regime, beside `BASELINE`, that it is compared with.
+    """
+
+    seeds: list[dict[str, Any]]
+    against: str | None = None
+
+    def values(self, name: str, part: str = "here") -> list[float]:
+        """Returns a value of each seed."""
+        return [seed[part][name] for seed in self.seeds]
+
+    @property
+    def accuracies(self) -> list[float]:
+        """The vision-rich accuracies, by which variants are compared."""
+        return self.values("vision_rich_accuracy")
+
+
+Regimes = dict[str, dict[str, Line]]  # regime → variant → line
+
+
+@dataclass(frozen=True)
+class Difference:
+    """
+    The difference of two means.
 
     It counts as a difference when it is larger than twice its standard error (Welch: the variances of both means
     added), which with three seeds is a rough yardstick and no test.
+
+    Args:
+        mean (`float`):
+            The difference.
+        error (`float`):
+            Its standard error.
     """
-    difference = statistics.mean(values) - statistics.mean(baseline)
-    error = math.sqrt(sum(statistics.variance(part) / len(part) for part in (values, baseline)))
-    verdict = "no clear difference" if abs(difference) <= 2 * error else "better" if difference > 0 else "worse"
-    return f"{100 * difference:+.1f} ± {100 * error:.1f} points: {verdict}"
+
+    mean: float
+    error: float
+
+    @property
+    def verdict(self) -> str:
+        """The difference in words."""
+        return "no clear difference" if abs(self.mean) <= 2 * self.error else "better" if self.mean > 0 else "worse"
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f} ± {100 * self.error:.1f}: {self.verdict}"
 
 
-def _percent(values: list[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}{spread}"
+def compare(values: list[float], others: list[float]) -> Difference | None:
+    """Compares two means, if there is more than one seed of each."""
+    if min(len(values), len(others)) < 2:
+        return None
+    error = math.sqrt(sum(statistics.variance(part) / len(part) for part in (values, others)))
+    return Difference(statistics.mean(values) - statistics.mean(others), error)
 
 
-def _steps(values: list[float]) -> str:
-    if math.inf not in values:
-        spread = f" ± {statistics.stdev(values):.0f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.0f}{spread}"
-    reached = sum(value < math.inf for value in values)
-    return f"reached by {reached} of {len(values)}" if reached else "not reached"
+def closed_shares(line: Line, before: Line) -> list[float]:
+    """Returns for each seed which share of the answer KL (mean of both directions) of the start is gone."""
+    (start,) = _divergences(before)
+    return [1 - end / start for end in _divergences(line)]
 
 
-def make_table(variants: dict[str, Seeds], initial: dict[str, Any]) -> list[str]:
-    """Returns the lines of one regime's table."""
-    names = ["run", "text-rich %", "vision-rich %", "gap", f"steps to {TARGET:.0%}", "KL closed %"]
-    names += [f"vision-rich against {BASELINE}"]
-    lines = [f"| {' | '.join(names)} |", "|" + len(names) * "---|"]
-    baseline = final(variants[BASELINE], "vision_rich_accuracy")
-    for variant, seeds in variants.items():
-        accuracy = final(seeds, "vision_rich_accuracy")
-        cells = [
-            variant,
-            _percent(final(seeds, "text_rich_accuracy")),
-            _percent(accuracy),
-            _percent(final(seeds, "gap")),
-        ]
-        cells += [_steps([steps_to_target(steps) for steps in seeds])]
-        cells += [_percent([closed_share(steps, initial) for steps in seeds])]
-        cells += ["" if variant == BASELINE or len(seeds) < 2 else compare(accuracy, baseline)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+def _divergences(line: Line) -> list[float]:
+    return [seed["here"]["forward_kl"] + seed["here"]["reverse_kl"] for seed in line.seeds]
 
 
-def draw_curves(results: dict[str, dict[str, Seeds]], path: Path) -> None:
-    """Draws the vision-rich accuracy over the steps: the mean of the seeds, and from the least to the largest."""
-    with chart(path, len(results), dpi=110, figsize=(4.6 * len(results), 4.6), sharey=True) as axes:
-        for axis, (regime, variants) in zip(axes, results.items(), strict=True):
-            for variant, seeds in variants.items():
-                steps = [row["step"] for row in seeds[0]]
-                values = [[row["vision_rich_accuracy"] for row in column] for column in zip(*seeds, strict=True)]
-                (line,) = axis.plot(steps, list(map(statistics.mean, values)), marker="o", ms=3, label=variant)
-                lows, highs = list(map(min, values)), list(map(max, values))
-                axis.fill_between(steps, lows, highs, color=line.get_color(), alpha=0.12)
+def _spread(values: list[float], scale: float = 100) -> str:
+    values = [scale * value for value in values]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def make_table(lines: dict[str, Line], before: Line) -> list[str]:
+    """
+    Returns the lines of one regime's table.
+
+    Args:
+        lines (`dict[str, Line]`):
+            Variant → its line.
+        before (`Line`):
+            The model that all start from.
+    """
+    names = [
+        "run",
+        "text-rich %",
+        "vision-rich %",
+        "same answer %",
+        "other kinds %",
+        "KL closed %",
+        "tokens",
+        "against",
+    ]
+    table = [f"| {' | '.join(names)} |", "|" + len(names) * "---|"]
+    for variant, line in {"before": before, **lines}.items():
+        cells = [variant, _spread(line.values("text_rich_accuracy")), _spread(line.accuracies)]
+        cells += [_spread(line.values("agreement")), _spread(line.values("vision_rich_accuracy", "elsewhere"))]
+        cells += ["" if line is before else _spread(closed_shares(line, before))]
+        cells += [_spread(line.values("vision_rich_tokens"), 1)]
+        others = [] if variant == BASELINE or line is before else [BASELINE, *filter(None, [line.against])]
+        differences = {other: compare(line.accuracies, lines[other].accuracies) for other in others}
+        cells += ["; ".join(f"to {other} {difference}" for other, difference in differences.items() if difference)]
+        table.append(f"| {' | '.join(cells)} |")
+    return table
+
+
+def tell_differences(regimes: Regimes) -> list[str]:
+    """Returns for each variant a sentence: in which regimes it is better, and in which worse, than what it changes."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for regime, lines in regimes.items():
+        for variant, line in lines.items():
+            other = line.against or BASELINE
+            if variant == BASELINE or (difference := compare(line.accuracies, lines[other].accuracies)) is None:
+                continue
+            verdicts = found.setdefault((variant, other), {"better": [], "worse": [], "no clear difference": []})
+            points = f"{100 * difference.mean:+.1f} ± {100 * difference.error:.1f}"
+            verdicts[difference.verdict].append(f"{regime} ({points})")
+    return [
+        f"- **{variant}** against {other}: "
+        + "; ".join(f"{verdict} with {', '.join(places)}" for verdict, places in verdicts.items() if places)
+        + "."
+        for (variant, other), verdicts in found.items()
+    ]
+
+
+def tell_elsewhere(regimes: Regimes) -> str:
+    """Returns a sentence: which variants are better or worse than the baseline on kinds that they do not train on."""
+    found = {"better": [], "worse": []}
+    for regime, lines in regimes.items():
+        baseline = lines[BASELINE].values("vision_rich_accuracy", "elsewhere")
+        for variant, line in lines.items():
+            difference = compare(line.values("vision_rich_accuracy", "elsewhere"), baseline)
+            if difference is not None and difference.verdict in found:
+                found[difference.verdict].append(f"{regime}, {variant} ({100 * difference.mean:+.1f})")
+    words = [f"{verdict}: {'; '.join(places) or 'none'}" for verdict, places in found.items()]
+    return f"- **Drawings of other kinds**, against {BASELINE}, {'. '.join(words)}."
+
+
+def tell_signs(regimes: Regimes) -> str:
+    """Returns a sentence: which runs have warned of a collapse, and of which signs."""
+    found = []
+    for regime, lines in regimes.items():
+        for variant, line in lines.items():
+            signs = [seed["signs"] for seed in line.seeds]
+            if any(signs):
+                words = ", ".join(sorted(set(itertools.chain(*signs))))
+                found.append(f"{regime}, {variant} ({sum(map(bool, signs))} of {len(signs)} seeds: {words})")
+    return f"- **Signs of collapse** that runs warned of: {'; '.join(found) or 'none'}."
+
+
+def draw_lines(regimes: Regimes, path: Path) -> None:
+    """Draws the vision-rich accuracy of each seed and the mean, and as a ring the mean on other kinds."""
+    rows = math.ceil(len(regimes) / COLUMNS)
+    with chart(path, COLUMNS, rows, dpi=110, figsize=(5 * COLUMNS, 3.1 * rows), sharex=True) as axes:
+        for axis, place in itertools.zip_longest(axes, regimes.items()):
+            if place is None:
+                axis.set_visible(False)
+                continue
+            regime, lines = place
+            for height, line in enumerate(lines.values()):
+                axis.plot(line.accuracies, [height] * len(line.seeds), "o", color="tab:blue", ms=3, alpha=0.5)
+                axis.plot(statistics.mean(line.accuracies), height, "|", color="tab:blue", ms=14, mew=2)
+                elsewhere = statistics.mean(line.values("vision_rich_accuracy", "elsewhere"))
+                axis.plot(elsewhere, height, "o", color="tab:orange", ms=6, fillstyle="none")
+            axis.set_yticks(range(len(lines)), list(lines), fontsize=8)
+            axis.invert_yaxis()
+            axis.set_xlim(0, 1)
             axis.set_title(regime, fontsize=10)
-            axis.set_xlabel("step")
             axis.grid(alpha=0.3)
-            axis.legend(fontsize=7)
-        axes[0].set_ylabel("held-out vision-rich accuracy")
 
 
-def write_report(results: dict[str, dict[str, Seeds]], initial: dict[str, Any], path: Path, setting: str) -> None:
+def write_report(regimes: Regimes, before: dict[str, Line], path: Path, setting: str) -> None:
     """
     Writes the Markdown file, and the chart of the same name beside it.
 
     Args:
-        results (`dict[str, dict[str, Seeds]]`):
-            Regime → variant → for each seed the measurements of its checkpoints.
-        initial (`dict[str, Any]`):
-            The measurement of the model that all runs start from.
+        regimes (`Regimes`):
+            Regime → variant → line.
+        before (`dict[str, Line]`):
+            Regime → the model that its runs start from.
         path (`Path`):
             The Markdown file.
         setting (`str`):
             What all runs share, in Markdown.
     """
     curves = path.with_suffix(".png")
-    draw_curves(results, curves)
-    seeds = len(next(iter(next(iter(results.values())).values())))
+    draw_lines(regimes, curves)
+    first = next(iter(regimes))
+    start, seeds = before[first].seeds[0], len(regimes[first][BASELINE].seeds)
     lines = [
         "# The mini study",
         "",
-        "What does the KL term change, all else equal? Every line below is one change to the same recipe, from the",
-        "same model, with the same number of steps. This file and its chart are written by `make study`, words",
-        f"included; a run is measured on {initial['pairs']} held-out problems by the answers it writes, and ± is the",
-        f"standard deviation over {seeds} seeds.",
+        "What do the KL term, the answers and the teacher change, all else equal? Every line below is one change to",
+        "the same recipe, from the same model, with the same number of steps. This file and its chart are written by",
+        f"`make study`, words included; a run is measured on {start['here']['pairs']} held-out problems of its kinds",
+        f"and {start['elsewhere']['pairs']} of others by the answers it writes, and ± is the standard deviation over",
+        f"{seeds} seeds.",
         "",
         setting,
         "",
-        f"Before the runs: text-rich {initial['text_rich_accuracy']:.1%},",
-        f"vision-rich {initial['vision_rich_accuracy']:.1%},",
-        f"forward KL {initial['forward_kl']:.2f} and reverse KL {initial['reverse_kl']:.2f} nats per answer token.",
+        f"![held-out vision-rich accuracy of every run; rings: on other kinds]({curves.name})",
         "",
-        f"![held-out vision-rich accuracy over the steps]({curves.name})",
+        "## What it shows",
+        "",
+        "Points of vision-rich accuracy ± standard error; a difference counts when it is larger than twice that.",
+        "",
+        *tell_differences(regimes),
+        tell_elsewhere(regimes),
+        tell_signs(regimes),
     ]
-    for regime, variants in results.items():
-        lines += ["", f"## {regime[0].upper()}{regime[1:]}", "", *make_table(variants, initial)]
+    for regime, variants in regimes.items():
+        lines += ["", f"## {regime[0].upper()}{regime[1:]}", "", *make_table(variants, before[regime])]
     lines += [
         "",
-        "*KL closed*: which share of the mean of forward and reverse KL between both sides is gone at the end.",
-        f"*Steps to {TARGET:.0%}*: of the vision-rich accuracy, between measurements linearly. The last column:",
-        "difference of the means ± its standard error; a difference counts when it is larger than twice that.",
+        "*Same answer*: to both sides. *Other kinds*: vision-rich accuracy on kinds that the tower has learned and",
+        "the run does not train on. *KL closed*: which share of the mean of forward and reverse KL between both sides",
+        "is gone at the end. *Tokens*: of a vision-rich reply.",
         "",
     ]
     with whole_file(path) as file:

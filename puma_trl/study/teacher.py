@@ -1,0 +1,27 @@
+"""The language model of a Qwen2-VL model as a text model of its own."""
+
+from pathlib import Path
+
+from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+
+def write_text_model(model: Path, output: Path) -> None:
+    """
+    Writes the language model, which predicts the same for words as it does behind the vision tower.
+
+    Args:
+        model (`Path`):
+            The Qwen2-VL model.
+        output (`Path`):
+            Folder of the text model and its tokenizer.
+    """
+    source = AutoModelForImageTextToText.from_pretrained(model)
+    config = source.config.text_config
+    rope = {name: config.rope_parameters[name] for name in ("rope_type", "rope_theta")}
+    known = {name: getattr(config, name) for name in Qwen2Config().to_diff_dict() if hasattr(config, name)}
+    text = Qwen2ForCausalLM(Qwen2Config(**known | {"rope_parameters": rope}))
+    text.model.load_state_dict(source.model.language_model.state_dict())
+    text.lm_head.load_state_dict(source.lm_head.state_dict())
+    text.generation_config = source.generation_config
+    text.save_pretrained(output)
+    AutoTokenizer.from_pretrained(model).save_pretrained(output)
