@@ -77,6 +77,9 @@ class PumaKLConfig(OnPolicyConfig, SFTConfig):
             Arguments of `from_pretrained`, such as `{dtype: bfloat16}`. Defaults to the student's dtype and attention.
         teacher_load_in_4bit (`bool`, *optional*, defaults to `False`):
             Whether its language model is loaded in 4 bits (nf4).
+        stop_on_collapse (`bool`, *optional*, defaults to `False`):
+            Whether a sign of collapse (see [`~train.watch.Watch`]) saves a checkpoint and stops the training, besides
+            being told.
         hub_strategy (`str`, *optional*, defaults to `"end"`):
             When to push. Trainer's `"every_save"` also pushes `dropped_rows.jsonl`, which is data.
         trainable_parts (`list[str]`, *optional*):
@@ -165,6 +168,9 @@ class PumaKLConfig(OnPolicyConfig, SFTConfig):
     )
     teacher_load_in_4bit: bool = field(
         default=False, metadata={"help": "Load the language model of the teacher in 4 bits."}
+    )
+    stop_on_collapse: bool = field(
+        default=False, metadata={"help": "Save a checkpoint and stop at the first sign of collapse."}
     )
     hub_strategy: str = field(
         default="end",

@@ -23,6 +23,10 @@ class CheckpointError(PumaError):
     """A checkpoint that cannot be read or converted."""
 
 
+class CollapseError(PumaError):
+    """A training that a sign of collapse has stopped."""
+
+
 class MergeError(PumaError):
     """Adapters that cannot be merged into their base model."""
 

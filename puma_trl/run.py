@@ -29,7 +29,7 @@ from transformers import IntervalStrategy, ProcessorMixin, set_seed
 from puma_trl.config import as_list
 from puma_trl.data.load import load_data
 from puma_trl.data.policy import DataReport
-from puma_trl.errors import ConfigError, PumaError
+from puma_trl.errors import CollapseError, ConfigError, PumaError
 from puma_trl.evaluation.training_gap import GapCallback, load_gap_pairs
 from puma_trl.files import naming_disk
 from puma_trl.models.adapters import build_peft_config
@@ -143,17 +143,28 @@ def main(argv: list[str]) -> int | None:
     with telling_refusals(ImportError):  # of optimizers whose packages are not installed
         trainer.train(resume_from_checkpoint=checkpoint or False)  # which `find_checkpoint` has decided
     if trainer.stop_requested and trainer.state.global_step < trainer.state.max_steps:
-        logger.warning(
-            f"Stopped by {'SIGINT' if exit_code() else 'SIGTERM'} after step {trainer.state.global_step}, checkpoint "
-            "saved. Launch the same command with `--resume_from_checkpoint true` to go on."
-        )
-        end_process_group()
-        return exit_code()
+        return end_early(trainer, exit_code())
 
     # 6. Saving
     if trainer.eval_dataset is not None and training_args.eval_strategy == IntervalStrategy.NO:
         trainer.evaluate()
     return save(trainer, split_recipe(argv)[0])
+
+
+def end_early(trainer: PumaKLTrainer, exit_code: int) -> int:
+    """Tells why a run was stopped, ends the process group, and returns the exit code that a signal has asked for."""
+    step = trainer.state.global_step
+    if trainer.watch.stopped_by is not None:
+        raise CollapseError(
+            f"Stopped at step {step}, checkpoint saved: {trainer.watch.stopped_by} To go on in spite of it, launch "
+            "the same command with `--resume_from_checkpoint true`."
+        )
+    logger.warning(
+        f"Stopped by {'SIGINT' if exit_code else 'SIGTERM'} after step {step}, checkpoint saved. Launch the same "
+        "command with `--resume_from_checkpoint true` to go on."
+    )
+    end_process_group()
+    return exit_code
 
 
 def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, reports: dict[str, DataReport]) -> None:

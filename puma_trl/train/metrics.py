@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerState
 from ..record.console import use_lines
 from ..step.forward import SUMS
 from .throughput import COUNTS, Clock, Costs, Work, count_rows, describe_speed, num_read, peak_flops, peak_memory
+from .watch import Watch
 
 
 # Sums of the pair step, in the order of its output, and of TRL's step in evaluation
@@ -221,7 +222,9 @@ class TokenMeans:
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         use_lines(self)
-        self.add_callback(AtBeginning(self._begin_metrics))
+        self.watch = Watch(self)
+        for callback in (AtBeginning(self._begin_metrics), self.watch):
+            self.add_callback(callback)
 
     def _begin_metrics(self, state: TrainerState) -> None:
         # what was read before the run was resumed; the batches after its last log are not in any file

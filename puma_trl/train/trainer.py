@@ -92,6 +92,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         stop_requested (`bool`):
             Setting it on any process makes all of them save a checkpoint and stop at the next logging step, the same
             one everywhere; afterwards it is true on all.
+        watch ([`Watch`]):
+            Tells signs of collapse; its `stopped_by` is the one that has stopped the training, if one has.
 
     Raises:
         PumaError: if settings, data and model do not go together, or something that is given would have no effect.

@@ -48,7 +48,7 @@ UNUSED_WITH_TEXT = {
         "max_pixels": (None,),
         "min_pixels": (None,),
     }.items()
-}
+} | {"stop_on_collapse": ((False,), "a text model has neither a text-rich side nor sampled answers to watch")}
 # With both
 UNUSED = {
     "label_names": ((None, ["labels"]), "labels are called `labels`"),

@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import FSDPModule
 
 import puma_trl.run as run
+from puma_trl.train import watch
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -45,6 +46,9 @@ def main():
     pause = 0.5 if "--slow" in argv else 0  # seconds in each step, so that a signal comes before the end
     if pause:
         argv.remove("--slow")
+    if "--collapse" in argv:  # whatever the teacher does is a sign after three steps
+        argv.remove("--collapse")
+        watch.STEPS, watch.SHARE = 3, -1.0
     without_loading = "--memory_without_loading" in argv
     if without_loading:
         argv.remove("--memory_without_loading")

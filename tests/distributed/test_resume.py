@@ -247,6 +247,22 @@ def test_interrupted(command, start):
     assert len(list(output_dir.glob("checkpoint-*/checkpoint_complete"))) == 1
 
 
+def test_a_collapse_stops_all_processes(command, start):
+    """At the same log, with one checkpoint; the last line of the main process tells why."""
+    argv, output_dir = command("ddp", probe_flags=["--collapse"], **FLAGS, stop_on_collapse=True)
+    log = output_dir.parent / "log"
+    process = start(argv, log)
+    try:
+        assert process.wait(TIMEOUT) != 0
+    finally:
+        stop(process)
+    text = log.read_text()
+    assert text.count("Sign of collapse at step 3: the accuracy on the text-rich side") == 1
+    assert text.count("error: Stopped at step 3, checkpoint saved: the accuracy on the text-rich side") == 1
+    steps = sorted(path.name for path in output_dir.glob("checkpoint-*") if is_complete(path))
+    assert steps == ["checkpoint-2", "checkpoint-3"]
+
+
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 def test_other_number_of_processes(launch, whole, tmp_path, engine):
     """One process goes on with what two have saved, at the same global batch."""

@@ -87,6 +87,7 @@ WITH_PAIRS = {
     "resume_from_checkpoint": "test_a_class_resumes_as_its_config_says",
     "special_tokens": "test_escaped_tokens_count_as_text",
     "standardize_logits": {"standardize_logits": True},
+    "stop_on_collapse": "test_a_collapse_stops_the_run",
     "teacher": {"teacher": "frozen"},
     "teacher_load_in_4bit": "test_a_teacher_in_4_bits",
     "teacher_model_init_kwargs": "test_arguments_of_the_teacher",

@@ -1,0 +1,150 @@
+"""Signs of collapse: told once, over curves that collapse and not over those that learn, and able to stop a run."""
+
+import json
+
+import pytest
+
+from puma_trl.config import PumaKLConfig
+from puma_trl.errors import CollapseError
+from puma_trl.train import watch
+from puma_trl.train.watch import Watch
+
+
+class Trainer:
+    """What the watch needs of one."""
+
+    def __init__(self, **values):
+        self.args = PumaKLConfig("out", bf16=False, use_cpu=True, report_to="none", **values)
+
+
+def history(steps=20, **curves):
+    """Returns a log history with a log of training every so many steps; names have `__` for `/`."""
+    names = [name.replace("__", "/") for name in curves]
+    return [
+        {"loss": 1.0, "step": steps * number} | dict(zip(names, values, strict=True))
+        for number, values in enumerate(zip(*curves.values(), strict=True), 1)
+    ]
+
+
+def find(logs, **values):
+    """Returns [(step, sign)] of a log history."""
+    watch = Watch(Trainer(**values))
+    return [(each["step"], sign) for each in logs for sign in watch.read(each)]
+
+
+def completions(lengths, cut_off=None, repeated=None):
+    still = [0.0] * len(lengths)
+    curves = {"completions__mean_length": lengths, "completions__clipped_ratio": cut_off or still}
+    return history(**curves, completions__repeated_ngrams=repeated or still)
+
+
+def sampled(entropies, kls):
+    return history(on_policy__entropy=entropies, on_policy__kl=kls)
+
+
+@pytest.mark.parametrize(
+    ("logs", "step", "words"),
+    [
+        (history(teacher_mean_token_accuracy=[0.98, 0.99, 0.9, 0.78]), 80, "fallen to 78.0%, from 99.0% at step 40. "),
+        (completions([50.0, 40.0, 16.0]), 60, "length of sampled answers has fallen to 16 tokens, from 50 tokens at"),
+        (completions([50.0, 90.0, 151.0]), 60, "length of sampled answers has risen to 151 tokens"),
+        (completions([50.0] * 4, [0.3, 0.1, 0.25, 0.31]), 80, "`max_completion_length` has risen to 31.0%, from 10"),
+        (completions([50.0] * 3, None, [0.1, 0.2, 0.32]), 60, "4-grams in sampled answers has risen to 32.0%, from"),
+        (sampled([0.4, 0.6, 1.3], [0.5, 0.4, 0.1]), 60, "entropy of sampled answers has risen to 1.3 nats per token"),
+        (sampled([0.4, 0.1, 0.03], [0.5, 0.4, 0.3]), 60, "fallen to 0.03 nats per token, from 0.4 nats per token at"),
+    ],
+)
+def test_signs(logs, step, words):
+    """Each is seen at the log where it comes, and told once though it stays."""
+    more = [logs[-1] | {"step": logs[-1]["step"] + 20 * number} for number in (1, 2, 3)]
+    ((when, sign),) = find([*logs, *more])
+    assert when == step and words in sign and "\n" not in sign
+
+
+@pytest.mark.parametrize(
+    "logs",
+    [
+        history(teacher_mean_token_accuracy=[0.9, 0.99, 0.85, 0.8]),
+        completions([50.0, 20.0, 140.0]),
+        completions([500.0, 300.0, 60.0, 50.0], [0.9, 0.4, 0.1, 0.0]),  # which has learned to come to an end
+        completions([50.0] * 4, [0.9, 0.3, 0.1, 0.2], [0.4, 0.1, 0.2, 0.25]),
+        sampled([0.1, 0.4, 0.9], [0.9, 0.5, 0.3]),  # which has become less certain of what it cannot know
+        sampled([0.8, 0.1, 0.01], [1.2, 0.2, 0.02]),  # which has learned to be as certain as its teacher
+    ],
+)
+def test_learning_is_no_sign(logs):
+    assert find(logs) == []
+
+
+def test_single_steps_are_no_sign():
+    """Means are over the same steps however often is logged; one batch, however odd, moves them little."""
+    curve = [0.98] * 30 + [0.5] + [0.98] * 9 + [0.0] * 10
+    ((step, sign),) = find(history(1, teacher_mean_token_accuracy=curve))
+    assert 44 <= step <= 46
+    assert find(history(1, teacher_mean_token_accuracy=[0.9, 0.5] * 20)) == []
+    ((step, _),) = find(history(500, teacher_mean_token_accuracy=[0.98, 0.5]))
+    assert step == 1000
+
+
+def test_steps_without_sampled_answers():
+    """With a share below 1 some logs have none."""
+    logs = history(1, teacher_mean_token_accuracy=[0.9] * 120)
+    for number, each in enumerate(logs[::3]):
+        each |= {"on_policy/entropy": 0.2 if number < 20 else 3.0, "on_policy/kl": 0.1}
+    ((step, sign),) = find(logs)
+    assert "the entropy of sampled answers has risen" in sign and 70 <= step <= 80
+
+
+def test_evaluations():
+    """Two measurements together: one that is low by chance is no sign, one that is lost is."""
+
+    def measured(*accuracies, name="eval_text_rich_accuracy"):
+        return [{name: value, "step": 50 * number} for number, value in enumerate(accuracies, 1)]
+
+    assert find(measured(0.8, 0.5, 0.8)) == []
+    ((step, sign),) = find(measured(0.8, 0.5, 0.5))
+    assert step == 150 and "has fallen to 50.0%, from 80.0% at step 50" in sign
+    assert [step for step, _ in find(measured(1.0, 0.05))] == [100]
+    logs = measured(1.0, 0.05, name="eval_other_teacher_mean_token_accuracy")
+    assert [step for step, _ in find(logs, teacher="frozen")] == [100]
+    assert find(measured(1.0, 0.05, name="eval_vision_rich_accuracy")) == []
+
+
+def test_remedies_fit_the_teacher():
+    logs = [{"eval_text_rich_accuracy": value, "step": step} for step, value in enumerate((1.0, 0.0), 1)]
+    for values, is_named in (({}, True), ({"teacher": "frozen"}, False), ({"use_kl": False}, False)):
+        ((_, sign),) = find(logs, **values)
+        assert ("`teacher: frozen`" in sign) == is_named and "fewer `trainable_parts`" in sign
+
+
+@pytest.fixture
+def collapsing(monkeypatch):
+    """Lets whatever the teacher does be a sign after two steps."""
+    monkeypatch.setattr(watch, "STEPS", 2)
+    monkeypatch.setattr(watch, "SHARE", -1.0)
+
+
+FLAGS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 100, "resume_from_checkpoint": True}
+
+
+def test_a_collapse_stops_the_run(main, folder, collapsing, caplog):
+    """A checkpoint is saved at that step; the same command goes on from there, since a sign is told once in a run."""
+    with pytest.raises(CollapseError, match="Stopped at step 2, checkpoint saved: the accuracy on the text-rich side"):
+        main(stop_on_collapse=True, **FLAGS)
+    assert [path.name for path in (folder / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert (folder / "out" / "checkpoint-2" / "checkpoint_complete").is_file()
+    assert not (folder / "out" / "model.safetensors").exists()
+    assert caplog.text.count("Sign of collapse") == 1 and "Sign of collapse at step 2: the accuracy" in caplog.text
+    out = main(stop_on_collapse=True, **FLAGS)
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 4
+    assert caplog.text.count("Sign of collapse") == 1
+
+
+def test_a_collapse_is_told_only(main, collapsing, caplog):
+    out = main(**FLAGS)
+    assert caplog.text.count("Sign of collapse") == 1
+    assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_a_collapse_at_the_end_loses_nothing(main, collapsing):
+    assert (main(stop_on_collapse=True, **FLAGS | {"max_steps": 2}) / "model.safetensors").is_file()
