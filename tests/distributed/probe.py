@@ -16,6 +16,7 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import FSDPModule
 
 import puma_trl.run as run
+from puma_trl.entry import run_command
 from puma_trl.train import watch
 from puma_trl.train.trainer import PumaKLTrainer
 
@@ -94,8 +95,8 @@ def main():
     torch.set_num_threads(1)
     code = run.main(argv)
     assert not torch.distributed.is_initialized()  # a process that ends with it may abort
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
