@@ -5,11 +5,12 @@ from typing import Any
 
 from ..record.intervals import wilson
 from .gap_answers import SIDES, equal_answers
+from .modality import modality_rank
 from .paired import compare_outcomes
 
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "shuffled_forward_kl", "shuffled_reverse_kl")
-GROUPS = ("kind", "level")
+GROUPS = ("kind", "level", "modality")
 
 
 def summarise_answers(pairs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def summarise(label: str, model: str, pairs: list[dict[str, Any]]) -> dict[str, 
         model (`str`):
             Its folder.
         pairs (`list[dict[str, Any]]`):
-            Answers and divergences per pair, with the `kind` and `level` of pairs that have them.
+            Answers and divergences per pair, with the `kind`, `level` and `modality` of pairs that have them.
 
     Returns:
         What [`summarise_answers`] returns, the divergences per answer token (all tokens of all pairs weigh the same),
@@ -66,7 +67,7 @@ def summarise(label: str, model: str, pairs: list[dict[str, Any]]) -> dict[str, 
     divergences = {name: sum(pair[name] * pair["num_tokens"] for pair in pairs) / tokens for name in DIVERGENCES}
     groups = {}
     for field in GROUPS:
-        values = sorted({pair[field] for pair in pairs if pair.get(field) is not None}, key=str)
+        values = sorted({pair[field] for pair in pairs if pair.get(field) is not None}, key=modality_rank)
         if values:
             chosen = {str(value): [pair for pair in pairs if pair.get(field) == value] for value in values}
             groups[field] = {value: summarise_answers(members) for value, members in chosen.items()}

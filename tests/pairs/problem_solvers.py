@@ -207,6 +207,10 @@ def _formula(row):
     return parse(re.search(r"y = (.+?)\.", facts_of(row)).group(1))
 
 
+def solve_formula(row, x):
+    return _formula(row).subs(X, x)
+
+
 def function_value(row):
     return _formula(row).subs(X, numbers(facts_of(row))[-1])
 

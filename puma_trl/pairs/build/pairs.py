@@ -21,6 +21,7 @@ from ...data.readers import BrokenRow, read_chunk
 from ...data.texts import shorten
 from ...errors import DataError
 from ...files import whole_file
+from ..prompts import VISION_ONLY_PROMPTS
 from .compose import Composition, compose, draw_style
 from .files import ChunkWriter, find_marker
 from .fonts import FontBook
@@ -30,12 +31,6 @@ from .settings import BuildSettings
 from .splits import NoConditions
 
 
-VISION_ONLY_PROMPTS = (
-    "Solve the problem in the picture.",
-    "Read the problem in the image and solve it.",
-    "The problem is shown in the picture. Solve it.",
-    "Answer the question in the image.",
-)
 COUNTS = ("read", "rows", "diagrams", "formulas", "source_pictures", "by_position")
 LONGEST_REASON = 300  # characters
 EXAMPLES = 3  # of pictures that would show source, of each chunk

@@ -7,17 +7,13 @@ from fractions import Fraction
 
 from .axes import Axes
 from .drawing import COLOURS, WHITE, Canvas, Point, polar
-from .problems import Problem, sum_text
+from .problems import Problem, listed, sum_text
 
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun")
 DAYS = ("Mon", "Tue", "Wed")
 BLUE = (30, 70, 160)
 DARK = (70, 70, 70)
-
-
-def _listed(items: Sequence[str]) -> str:
-    return f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def line_chart(rng: random.Random, level: int) -> Problem:
@@ -55,7 +51,7 @@ def line_chart(rng: random.Random, level: int) -> Problem:
 
     facts = [f"{month} is {value}" for month, value in zip(MONTHS, values, strict=True)]
     return Problem(
-        facts=f"In a line chart {_listed(facts)}.",
+        facts=f"In a line chart {listed(facts)}.",
         question=question,
         steps=steps,
         answer=str(answer),
@@ -84,7 +80,7 @@ def pie_chart(rng: random.Random, level: int) -> Problem:
         texts[asked] = f"{names[asked]}: ?"
         known = [size for index, size in enumerate(sizes) if index != asked]
         del facts[asked]
-        intro = f"The sectors of a pie chart are {_listed(names)}. "
+        intro = f"The sectors of a pie chart are {listed(names)}. "
         question, answer = f"Find the percentage of sector {names[asked]} in the pie chart.", Fraction(sizes[asked])
         steps = f"{' + '.join(map(str, known))} = {sum(known)}. 100 - {sum(known)} = {answer}."
     elif level == 2:
@@ -102,7 +98,7 @@ def pie_chart(rng: random.Random, level: int) -> Problem:
         answer = Fraction(360 * sizes[asked], total)
         steps = f"{' + '.join(map(str, sizes))} = {total}. 360 * {sizes[asked]} / {total} = {answer}."
     return Problem(
-        facts=f"{intro}{_listed(facts)}.",
+        facts=f"{intro}{listed(facts)}.",
         question=question,
         steps=steps,
         answer=str(answer),
@@ -159,7 +155,7 @@ def table(rng: random.Random, level: int) -> Problem:
         steps = f"{' + '.join(map(str, values))} = {sum(values)}. {sum(values)} / {len(values)} = {answer}."
     facts = [f"Row {name}: {', '.join(texts)}." for name, texts in zip(names, cells, strict=True)]
     return Problem(
-        facts=f"A table has the columns {_listed(days)}. {' '.join(facts)}",
+        facts=f"A table has the columns {listed(days)}. {' '.join(facts)}",
         question=question,
         steps=steps,
         answer=str(answer),
@@ -201,7 +197,7 @@ def scatter_count(rng: random.Random, level: int) -> Problem:
     if len(lines) == 1:
         facts, question = f"A line has the equation {equations[0]}. ", "How many of the points lie above the line?"
     else:
-        facts = f"Two lines have the equations {_listed(equations)}. "
+        facts = f"Two lines have the equations {listed(equations)}. "
         question = "How many of the points lie above both lines?"
 
     def draw(canvas: Canvas) -> None:
@@ -212,9 +208,9 @@ def scatter_count(rng: random.Random, level: int) -> Problem:
             canvas.dot(axes.at(x, y), 3)
 
     return Problem(
-        facts=f"{facts}The points are {_listed([str(point) for point in points])}.",
+        facts=f"{facts}The points are {listed([str(point) for point in points])}.",
         question=question,
-        steps=f"Above are {_listed([str(point) for point in above]) if len(above) > 1 else above[0]}.",
+        steps=f"Above are {listed([str(point) for point in above])}.",
         answer=str(len(above)),
         key=(level, *lines, *points),
         draw=draw,
@@ -275,7 +271,7 @@ def grid_area(rng: random.Random, level: int) -> Problem:
             canvas.dot(point, 2.2, BLUE)
 
     return Problem(
-        facts=f"On a grid a polygon has the corners {_listed([str(corner) for corner in corners])}, in this order.",
+        facts=f"On a grid a polygon has the corners {listed([str(corner) for corner in corners])}, in this order.",
         question="The squares of the grid have sides of one centimetre. Find the exact area of the polygon in square "
         "centimetres.",
         steps=steps,
@@ -296,14 +292,14 @@ def shape_count(rng: random.Random, level: int) -> Problem:
     if level == 2:
         first, second = sorted((first, second), key=lambda name: -totals[name])
     if level < 3:
-        facts = _listed([f"{totals[name]} {name}" for name in names])
+        facts = listed([f"{totals[name]} {name}" for name in names])
         sign, question = ("+", f"How many {first} and {second} are there together?")
         if level == 2:
             sign, question = ("-", f"How many more {first} than {second} are there?")
         answer = Fraction(totals[first] + totals[second] * (1 if level == 1 else -1))
         steps = f"{totals[first]} {sign} {totals[second]} = {answer}."
     else:
-        facts = _listed([f"{dark} dark and {white} white {name}" for name, (dark, white) in counts.items()])
+        facts = listed([f"{dark} dark and {white} white {name}" for name, (dark, white) in counts.items()])
         darks, total = [dark for dark, _ in counts.values()], sum(totals.values())
         question, answer = "Which fraction of all the shapes is dark?", Fraction(sum(darks), total)
         steps = f"Dark: {' + '.join(map(str, darks))} = {sum(darks)}. "

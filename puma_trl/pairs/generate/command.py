@@ -8,6 +8,15 @@ puma-trl pairs generate --n 10000 --seed 0 --output outputs/pairs --heldout 500
 A row is the same problem twice, in the published format: the text-rich side has no picture and all numbers in words
 (`image_url`, `instruction`, `output`), the vision-rich side has all numbers in the drawing alone (`image_url_2`,
 `instruction_2`, `output_2`). Both answers are equal. The columns `kind`, `level` and `answer` are for people.
+
+`--modality` sets how many words the vision-rich side keeps, after MathVerse; `--text_rich_modality` gives the
+text-rich side the figure too, and the words of another level:
+
+```bash
+puma-trl pairs generate --n 200 --modality text_dominant text_lite vision_intensive vision_dominant vision_only \\
+    --output outputs/levels
+puma-trl pairs generate --n 5000 --text_rich_modality text_lite --modality vision_intensive --output outputs/step
+```
 """
 
 import argparse
@@ -15,19 +24,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import ConfigError
+from ...evaluation.modality import MODALITIES
 from .files import refuse_existing, write_pairs
 from .pairs import KINDS, generate_pairs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `puma-trl pairs generate`."""
-    parser.add_argument("--n", type=int, required=True, help="number of training pairs")
-    parser.add_argument("--heldout", type=int, default=0, help="number of held-out pairs, of other problems")
+    parser.add_argument("--n", type=int, required=True, help="number of training problems")
+    parser.add_argument("--heldout", type=int, default=0, help="number of held-out problems, other ones")
     parser.add_argument("--seed", type=int, default=0, help="seed of the problems and drawings")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     kinds = f"problem kinds; all by default: {', '.join(KINDS)}"
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), metavar="KIND", help=kinds)
     parser.add_argument("--levels", nargs="+", type=int, choices=(1, 2, 3), default=[1], help="difficulty levels")
+    parser.add_argument(
+        "--modality",
+        nargs="+",
+        choices=MODALITIES,
+        help="levels of the vision-rich side, a pair of each problem for each; written to the column `modality`",
+    )
+    parser.add_argument(
+        "--text_rich_modality",
+        choices=MODALITIES[:-1],
+        help="level of the text-rich side, which then has the figure; without, it has the words alone",
+    )
     parser.add_argument("--image_size", nargs=2, type=int, default=[512, 384], help="width and height in pixels")
     parser.add_argument("--num_proc", type=int, default=1, help="processes that draw")
 
@@ -64,6 +85,8 @@ def _plan_files(args: argparse.Namespace) -> list[tuple[Path, str, Iterator[dict
             image_size=tuple(args.image_size),
             num_proc=args.num_proc,
             encoded=True,
+            modality=args.modality,
+            text_rich_modality=args.text_rich_modality,
         )
         path = args.output / f"{split}.jsonl"
         refuse_existing(path)

@@ -26,20 +26,26 @@ class NoRoom(ValueError):
 
 
 @lru_cache(maxsize=64)
-def load_font(size: int, superscripts: bool = False) -> ImageFont.FreeTypeFont:
-    """Returns Pillow's bundled font, or, as that has no superscripts, matplotlib's: the same on every machine."""
-    if superscripts:
+def load_font(size: int, all_symbols: bool = False) -> ImageFont.FreeTypeFont:
+    """Returns Pillow's bundled font, or, as that has no ², ³ and π, matplotlib's: the same on every machine."""
+    if all_symbols:
         return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
     return ImageFont.load_default(size=size)
 
 
-def _font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    return load_font(size, superscripts="²" in text or "³" in text)
+def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
+    """Returns the font that has all letters of a text."""
+    return load_font(size, all_symbols=any(letter in text for letter in "²³π"))
+
+
+def label_size(width: int, height: int) -> int:
+    """Returns the size of letters that stays legible in a picture: 15 pixels, or 1/18 of the shorter side."""
+    return max(15, min(width, height) // 18)
 
 
 @lru_cache(maxsize=4096)
 def _text_box(text: str, size: int) -> tuple[float, float, float, float]:
-    return _font_for(text, size).getbbox(text, anchor="mm")
+    return font_for(text, size).getbbox(text, anchor="mm")
 
 
 def middle(start: Point, end: Point) -> Point:
@@ -74,7 +80,7 @@ class Canvas:
         rng (`random.Random`):
             Source of the small variations between two drawings of the same figure.
         font_size (`int`, *optional*):
-            Size of the labels in pixels. Defaults to a size that stays legible: 15, or 1/18 of the shorter side.
+            Size of the labels in pixels. Defaults to [`label_size`].
         label_grid (`int`, *optional*, defaults to `1`):
             Distance in pixels of the lines that labels stand on. With the patch size of a vision tower, a digit looks
             the same wherever it stands, which a small tower learns to read much sooner.
@@ -85,7 +91,7 @@ class Canvas:
         self.width = width
         self.height = height
         self.rng = rng
-        self.font_size = font_size or max(15, min(width, height) // 18)
+        self.font_size = font_size or label_size(width, height)
         self.margin = max(1.0, min(width, height) / 100)
         self.stroke = max(1.0, min(width, height) / 200)
         # grey until a colour comes: three times as fast to draw, reduce and encode
@@ -352,7 +358,7 @@ class Canvas:
         if self._has_grid:
             self._draw.rectangle([value * SUPERSAMPLING for value in place], fill=white)
         position = (x * SUPERSAMPLING, y * SUPERSAMPLING)
-        font = _font_for(text, self.font_size * SUPERSAMPLING)
+        font = font_for(text, self.font_size * SUPERSAMPLING)
         self._draw.text(position, text, fill=colour, font=font, anchor="mm")
         return True
 

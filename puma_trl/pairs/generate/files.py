@@ -20,7 +20,7 @@ def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
 
     Args:
         rows (`Iterator[dict]`):
-            Rows of [`generate_pairs`], or of one side of them; at most one picture in a row.
+            Rows of [`generate_pairs`], or of one side of them.
         path (`Path`):
             The jsonl file.
         image_folder (`str`):
@@ -36,7 +36,7 @@ def write_pairs(rows: Iterator[dict], path: Path, image_folder: str) -> int:
     count = 0
     with whole_file(path) as file:
         for row in rows:
-            row = _store_picture(row, path.parent, image_folder, count)
+            row = _store_pictures(row, path.parent, image_folder, count)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
     return count
@@ -53,17 +53,24 @@ def refuse_existing(path: Path) -> None:
         raise FileExistsError(f"{path} exists and would be overwritten. Choose another output folder.")
 
 
-def _store_picture(row: dict, folder: Path, image_folder: str, number: int) -> dict:
-    """Writes the picture of a row, if it has one, and puts its path in the picture's place."""
-    for column in ("image_url", "image_url_2"):
+def _store_pictures(row: dict, folder: Path, image_folder: str, number: int) -> dict:
+    """Writes the pictures of a row and puts their paths in their places; a figure that both sides share comes once."""
+    paths: dict[bytes, str] = {}
+    for column in ("image_url_2", "image_url"):
         picture = row.get(column)
         if isinstance(picture, (Image.Image, bytes)):
-            name = f"{image_folder}/{number // FILES_PER_FOLDER:03d}/{number:07d}.png"
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(picture, bytes):
-                target.write_bytes(picture)
-            else:
-                picture.save(target)
-            return row | {column: name}
+            key = picture if isinstance(picture, bytes) else picture.tobytes()
+            if key not in paths:
+                second = "_text_rich" if paths else ""
+                paths[key] = f"{image_folder}/{number // FILES_PER_FOLDER:03d}/{number:07d}{second}.png"
+                _store_picture(picture, folder / paths[key])
+            row = row | {column: paths[key]}
     return row
+
+
+def _store_picture(picture: Image.Image | bytes, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(picture, bytes):
+        target.write_bytes(picture)
+    else:
+        picture.save(target)

@@ -8,15 +8,18 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from ...errors import ConfigError
+from ...evaluation.modality import MODALITIES
 from . import areas, basic, charts, functions, plane, solid
 from .drawing import Canvas, NoRoom
+from .printing import print_above
 from .problems import Kind, Problem
+from .wording import VISION_DOMINANT, VISION_ONLY, word
 
 
 KINDS: dict[str, Kind] = {
@@ -73,6 +76,8 @@ class _Task:
     seed: str
     image_size: tuple[int, int]
     label_grid: int
+    modality: str | None = None
+    text_rich_modality: str | None = None
 
 
 class _Digests:
@@ -116,6 +121,8 @@ def generate_pairs(
     num_proc: int = 1,
     with_images: bool = True,
     encoded: bool = False,
+    modality: Sequence[str] | None = None,
+    text_rich_modality: str | None = None,
 ) -> Iterator[dict]:
     """
     Generates pairs, by default no problem twice; the same for every number of processes.
@@ -126,7 +133,8 @@ def generate_pairs(
 
     Args:
         n (`int`):
-            Number of pairs; the kinds take turns. One that has no unseen problem left leaves, with a warning.
+            Number of problems, each a pair, or one for each level of `modality`; the kinds take turns. One that has
+            no unseen problem left leaves, with a warning.
         seed (`int`):
             Seed of the problems and drawings.
         kinds (`Sequence[str]`, *optional*):
@@ -147,14 +155,21 @@ def generate_pairs(
             Whether to draw. Without, rows have the text-rich side only.
         encoded (`bool`, *optional*, defaults to `False`):
             Whether pictures come as the bytes of PNG files, which the processes that draw them encode.
+        modality (`Sequence[str]`, *optional*):
+            Levels of the vision-rich side, of `MODALITIES`: a problem comes at each of them, with the same figure.
+            By default the prompts are those of `"vision_dominant"`, and rows say no level.
+        text_rich_modality (`str`, *optional*):
+            Level of the text-rich side, which then has the figure too. By default it has the words alone.
 
     Yields:
-        Rows with `image_url` (empty), `instruction`, `output`, `image_url_2` (a PIL picture or bytes),
-        `instruction_2`, `output_2`, `kind`, `level` and `answer`.
+        Rows with `image_url` (empty, or as `image_url_2`), `instruction`, `output`, `image_url_2` (a PIL picture or
+        bytes), `instruction_2`, `output_2`, `kind`, `level` and `answer`, and `modality` and `text_rich_modality`
+        where they are given.
 
     Raises:
-        ConfigError: at once if a kind or split is unknown or a number is out of range; later, if no kind has an unseen
-            problem left, or a figure cannot be drawn legibly at this size.
+        ConfigError: at once if a kind, split or level is unknown, a number is out of range, or the sides' levels are
+            in the wrong order; later, if no kind has an unseen problem left, or a figure cannot be drawn legibly at
+            this size.
     """
     kinds = list(KINDS) if kinds is None else list(kinds)
     for kind in kinds:
@@ -163,7 +178,12 @@ def generate_pairs(
     if split not in SPLITS:
         raise ConfigError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
     _check_numbers(n, split, image_size, num_proc)
-    tasks = itertools.islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
+    modalities = _order_modalities(modality, text_rich_modality, with_images)
+    tasks = (
+        replace(task, modality=each, text_rich_modality=text_rich_modality)
+        for task in itertools.islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
+        for each in modalities
+    )
     return _make_rows((_encoded_pair if encoded else _pair) if with_images else _text_side, tasks, num_proc)
 
 
@@ -181,6 +201,28 @@ def _check_numbers(n: int, split: str, image_size: tuple[int, int], num_proc: in
         )
     if num_proc < 1:
         raise ConfigError(f"`num_proc` is {num_proc}, but at least one process must draw. Choose 1 or more.")
+
+
+def _order_modalities(
+    modality: Sequence[str] | None, text_rich_modality: str | None, with_images: bool
+) -> list[str | None]:
+    """Returns the levels at which a problem comes, in their order."""
+    if modality is None and text_rich_modality is None:
+        return [None]
+    if not modality:
+        raise ConfigError("`text_rich_modality` needs `modality`, the level of the other side. Choose one or more.")
+    if not with_images:
+        raise ConfigError("Levels of modality need pictures. Leave out `modality`, or draw.")
+    for name in filter(None, (*modality, text_rich_modality)):
+        if name not in MODALITIES:
+            raise ConfigError(f"There is no modality '{name}'. Choose from {', '.join(MODALITIES)}.")
+    ordered = sorted(set(modality), key=MODALITIES.index)
+    if text_rich_modality in MODALITIES[MODALITIES.index(ordered[0]) :]:
+        raise ConfigError(
+            f"`text_rich_modality` is '{text_rich_modality}', but the other side is at '{ordered[0]}', which has as "
+            f"many words or more. Choose levels in this order: {', '.join(MODALITIES)}."
+        )
+    return ordered
 
 
 def _make_rows(make_row: Callable[[_Task], dict], tasks: Iterator[_Task], num_proc: int) -> Iterator[dict]:
@@ -252,24 +294,45 @@ def _text_side(task: _Task) -> dict:
 
 def _pair(task: _Task) -> dict:
     row = _drawn_pair(task)
-    return row | {"image_url_2": row["image_url_2"].convert("RGB")}
+    return row | {column: picture.convert("RGB") for column, picture in _pictures(row).items()}
 
 
 def _encoded_pair(task: _Task) -> dict:
     row = _drawn_pair(task)
+    return row | {column: _encode(picture) for column, picture in _pictures(row).items()}
+
+
+def _encode(picture: Image.Image) -> bytes:
     file = io.BytesIO()
-    row["image_url_2"].save(file, "PNG", compress_level=1)  # the usual 6 takes longer than the drawing
-    return row | {"image_url_2": file.getvalue()}
+    picture.save(file, "PNG", compress_level=1)  # the usual 6 takes longer than the drawing
+    return file.getvalue()
+
+
+def _pictures(row: dict) -> dict[str, Image.Image]:
+    return {column: row[column] for column in ("image_url", "image_url_2") if row[column]}
 
 
 def _drawn_pair(task: _Task) -> dict:
     row = _text_side(task)
     problem = _make_problem(task)
-    return row | {
-        "image_url_2": _draw(problem, task),
-        "instruction_2": problem.question,
-        "output_2": row["output"],
-    }
+    figure = _draw(problem, task)
+    prompt, picture = _make_side(problem, figure, task, task.modality or VISION_DOMINANT)
+    row |= {"image_url_2": picture, "instruction_2": prompt, "output_2": row["output"]}
+    if task.text_rich_modality:
+        prompt, picture = _make_side(problem, figure, task, task.text_rich_modality)
+        row |= {"image_url": picture, "instruction": prompt, "text_rich_modality": task.text_rich_modality}
+    return row | ({"modality": task.modality} if task.modality else {})
+
+
+def _make_side(problem: Problem, figure: Image.Image, task: _Task, modality: str) -> tuple[str, Image.Image]:
+    """Returns prompt and picture of a side at a level of modality."""
+    prompt = word(problem, task.kind, task.level, modality, task.seed)
+    if modality != VISION_ONLY:
+        return prompt, figure
+    try:
+        return prompt, print_above(problem.question, figure, task.label_grid)
+    except NoRoom as error:
+        raise _too_small(task, problem, str(error)) from None
 
 
 def _draw(problem: Problem, task: _Task) -> Image.Image:
@@ -283,8 +346,12 @@ def _draw(problem: Problem, task: _Task) -> Image.Image:
             reason = str(error)
         else:
             return canvas.finish()
+    raise _too_small(task, problem, reason)
+
+
+def _too_small(task: _Task, problem: Problem, reason: str) -> ConfigError:
     width, height = task.image_size
-    raise ConfigError(
+    return ConfigError(
         f"A problem of the kind '{task.kind}' ({problem.facts}) could not be drawn in {width}x{height} pixels: "
         f"{reason} Choose a larger `image_size`, or leave the kind out."
     )

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -38,6 +38,11 @@ class Problem:
 
 
 Kind = Callable[[random.Random, int], Problem]
+
+
+def listed(items: Sequence[str]) -> str:
+    """Returns one or more items as a list in words: A, B and C."""
+    return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))
 
 
 def decimal_text(value: Fraction) -> str:
