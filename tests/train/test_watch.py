@@ -68,6 +68,7 @@ def test_signs(logs, step, words):
         completions([50.0, 20.0, 140.0]),
         completions([500.0, 300.0, 60.0, 50.0], [0.9, 0.4, 0.1, 0.0]),  # which has learned to come to an end
         completions([50.0] * 4, [0.9, 0.3, 0.1, 0.2], [0.4, 0.1, 0.2, 0.25]),
+        completions([0.0, 0.0]),
         sampled([0.1, 0.4, 0.9], [0.9, 0.5, 0.3]),  # which has become less certain of what it cannot know
         sampled([0.8, 0.1, 0.01], [1.2, 0.2, 0.02]),  # which has learned to be as certain as its teacher
     ],
@@ -107,7 +108,15 @@ def test_evaluations():
     assert [step for step, _ in find(measured(1.0, 0.05))] == [100]
     logs = measured(1.0, 0.05, name="eval_other_teacher_mean_token_accuracy")
     assert [step for step, _ in find(logs, teacher="frozen")] == [100]
-    assert find(measured(1.0, 0.05, name="eval_vision_rich_accuracy")) == []
+    for name in ("eval_vision_rich_accuracy", "eval_mean_token_accuracy"):
+        assert find(measured(1.0, 0.05, name=name)) == []
+    assert find([{"step": 5, "eval_words": "few", "train_runtime": 1.0}]) == []
+
+
+def test_teachers_that_stay():
+    """Only rows can have become harder for them."""
+    logs = history(teacher_mean_token_accuracy=[0.98, 0.7])
+    assert len(find(logs, teacher="ema")) == 1 and find(logs, teacher="frozen") == []
 
 
 def test_remedies_fit_the_teacher():
