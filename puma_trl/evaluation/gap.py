@@ -67,7 +67,7 @@ def load_pairs(
 
 
 def read_groups(data: str, image_root: str | None) -> dict[str, dict[str, Any]]:
-    """Returns row id → the `kind` and `level` of a pair, of those rows that say them."""
+    """Returns row id → the `kind`, `level` and `modality` of a pair, of those rows that say them."""
     groups = {}
     sources = find_sources([data], image_root, None, "train")
     for chunk in find_chunks(sources):
@@ -124,7 +124,7 @@ def measure_model(
         family ([`Family`]):
             Its family.
         groups (`dict[str, dict[str, Any]]`):
-            Row id → `kind` and `level`.
+            Row id → `kind`, `level` and `modality`.
 
     Returns:
         The results per pair.

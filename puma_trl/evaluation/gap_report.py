@@ -56,8 +56,8 @@ def print_table(summaries: list[dict[str, Any]]) -> None:
 
 def print_gap(summaries: list[dict[str, Any]], comparisons: list[dict[str, Any]] = ()) -> None:
     """
-    Prints the table (see [`print_table`]), then the intervals, how the replies are, the gap of each kind and level,
-    and how models differ.
+    Prints the table (see [`print_table`]), then the intervals, how the replies are, the gap of each kind, level and
+    modality, and how models differ.
 
     Args:
         summaries (`list[dict[str, Any]]`):
@@ -77,7 +77,7 @@ def print_gap(summaries: list[dict[str, Any]], comparisons: list[dict[str, Any]]
 
 
 def describe_summary(summary: dict[str, Any]) -> list[str]:
-    """Returns lines about a model: intervals, agreement, replies, and the gap of each kind and level."""
+    """Returns lines about a model: intervals, agreement, replies, and the gap of each kind, level and modality."""
     sides = [f"{_name(side)} {_interval(summary[f'{side}_interval'])}" for side in SIDES]
     lines = [
         f"{summary['label']}: 95 % intervals: {', '.join(sides)},",
@@ -118,7 +118,8 @@ def _interval(bounds: tuple[float, float]) -> str:
 
 def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
     """
-    Draws accuracy on both sides and the divergences, a group of bars per model.
+    Draws accuracy on both sides and the divergences, a group of bars per model; and, where the data has levels of
+    modality, the vision-rich accuracy at each.
 
     Args:
         summaries (`list[dict[str, Any]]`):
@@ -127,8 +128,12 @@ def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
             The PNG.
     """
     places = range(len(summaries))
-    with chart(path, columns=len(PANELS), figsize=(max(9, 3 * len(summaries)), 3.8)) as axes:
-        for axis, (title, bars) in zip(axes, PANELS.items(), strict=True):
+    levels = list(dict.fromkeys(level for summary in summaries for level in summary["by"].get("modality", ())))
+    columns = len(PANELS) + bool(levels)
+    with chart(path, columns=columns, figsize=(max(4.5 * columns, 3 * len(summaries)), 3.8)) as axes:
+        if levels:
+            _draw_levels(axes[-1], summaries, levels)
+        for axis, (title, bars) in zip(axes, PANELS.items(), strict=False):
             width = 0.8 / len(bars)
             for index, (name, key) in enumerate(bars.items()):
                 spots = [place + (index - (len(bars) - 1) / 2) * width for place in places]
@@ -142,3 +147,18 @@ def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
             axis.legend(fontsize=8)
             if title == "Accuracy":
                 axis.set_ylim(0, 1)
+
+
+def _draw_levels(axis: Any, summaries: list[dict[str, Any]], levels: list[str]) -> None:
+    places = range(len(levels))
+    for summary in summaries:
+        groups = [summary["by"]["modality"][level] for level in levels]
+        rates = [group["vision_rich_accuracy"] for group in groups]
+        (line,) = axis.plot(places, rates, marker="o", label=summary["label"])
+        intervals = [group["vision_rich_interval"] for group in groups]
+        axis.vlines(places, *zip(*intervals, strict=True), color=line.get_color(), linewidth=1)
+    axis.set_xticks(places, [level.replace("_", "\n") for level in levels], fontsize=8)
+    axis.set_title("Vision-rich accuracy by modality", fontsize=10)
+    axis.set_ylim(0, 1)
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend(fontsize=8)

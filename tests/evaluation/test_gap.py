@@ -16,8 +16,12 @@ from puma_trl.evaluation.gap import load_pairs
 from puma_trl.evaluation.gap_answers import answer_pairs, longest_reply, options_of, same_answer
 from puma_trl.evaluation.gap_summary import compare_models, summarise
 from puma_trl.evaluation.local_model import Generator, Prompt, Reply
+from puma_trl.evaluation.modality import MODALITIES
 from puma_trl.evaluation.paired import compare_outcomes, mcnemar
+from puma_trl.mini import IMAGE_SIZE, KINDS, LABEL_GRID
 from puma_trl.models.families import get_family
+from puma_trl.pairs.generate.files import write_pairs
+from puma_trl.pairs.generate.pairs import generate_pairs
 
 
 @pytest.fixture
@@ -239,6 +243,26 @@ def test_gap_command_compares_models(pair_file, processor, tiny_model, tmp_path,
     assert set(summaries[0]["by"]) == {"kind", "level"} and summaries[0]["by"]["level"]["1"]["pairs"] == 4
     (comparison,) = json.loads(output.read_text())["comparisons"]
     assert (comparison["first"], comparison["second"]) == ("before", "after")
+
+
+def test_gap_of_each_level_of_modality(processor, tiny_model, tmp_path, capsys):
+    """In the order from words to picture, whatever that of the rows; and drawn."""
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    rows = list(generate_pairs(2, 0, KINDS, modality=MODALITIES, image_size=IMAGE_SIZE, label_grid=LABEL_GRID))
+    write_pairs(reversed(rows), tmp_path / "pairs.jsonl", "images")
+    output = tmp_path / "gap.json"
+    options = ["--data", str(tmp_path / "pairs.jsonl"), "--output", str(output), "--max_new_tokens", "4"]
+    assert main(["gap", "--model", str(tmp_path / "model"), *options]) == 0
+    (summary,) = json.loads(output.read_text())["models"]
+    assert list(summary["by"]["modality"]) == list(MODALITIES)
+    for group in summary["by"]["modality"].values():
+        assert group["pairs"] == 2 and len(group["vision_rich_interval"]) == len(group["gap_interval"]) == 2
+    text = capsys.readouterr().out
+    places = [text.index(f"modality {level}: ") for level in MODALITIES]
+    assert places == sorted(places)
+    pairs = [json.loads(line) for line in output.with_suffix(".pairs.jsonl").read_text().splitlines()]
+    assert [pair["modality"] for pair in pairs] == [*MODALITIES[::-1]] * 2
 
 
 @pytest.mark.parametrize("fault", ["no model", "no second side"])

@@ -43,3 +43,13 @@ def test_table_fits(summaries, capsys, monkeypatch):
 def test_chart(summaries, tmp_path):
     draw_gap(summaries, tmp_path / "gap.png")
     assert len(set(Image.open(tmp_path / "gap.png").convert("L").tobytes())) > 10
+
+
+def test_levels_of_modality_have_a_panel(summaries, tmp_path):
+    draw_gap(summaries, tmp_path / "plain.png")
+    for summary in summaries:
+        group = {"vision_rich_accuracy": 0.5, "vision_rich_interval": (0.4, 0.6)}
+        summary["by"] = {"modality": {"text_lite": group, "vision_only": group}}
+    draw_gap(summaries, tmp_path / "levels.png")
+    plain, levels = (Image.open(tmp_path / f"{name}.png").width for name in ("plain", "levels"))
+    assert levels == 1.5 * plain

@@ -227,6 +227,7 @@ OTHER_FIGURES = {
     "prism": _prism,
     "cylinder": lambda row, radius, inner, height, answer: pi * height * (radius**2 - inner**2 / 2),  # half as deep
     "cone": lambda row, radius, line, answer: pi * radius**2 * line,  # a cylinder, and the line upright
+    "scatter_count": lambda row, *numbers: 0,  # a line above all points
     "parabola_vertex": lambda row, *numbers: (0, solve_formula(row, 0)),  # S lies on the y-axis
     "parabola_zeros": lambda row, *numbers: numbers[-1] / 2 if row["level"] == 3 else numbers[-1] - 1,
 }

@@ -40,7 +40,7 @@ class Problem:
         row (`dict[str, Any]`):
             The pair as it was read, with `row_id`.
         facts (`dict[str, Any]`):
-            Its `kind` and `level`, where the data says them.
+            Its `kind`, `level` and `modality`, where the data says them.
     """
 
     row: dict[str, Any]

@@ -50,6 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="level of the text-rich side, which then has the figure; without, it has the words alone",
     )
     parser.add_argument("--image_size", nargs=2, type=int, default=[512, 384], help="width and height in pixels")
+    grid = "distance in pixels of the lines that labels stand on; the patch size helps a small vision tower"
+    parser.add_argument("--label_grid", type=int, default=1, help=grid)
     parser.add_argument("--num_proc", type=int, default=1, help="processes that draw")
 
 
@@ -83,6 +85,7 @@ def _plan_files(args: argparse.Namespace) -> list[tuple[Path, str, Iterator[dict
             split=split,
             levels=args.levels,
             image_size=tuple(args.image_size),
+            label_grid=args.label_grid,
             num_proc=args.num_proc,
             encoded=True,
             modality=args.modality,
