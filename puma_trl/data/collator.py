@@ -1,6 +1,6 @@
 """`DataCollatorForPumaPairs`: rows → one student batch and, for the pair step, one `teacher_*` batch beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,17 @@ from .encode import TextCollator
 from .images import open_image
 from .padding_free import PER_TOKEN, find_answers, line_up
 from .policy import count_images
+from .prompts import Prompts
 from .render import Renderer, prompt_of
+from .tokens import get_tokenizer
 
 
 SIDES = ("student", "teacher")
 # What the names of the teacher's tensors start with in a batch
 TEACHER = "teacher_"
+# What other answers change in a batch
+_OF_ANSWERS = (*PER_TOKEN, "position_ids", "answer_positions")
+_OF_ANSWERS += ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 def split_sides(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,6 +105,9 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             the batch, or of an earlier batch where it is alone, without labels, so that nothing is learned twice.
         teacher ([`TeacherSide`], *optional*):
             What reads the text-rich side, where another model teaches.
+        on_policy (`bool`, *optional*, defaults to `False`):
+            Whether batches carry their prompts ([`Prompts`], as `prompts` and `teacher_prompts`), so that
+            [`~DataCollatorForPumaPairs.write_answers`] can put other answers behind them. Rows need no answer then.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
@@ -123,6 +131,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     padding_free: bool = False
     config: PreTrainedConfig | None = None
     teacher: TeacherSide | None = None
+    on_policy: bool = False
     return_tensors: str = "pt"
     _teacher: "DataCollatorForPumaPairs" = field(init=False, repr=False)
     _renderer: Renderer = field(init=False, repr=False)
@@ -150,6 +159,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
                 special_tokens=self.special_tokens,
                 padding_free=self.padding_free,
                 config=self.teacher.config,
+                on_policy=self.on_policy,
             )
 
     def torch_call(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -164,21 +174,48 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             )
         rows, reasons = self._open_images(rows, sides.values())
         row_ids = [row["row_id"] for row in rows]
-        batch = self._collate_side(rows, suffix, suffix, "student")
+        batch = self._collate_side(rows, suffix, suffix, "student", list(reasons))
+        without = [position for position, row in enumerate(rows) if self.on_policy and not row[f"output{suffix}"]]
+        dropped = [*reasons, *without]
         if self.use_kl:
-            teacher = self._teacher._collate_side(rows, "", suffix, "teacher")
+            teacher = self._teacher._collate_side(rows, "", suffix, "teacher", list(reasons))
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
-            teacher = self._teacher._finish_side(teacher, list(reasons))
-            batch = self._finish_side(batch, list(reasons))
+            teacher = self._teacher._finish_side(teacher, dropped)
+            batch = self._finish_side(batch, dropped)
             batch.update({f"{TEACHER}{key}": value for key, value in teacher.items()})
             images = [(row["image_url"], row["image_url_2"]) for row in rows]
             batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
         else:
-            batch = self._finish_side(batch, list(reasons))
+            batch = self._finish_side(batch, dropped)
         batch["row_id"] = row_ids
         if reasons:
             batch["dropped_rows"] = list(reasons.values())
         return batch
+
+    def write_answers(
+        self, batch: dict[str, Any], answers: Sequence[Sequence[int]], dropped: Iterable[int] = ()
+    ) -> None:
+        """
+        Puts other answers behind the prompts of a batch, in place; the pictures stay.
+
+        Args:
+            batch (`dict[str, Any]`):
+                A batch of this collator with `on_policy`, on any device.
+            answers (`Sequence[Sequence[int]]`):
+                The tokens of each row's answer, with the one that ends it.
+            dropped (`Iterable[int]`, *optional*):
+                Rows whose answers bear no labels, beside those of which a picture could not be read.
+        """
+        for prefix, collator in (("", self), (TEACHER, self._teacher)):
+            prompts = batch[f"{prefix}prompts"]
+            side = prompts.with_answers(answers)
+            if prompts.has_blank:
+                side = collator._add_placeholder(side)
+            side = collator._finish_side(side, [*prompts.dropped, *dropped])
+            device = batch[f"{prefix}input_ids"].device
+            for name in side.keys() & set(_OF_ANSWERS):
+                value = side[name]
+                batch[f"{prefix}{name}"] = value.to(device) if torch.is_tensor(value) else value
 
     def _finish_side(self, batch: dict[str, torch.Tensor], dropped: list[int]) -> dict[str, Any]:
         """Takes rows out of the loss; without padding, lines rows up, and notes where the pair step finds answers."""
@@ -230,22 +267,27 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         return opened, reasons
 
     def _collate_side(
-        self, rows: list[dict[str, Any]], suffix: str, answer_suffix: str, side: str
-    ) -> dict[str, torch.Tensor]:
+        self, rows: list[dict[str, Any]], suffix: str, answer_suffix: str, side: str, dropped: list[int]
+    ) -> dict[str, Any]:
         prompts = self._renderer.prompts([prompt_of(row, suffix) for row in rows])
         examples = [
             {
                 "images": row["pictures"][suffix],
                 "prompt": prompt,
-                "completion": self._renderer.answer(row[f"output{answer_suffix}"]),
+                "completion": self._renderer.answer(row[f"output{answer_suffix}"] or ""),
             }
             for row, prompt in zip(rows, prompts, strict=True)
         ]
         has_images = any(example["images"] for example in examples)
         batch = dict(self._side_collator(examples))
-        if not has_images and side in self.placeholder_sides:
-            batch = self._add_placeholder(batch)
-        return batch
+        needs_blank = not has_images and side in self.placeholder_sides
+        if self.on_policy:
+            batch["prompts"] = Prompts.of_batch(batch, self._pad_token_id, needs_blank, dropped)
+        return self._add_placeholder(batch) if needs_blank else batch
+
+    @property
+    def _pad_token_id(self) -> int:
+        return get_tokenizer(self.processor).pad_token_id
 
     @staticmethod
     def _check_answers(row_ids: list[str], labels: torch.Tensor, teacher_labels: torch.Tensor) -> None:
@@ -270,7 +312,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
                 self.processor(images=[[blank]], text=[text], add_special_tokens=False, return_tensors="pt")
             )
             self._placeholder["labels"] = torch.full_like(self._placeholder["input_ids"], -100)
-        fill = {"input_ids": self._side_collator.processor.tokenizer.pad_token_id, "labels": -100}
+        fill = {"input_ids": self._pad_token_id, "labels": -100}
         (height, width), (_, blank_width) = batch["input_ids"].shape, self._placeholder["input_ids"].shape
         if self.padding_free:
             around, place = (0, max(blank_width - width, 0), 0, 1), (height, 0)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import DataError
 from .chat import ANSWER_STAND_IN, STAND_IN, Prompt, apply_template, make_turns, render_turns
@@ -111,6 +111,21 @@ def end_token_id(processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
         DataError: if there is none.
     """
     return get_tokenizer(processor)(end_of_answer(processor), add_special_tokens=False)["input_ids"][-1]
+
+
+def end_token_ids(processor: ProcessorMixin | PreTrainedTokenizerBase, config: GenerationConfig) -> list[int]:
+    """
+    Returns the tokens that end an answer: the checkpoint's, the tokenizer's and the chat template's.
+
+    Args:
+        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
+            Processor or tokenizer of the model.
+        config ([`~transformers.GenerationConfig`]):
+            What the model generates by.
+    """
+    end = config.eos_token_id
+    ends = [] if end is None else [end] if isinstance(end, int) else list(end)
+    return sorted({*ends, get_tokenizer(processor).eos_token_id, end_token_id(processor)} - {None})
 
 
 def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, output: str) -> str:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ..data.images import image_size, open_image
-from ..data.render import end_token_id, render_prompt
+from ..data.render import end_token_ids, render_prompt
 from ..errors import EvaluationError
 from ..models.weights import check_folder
 
@@ -158,7 +158,7 @@ class Generator:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}
         # `generate` fills what is unset from the model's own configuration, so that is replaced
         model.generation_config = GenerationConfig(
-            eos_token_id=_end_tokens(model, processor),
+            eos_token_id=end_token_ids(processor, model.generation_config),
             pad_token_id=processor.tokenizer.pad_token_id,
             max_new_tokens=max_new_tokens,
             **(sampling or {"do_sample": False}),
@@ -232,10 +232,3 @@ class Generator:
         ends = torch.isin(tokens, tokens.new_tensor(self.model.generation_config.eos_token_id))
         lengths = [int(row.int().argmax()) + 1 if row.any() else len(row) for row in ends]
         return tokens, lengths, [not bool(row.any()) for row in ends]
-
-
-def _end_tokens(model: PreTrainedModel, processor: ProcessorMixin) -> list[int]:
-    """Returns the tokens that end a reply: the checkpoint's, the tokenizer's and the chat template's."""
-    end = model.generation_config.eos_token_id
-    ends = [] if end is None else [end] if isinstance(end, int) else list(end)
-    return sorted({*ends, processor.tokenizer.eos_token_id, end_token_id(processor)} - {None})

@@ -1,21 +1,18 @@
 """The modality gap by generation while a model trains: measured on held-out pairs, logged, and good to choose by."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import PreTrainedModel, ProcessorMixin, Trainer, TrainerCallback
-from trl.models import unwrap_model_for_generation
+from transformers import ProcessorMixin, Trainer, TrainerCallback
 
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..data.files import find_sources
 from ..data.load import load_data
 from ..errors import ConfigError, DataError
 from ..models.families import Family
+from ..train.whole_model import whole_model
 from .gap_answers import answer_sides, join_answers, longest_reply
 from .gap_summary import summarise_answers
 from .local_model import Generator
@@ -139,50 +136,3 @@ def measure_gap(trainer: Trainer, pairs: Dataset) -> dict[str, Any]:
         answers = answer_sides(generator, pairs, "gap", lambda batches: batches[rank::ranks], quiet=rank > 0)
     accelerator.wait_for_everyone()
     return summarise_answers(join_answers(pairs, gather_object([answers]) if ranks > 1 else [answers]))
-
-
-@contextmanager
-def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
-    """
-    Gives the model with all its weights on this process, in evaluation, and its state back in the end.
-
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            Its trainer, under any engine.
-
-    Yields:
-        The model, unwrapped from the engine and from adapters, whose layers stay.
-    """
-    tokenizer = trainer.processing_class.tokenizer
-    side = tokenizer.padding_side
-    how = {"gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs}
-    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **how) as unwrapped:
-        model = unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
-        config, training = model.generation_config, unwrapped.training
-        shards = _shards(unwrapped)
-        # Trainer lets FSDP2 gather and divide the weights around each `generate`, together on all processes
-        gathering = vars(model).pop("generate", None)
-        unwrapped.eval()
-        try:
-            for shard in shards:
-                shard.set_reshard_after_forward(False, recurse=False)
-                shard.unshard()
-            with torch.inference_mode(False), torch.no_grad():
-                yield model
-        finally:
-            for shard in shards:
-                shard.reshard()
-                shard.set_reshard_after_forward(True, recurse=False)
-            unwrapped.train(training)
-            if gathering is not None:
-                model.generate = gathering
-            model.generation_config, tokenizer.padding_side = config, side
-
-
-def _shards(model: torch.nn.Module) -> list[Any]:
-    """Returns the modules whose weights FSDP2 divides over the processes."""
-    if not torch.distributed.is_available():
-        return []
-    from torch.distributed.fsdp import FSDPModule
-
-    return [module for module in model.modules() if isinstance(module, FSDPModule)]

@@ -224,7 +224,8 @@ def add_pair_forward(
     Adds the pair step to `model`: `model(**student, labels=…, teacher_inputs=…)` returns a [`PairOutput`].
 
     `teacher_inputs` holds the text-rich batch with its own `labels`; the answer tokens of both sides are the same, row
-    by row. Without `teacher_inputs` the forward is the one it was, TRL's fused head included.
+    by row. `lambda_kl` takes the place of that of the settings. Without `teacher_inputs` the forward is the one it
+    was, TRL's fused head included.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -247,7 +248,7 @@ def add_pair_forward(
 
     # keep the original signature: `generate` and Trainer inspect it
     @functools.wraps(type(model).forward)
-    def pair_forward(self, *args, teacher_inputs=None, same_images=False, **kwargs):
+    def pair_forward(self, *args, teacher_inputs=None, same_images=False, lambda_kl=None, **kwargs):
         if teacher_inputs is None:
             if isinstance(self.get_output_embeddings(), FSDPModule):
                 # Workaround (TRL 1.16, huggingface/trl#6077): its fused head gathers by hand, see `read_head`
@@ -279,7 +280,7 @@ def add_pair_forward(
                 weight,
                 labels,
                 alpha_kl=config.alpha_kl,
-                lambda_kl=config.lambda_kl,
+                lambda_kl=config.lambda_kl if lambda_kl is None else lambda_kl,
                 temp_kl=config.temp_kl,
                 num_items=num_items,
                 lm_head_bias=bias,

@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerState
 
 from ..record.console import use_lines
 from ..step.forward import SUMS
+from .completions import ON_POLICY_SUMS, describe_on_policy
 from .throughput import COUNTS, Clock, Costs, Work, count_rows, describe_speed, num_read, peak_flops, peak_memory
 from .watch import Watch
 
@@ -18,6 +19,8 @@ from .watch import Watch
 # Sums of the pair step, in the order of its output, and of TRL's step in evaluation
 PAIR_SUMS = (*SUMS, "input_tokens")
 SFT_SUMS = ("loss", "entropy", "correct", "num_tokens")
+# Beside training and evaluation, the micro-batches of training whose answers the student has written
+ON_POLICY = "on_policy"
 # Means over answer tokens, and the sums they are of
 MEANS = {name: name for name in ("loss", "kl", "forward_kl", "reverse_kl", "ce", "teacher_ce", "entropy")} | {
     "mean_token_accuracy": "correct",
@@ -31,7 +34,8 @@ MARGIN = 0.02
 
 class StepMetrics:
     """
-    Sums since the last reduction, kept on the device, separately for training (`"train"`) and evaluation (`"eval"`).
+    Sums since the last reduction, kept on the device, separately for training (`"train"`), its micro-batches whose
+    answers the student has written (`"on_policy"`), and evaluation (`"eval"`).
 
     Args:
         device (`torch.device`):
@@ -67,9 +71,9 @@ class StepMetrics:
 
         Args:
             mode (`str`):
-                `"train"` or `"eval"`.
+                `"train"`, `"on_policy"` or `"eval"`.
             sums (`torch.Tensor`):
-                In the order of `PAIR_SUMS`, or of `SFT_SUMS`.
+                In the order of `PAIR_SUMS`, of `ON_POLICY_SUMS`, or of `SFT_SUMS`.
         """
         self._sums[mode] += sums.double()
 
@@ -83,7 +87,7 @@ class StepMetrics:
 
     def begin(self, total_train_tokens: int) -> None:
         """Starts a training anew, or where another one has read so many tokens."""
-        self.forget("train")
+        self.forget("train"), self.forget(ON_POLICY)
         self._unchecked = []
         self.total_train_tokens = total_train_tokens
         self.clock = Clock()
@@ -107,8 +111,9 @@ class StepMetrics:
             NotFiniteError: on all ranks, if a loss since the last call was NaN or infinite on one.
         """
         work, sums = self._work.pop(mode, None), self._sums.pop(mode, None)
+        on_policy = self._sums.pop(ON_POLICY, None) if mode == "train" else None
         counts = [] if work is None else [work.totals(self.device), self._of_ranks(accelerator)]
-        counts += [] if sums is None else [sums.double()]
+        counts += [each.double() for each in (sums, on_policy) if each is not None]
         unchecked, self._unchecked = self._unchecked, []
         losses = torch.stack([torch.zeros((), device=self.device), *(loss.float() for _, loss in unchecked)])
         bad = (~losses.isfinite()).any()[None].double()
@@ -124,10 +129,17 @@ class StepMetrics:
             means["padding_share"] = 1 - num_read(counted) / counted["slots"]
             if mode == "train":
                 means |= self._describe_speed(counted, waited, max(memory), accelerator.num_processes)
+        if on_policy is not None:
+            totals, answers = totals[: -len(ON_POLICY_SUMS)], totals[-len(ON_POLICY_SUMS) :]
+            means |= self._means_on_policy(dict(zip(ON_POLICY_SUMS, answers, strict=True)))
         if sums is not None:
             names = PAIR_SUMS if len(totals) == len(PAIR_SUMS) else SFT_SUMS
             means |= self._means(dict(zip(names, totals, strict=True)), mode)
         return means, bool(any_stop)
+
+    def _means_on_policy(self, sums: dict[str, float]) -> dict[str, float]:
+        self.total_train_tokens += int(sums["input_tokens"])
+        return describe_on_policy(sums) | {"num_tokens": self.total_train_tokens}
 
     def _of_ranks(self, accelerator: Accelerator) -> torch.Tensor:
         """Returns what is not a sum over ranks in a form that is: the mean of the waiting, the memory of each."""

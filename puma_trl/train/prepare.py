@@ -29,7 +29,7 @@ from ..models.pixels import set_pixels
 from ..models.teacher_model import TeacherSide
 from ..models.templates import set_chat_template
 from .teacher_side import prepare_teacher
-from .unused import name_idle, refuse_for_rows, refuse_unused, refuse_with_model
+from .unused import check_collator, name_idle, refuse_for_rows, refuse_unused, refuse_with_model
 
 
 # `length` is for length-grouped sampling, which reads the dataset after the other columns are gone
@@ -102,11 +102,7 @@ def prepare(
             raise ConfigError("`processing_class` is missing, and the model does not say where it is from. Give it.")
         processor = load_processor(ModelConfig(name, model_revision=revision), args)
     takes_images = isinstance(processor, ProcessorMixin)
-    if takes_images and collator is not None and args.padding_free != getattr(collator, "padding_free", False):
-        raise ConfigError(
-            f"`padding_free` is {args.padding_free}, but `data_collator` makes other batches. Give it the same "
-            "`padding_free`, or leave it out."
-        )
+    check_collator(args, collator, takes_images)
     attention = init.get("attn_implementation") if isinstance(model, str) else attention_of(config)
     teacher = prepare_readers(args, processor, config, attention, collator, functions)
     name_idle(args)
@@ -397,4 +393,5 @@ def make_collator(
         padding_free=args.padding_free,
         config=config,
         teacher=teacher,
+        on_policy=args.on_policy_share > 0,
     )

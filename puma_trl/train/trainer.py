@@ -35,7 +35,8 @@ from ..step.teacher import make_teacher
 from ..step.tower_memo import TowerMemo
 from .checkpoints import ExactCheckpoints
 from .dropped import DroppedRows
-from .metrics import StepMetrics, TokenMeans
+from .metrics import ON_POLICY, StepMetrics, TokenMeans
+from .on_policy import OnPolicy
 from .precision import prepare_precision
 from .prepare import COLUMNS, name_splits, prepare, prepare_model, prepare_rows
 from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
@@ -191,6 +192,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
             memo = TowerMemo(base_model, get_family(base_model.config))
         add_pair_forward(base_model, self.args, self.teacher, memo, watch=self._keep_sft_output)
+        self._on_policy = OnPolicy(self) if self.args.on_policy_share else None
 
     def _keep_sft_output(self, output: FusedCausalLMOutput) -> None:
         self._sft_output = output
@@ -216,6 +218,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         return sampler
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:
+        if self._on_policy is not None:
+            self._on_policy.write_answers(batch_samples)
         if batch_samples:
             mask_repeated_rows(batch_samples[-1], self.accelerator, self.args, self.padding_free)
         return super()._get_num_items_in_batch(batch_samples, device)
@@ -224,6 +228,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         mode = "train" if self.model.training else "eval"
         row_ids = inputs.pop("row_id", [])
         self._dropped.add(inputs.pop("dropped_rows", []), mode)
+        inputs.pop("prompts", None), inputs.pop("teacher_prompts", None)
         self._step_metrics.add_positions(mode, inputs)
         if self.args.use_kl:
             result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
@@ -245,13 +250,19 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
     def _pair_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None, mode: str
     ) -> torch.Tensor:
+        completions = inputs.pop("completions", None)  # of a batch whose answers the student has written
         student, teacher = split_sides(inputs)
-        output = model(**student, teacher_inputs=teacher, num_items_in_batch=num_items_in_batch)
+        lambda_kl = None if completions is None else 1.0
+        output = model(**student, teacher_inputs=teacher, num_items_in_batch=num_items_in_batch, lambda_kl=lambda_kl)
         if "attention_mask" in student:
             num_inputs = student["attention_mask"].sum().to(output.sums.dtype)
         else:
             num_inputs = output.sums.new_full((), student["input_ids"].numel())
-        self._step_metrics.add_sums(mode, torch.cat((output.sums, num_inputs[None])))
+        sums = torch.cat((output.sums, num_inputs[None]))
+        if completions is None:
+            self._step_metrics.add_sums(mode, sums)
+        else:
+            self._step_metrics.add_sums(ON_POLICY, torch.cat((sums, completions)))
         loss = output.loss
         # `num_items_in_batch` counts the answer tokens of every rank, and the engines average gradients over ranks
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:

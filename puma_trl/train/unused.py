@@ -1,7 +1,7 @@
 """Settings that would have no effect: refused by name before anything is loaded, or named where another decides."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
@@ -182,6 +182,35 @@ def refuse_with_model(args: PumaKLConfig, quantization_config: Any) -> None:
                 f"`{name}` has no effect on a model that is loaded already. Load the model with it, or give its id or "
                 "folder as `model`."
             )
+
+
+def check_collator(args: PumaKLConfig, collator: Callable | None, takes_images: bool) -> None:
+    """
+    Makes sure that a collator makes batches of the kind that the settings say.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+        collator (`Callable`, *optional*):
+            The collator that the trainer is given.
+        takes_images (`bool`):
+            Whether the model takes pictures.
+
+    Raises:
+        ConfigError: if it makes others.
+    """
+    if collator is None or not takes_images:
+        return
+    if args.padding_free != getattr(collator, "padding_free", False):
+        raise ConfigError(
+            f"`padding_free` is {args.padding_free}, but `data_collator` makes other batches. Give it the same "
+            "`padding_free`, or leave it out."
+        )
+    if args.on_policy_share and not getattr(collator, "on_policy", False):
+        raise ConfigError(
+            f"`on_policy_share` is {args.on_policy_share}, but `data_collator` keeps no prompts to write answers to. "
+            "Give it `on_policy=True`, or leave it out."
+        )
 
 
 Settings = PumaKLConfig | PumaScriptArguments | ModelConfig

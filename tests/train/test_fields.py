@@ -99,7 +99,17 @@ WITH_PAIRS = {
     "trainable_parts": {"trainable_parts": ["aligner"]},
     "trust_remote_code": "test_remote_code_is_announced",
     "use_kl": {"use_kl": False},
-} | dict.fromkeys(["on_policy_share", *OF_ON_POLICY], "test_settings_of_sampling_need_a_share")
+}
+SAMPLING = {
+    "temperature": 0.1, "top_p": 0.1, "top_k": 1, "min_p": 1.0, "repetition_penalty": 5.0,
+    "generation_kwargs": {"top_h": 0.1}, "mask_truncated_completions": True,
+}  # fmt: skip
+SHARE = {"on_policy_share": 1.0, "max_completion_length": 4}
+WITH_PAIRS |= {name: SHARE | {name: value} for name, value in SAMPLING.items()}
+WITH_PAIRS["repetition_penalty"] |= {"temperature": 0.01}  # logits of random weights are small
+WITH_PAIRS["on_policy_share"] = "test_what_is_logged"
+WITH_PAIRS["max_completion_length"] = "test_answers_that_are_cut_off"
+WITH_PAIRS |= dict.fromkeys(("log_completions", "num_completions_to_print"), "test_settings_of_sampling_need_a_share")
 REFUSED_BY_CONFIG = ["label_smoothing_factor", "loss_type"]  # with pairs, by `PumaKLConfig` itself
 # With text models: field → settings that change the first batch or the weights, or the test that shows the effect
 WITH_TEXT = {

@@ -1,0 +1,210 @@
+"""On-policy pairs: in a share of the micro-batches the student writes the answers that both sides are scored on."""
+
+import hashlib
+import math
+import random
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, Trainer
+from transformers.generation import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopHLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+from ..config import PumaKLConfig
+from ..data.padding_free import OnHost
+from ..data.render import end_token_ids
+from ..data.tokens import ControlTokens
+from ..on_policy_config import WARPERS
+from .completions import sum_completions
+from .whole_model import whole_model
+
+
+def is_on_policy(number: int, share: float, seed: int) -> bool:
+    """
+    Whether the student writes the answers of a micro-batch. They are spread evenly: of any n in a row it is
+    `share * n`, rounded up or down.
+
+    Args:
+        number (`int`):
+            Number of the micro-batch in the run, on all ranks the same.
+        share (`float`):
+            Share of such micro-batches.
+        seed (`int`):
+            Seed of where they begin.
+    """
+    # fractions, because rounding would move a micro-batch of a long run
+    step, start = Fraction(str(share)), Fraction(random.Random(f"on-policy {seed}").random())
+    return math.floor((number + 1) * step + start) > math.floor(number * step + start)
+
+
+class GumbelNoise(LogitsProcessor):
+    """
+    Adds noise after which the largest score is an exact sample, each row's from a generator of its own: what a row
+    samples depends neither on the rows beside it nor on the process.
+
+    Args:
+        generators (`Sequence[torch.Generator]`):
+            Generators of the rows, on the device of the scores.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]):
+        self.generators = generators
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.Tensor:
+        # in single precision a number in 16 million is 0, which would be the largest noise of all, and sampled
+        noise = torch.empty_like(scores, dtype=torch.double)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
+        return scores.double() - noise.clamp_min_(2**-60).log_()
+
+
+def make_warpers(args: PumaKLConfig, device: torch.device | str) -> LogitsProcessorList:
+    """
+    Returns what `generate` makes of the settings when it samples, in its order.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The settings.
+        device (`torch.device` or `str`):
+            Device of the scores.
+    """
+    kwargs = {name: (args.generation_kwargs or {}).get(name) for name in WARPERS}
+    warpers: list[Any] = []
+    if args.temperature != 1:
+        warpers.append(TemperatureLogitsWarper(float(args.temperature)))
+    if kwargs["top_h"] is not None:
+        warpers.append(TopHLogitsWarper(kwargs["top_h"]))
+    if args.top_k:
+        warpers.append(TopKLogitsWarper(args.top_k))
+    if args.top_p < 1:
+        warpers.append(TopPLogitsWarper(args.top_p))
+    if args.min_p is not None:
+        warpers.append(MinPLogitsWarper(args.min_p))
+    if kwargs["typical_p"] is not None:
+        warpers.append(TypicalLogitsWarper(kwargs["typical_p"]))
+    if kwargs["epsilon_cutoff"] is not None:
+        warpers.append(EpsilonLogitsWarper(kwargs["epsilon_cutoff"]))
+    if kwargs["eta_cutoff"] is not None:
+        warpers.append(EtaLogitsWarper(kwargs["eta_cutoff"], device=device))
+    return LogitsProcessorList(warpers)
+
+
+class OnPolicy:
+    """
+    Lets the student write the answers of micro-batches.
+
+    Args:
+        trainer ([`PumaKLTrainer`]):
+            The trainer, whose collator keeps the prompts.
+    """
+
+    def __init__(self, trainer: Trainer):
+        self.trainer, self.args = trainer, trainer.args
+        processor, model = trainer.processing_class, trainer.accelerator.unwrap_model(trainer.model)
+        self.tokenizer = processor.tokenizer
+        self.ends = end_token_ids(processor, model.generation_config)
+        kwargs = dict(self.args.generation_kwargs or {})
+        suppressed = self._find_suppressed(model.config.get_text_config().vocab_size)
+        self.config = GenerationConfig(
+            do_sample=False,  # the noise does it
+            eos_token_id=self.ends,
+            max_new_tokens=self.args.max_completion_length,
+            pad_token_id=self.tokenizer.pad_token_id,
+            repetition_penalty=self.args.repetition_penalty,
+            suppress_tokens=sorted({*suppressed, *(kwargs.pop("suppress_tokens", None) or [])}),
+            use_cache=True,
+            **{name: value for name, value in kwargs.items() if name not in WARPERS},
+        )
+
+    def _find_suppressed(self, vocab_size: int) -> set[int]:
+        """Returns the tokens that no answer has: those of pictures and turns, and those that a side does not know."""
+        readers = [self.trainer.processing_class]
+        if self.trainer.teacher_side is not None:
+            readers.append(self.trainer.teacher_side.processor)
+        control = [ControlTokens(reader) for reader in readers]
+        unknown = set(range(vocab_size)).difference(
+            set.intersection(*(set(each.tokenizer.get_vocab().values()) for each in control))
+        )
+        return unknown.union(*(each.ids for each in control)) - set(self.ends)
+
+    def write_answers(self, batches: list[dict[str, Any]]) -> None:
+        """
+        Puts the student's answers into those of an optimizer step's micro-batches that are on-policy, in place.
+
+        Such a batch has `completions` besides, the sums over its answers in the order of `COMPLETION_SUMS`.
+
+        Args:
+            batches (`list[dict[str, Any]]`):
+                All micro-batches of the next step.
+        """
+        args, step = self.args, self.trainer.state.global_step
+        first = step * args.gradient_accumulation_steps
+        chosen = [
+            batch
+            for number, batch in enumerate(batches, first)
+            if is_on_policy(number, args.on_policy_share, args.seed)
+        ]
+        if not chosen:
+            return
+        with whole_model(self.trainer) as model, self.trainer.accelerator.autocast():
+            sampled = [self.sample(model, batch, step) for batch in chosen]
+        for batch, answers in zip(chosen, sampled, strict=True):
+            clipped = [answer[-1] not in self.ends for answer in answers]
+            dropped = [row for row, is_clipped in enumerate(clipped) if is_clipped and args.mask_truncated_completions]
+            self.trainer.data_collator.write_answers(batch, answers, dropped)
+            batch["completions"] = sum_completions(answers, clipped).to(batch["input_ids"].device)
+
+    def sample(self, model: PreTrainedModel, batch: dict[str, Any], step: int) -> list[list[int]]:
+        """
+        Samples an answer to each prompt of the vision-rich side.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                The student with all its weights.
+            batch (`dict[str, Any]`):
+                A batch of the collator.
+            step (`int`):
+                Optimizer steps taken, which the noise depends on beside seed and row.
+
+        Returns:
+            `list[list[int]]`: the tokens of the answers, with the ends of those that came to one.
+        """
+        prompts, device = batch["prompts"], batch["input_ids"].device
+        inputs = {name: value.to(device) for name, value in prompts.padded_left().items()}
+        if not prompts.has_blank:
+            pictures = {name: batch[name] for name in prompts.pictures}
+            pictures = {name: each.value if isinstance(each, OnHost) else each for name, each in pictures.items()}
+            inputs |= {
+                name: each.to(device, model.dtype if each.is_floating_point() else None)
+                for name, each in pictures.items()
+            }
+        seeds = [f"{self.args.seed} {step} {row_id}" for row_id in batch["row_id"]]
+        noise = GumbelNoise([_make_generator(seed, device) for seed in seeds])
+        processors = LogitsProcessorList([*make_warpers(self.args, device), noise])
+        # `generate` fills what is unset from the model's own configuration, so that is replaced
+        model.generation_config = self.config
+        # each process has all weights, and so need not go on until the last of them has come to an end
+        tokens = model.generate(**inputs, logits_processor=processors, synced_gpus=False)
+        ends, width = set(self.ends), inputs["input_ids"].shape[1]
+        return [_cut(row, ends) for row in tokens[:, width:].tolist()]
+
+
+def _make_generator(seed: str, device: torch.device) -> torch.Generator:
+    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big")
+    return torch.Generator(device).manual_seed(number)
+
+
+def _cut(tokens: list[int], ends: set[int]) -> list[int]:
+    """Returns the tokens up to the first end, and with it."""
+    length = next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))
+    return tokens[:length]

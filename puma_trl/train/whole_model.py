@@ -1,0 +1,57 @@
+"""The model in training with all its weights on this process, to generate with, under every engine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from transformers import PreTrainedModel, Trainer
+from trl.models import unwrap_model_for_generation
+
+
+@contextmanager
+def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
+    """
+    Gives the model with all its weights on this process, in evaluation, and its state back in the end.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            Its trainer, under any engine.
+
+    Yields:
+        The model, unwrapped from the engine and from adapters, whose layers stay.
+    """
+    tokenizer = trainer.processing_class.tokenizer
+    side = tokenizer.padding_side
+    how = {"gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs}
+    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **how) as unwrapped:
+        model = unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
+        config, training = model.generation_config, unwrapped.training
+        shards = _shards(unwrapped)
+        # Trainer lets FSDP2 gather and divide the weights around each `generate`, together on all processes
+        gathering = vars(model).pop("generate", None)
+        unwrapped.eval()
+        try:
+            for shard in shards:
+                shard.set_reshard_after_forward(False, recurse=False)
+                shard.unshard()
+            with torch.inference_mode(False), torch.no_grad():
+                yield model
+        finally:
+            for shard in shards:
+                shard.reshard()
+                shard.set_reshard_after_forward(True, recurse=False)
+            unwrapped.train(training)
+            if gathering is not None:
+                model.generate = gathering
+            model.generation_config, tokenizer.padding_side = config, side
+
+
+def _shards(model: torch.nn.Module) -> list[Any]:
+    """Returns the modules whose weights FSDP2 divides over the processes."""
+    if not torch.distributed.is_available():
+        return []
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]

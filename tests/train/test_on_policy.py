@@ -1,0 +1,407 @@
+"""On-policy pairs: what is sampled, when, by which noise, and what is learned from it."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch.nn.functional import log_softmax
+from torch.testing import assert_close
+from transformers import GenerationConfig, LogitsProcessorList
+
+from puma_trl.config import PumaKLConfig
+from puma_trl.data.collator import DataCollatorForPumaPairs, split_sides
+from puma_trl.data.tokens import ControlTokens
+from puma_trl.errors import ConfigError
+from puma_trl.train.on_policy import GumbelNoise, OnPolicy, is_on_policy, make_warpers
+from puma_trl.train.trainer import PumaKLTrainer
+
+from ..models.family_models import MINI, OTHERS, build_family, write_text_model
+
+
+LORA = LoraConfig(r=4, lora_dropout=0.0, target_modules=r".*(fc1|fc2|q_proj|v_proj)")
+ALWAYS = {"on_policy_share": 1.0, "max_completion_length": 6}
+
+
+@pytest.fixture
+def sampled(monkeypatch):
+    """Row → what was sampled for it, in the order of the steps."""
+    found = {}
+    sample = OnPolicy.sample
+
+    def watched(self, model, batch, step):
+        answers = sample(self, model, batch, step)
+        for row_id, answer in zip(batch["row_id"], answers, strict=True):
+            found.setdefault((step, row_id), answer)
+        return answers
+
+    monkeypatch.setattr(OnPolicy, "sample", watched)
+    return found
+
+
+def weights(trainer):
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def first_batch(trainer):
+    return next(iter(trainer.get_train_dataloader()))
+
+
+# When
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("seed", [0, 42])
+def test_micro_batches_are_spread_evenly(share, seed):
+    for first in (0, 10**9):
+        chosen = [is_on_policy(number, share, seed) for number in range(first, first + 200)]
+        for length in (1, 7, 20, 200):
+            for start in range(200 - length + 1):
+                expected = share * length + 1e-9
+                assert math.floor(expected) <= sum(chosen[start : start + length]) <= math.ceil(expected - 2e-9)
+
+
+def test_where_they_begin_depends_on_the_seed():
+    firsts = [next(number for number in range(20) if is_on_policy(number, 0.1, seed)) for seed in range(200)]
+    assert set(firsts) == set(range(10))
+
+
+def test_a_share_of_which_nothing_comes_changes_nothing(train, tiny_model, pairs, monkeypatch):
+    """Bit for bit, what batches carry besides included."""
+    monkeypatch.setattr("puma_trl.train.on_policy.is_on_policy", lambda *args: False)
+    runs = [train(tiny_model(), pairs(8), on_policy_share=share) for share in (0.0, 0.5)]
+    one, other = map(weights, runs)
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    logs = [[{key: each[key] for key in ("loss", "kl", "ce")} for each in run.state.log_history[:3]] for run in runs]
+    assert logs[0] == logs[1]
+
+
+# Sampling
+
+
+def test_noise_samples_by_the_probabilities():
+    scores = torch.tensor([[0.0, 1.0, -1.0, 2.0, float("-inf"), 0.5]])
+    noise = GumbelNoise([torch.Generator().manual_seed(0)])
+    draws = torch.cat([noise(None, scores).argmax(-1) for _ in range(20_000)])
+    expected = scores[0].softmax(-1) * len(draws)
+    counts = draws.bincount(minlength=6)
+    chi2 = ((counts - expected).square() / expected)[expected > 0].sum()
+    assert counts[4] == 0 and chi2 < 20.5  # above in one of a thousand draws of four degrees of freedom
+
+
+def test_warpers_are_those_of_generate(tmp_path, tiny_model):
+    values = {"temperature": 0.5, "top_k": 20, "top_p": 0.9, "min_p": 0.01}
+    more = {"top_h": 0.5, "typical_p": 0.9, "epsilon_cutoff": 1e-3, "eta_cutoff": 1e-3}
+    args = PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, on_policy_share=1.0, **values, generation_kwargs=more)
+    config = GenerationConfig(do_sample=True, **values, **more)
+    expected = tiny_model()._get_logits_processor(config, device="cpu")
+    found = make_warpers(args, "cpu")
+    assert [type(each) for each in found] == [type(each) for each in expected]
+    scores = torch.randn(3, 100)
+    assert torch.equal(found(None, scores), LogitsProcessorList(expected)(None, scores))
+    plain = PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, on_policy_share=1.0)
+    assert make_warpers(plain, "cpu") == []
+
+
+def test_rows_do_not_depend_on_the_batch(train, tiny_model, pairs):
+    trainer = train(tiny_model(), pairs(6, vision_rich_images=lambda index: index % 3), run=False, **ALWAYS)
+    trainer.create_optimizer()
+    rows = list(trainer.train_dataset)
+
+    def sample(order, step=0):
+        batch = trainer.data_collator([rows[index] for index in order])
+        answers = trainer._on_policy.sample(copy.deepcopy(trainer.model).eval(), batch, step)
+        return dict(zip(batch["row_id"], answers, strict=True))
+
+    together = sample(range(6))
+    assert sample([5, 3, 1]) | sample([0, 2, 4]) == together and sample([4]).items() <= together.items()
+    assert sample(range(6), step=1) != together and len(set(map(tuple, together.values()))) == 6
+
+
+def test_the_seed_decides(train, tiny_model, pairs, sampled):
+    runs = []
+    for seed in (1, 1, 2):
+        train(tiny_model(), pairs(8), seed=seed, data_seed=0, max_steps=2, learning_rate=0.0, **ALWAYS)
+        runs.append(dict(sampled))
+        sampled.clear()
+    assert runs[0] == runs[1] and runs[0].keys() == runs[2].keys() and runs[0] != runs[2]
+
+
+def test_a_run_that_is_resumed_samples_the_same(train, tiny_model, pairs, sampled, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 1, **ALWAYS, "on_policy_share": 0.5}
+    options |= {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2, "max_steps": 4}
+    whole = train(tiny_model(), pairs(8), **options | {"output_dir": str(tmp_path / "whole")})
+    expected = dict(sampled)
+    sampled.clear()
+    broken = train(tiny_model(), pairs(8), **options | {"output_dir": str(tmp_path / "parts")}, run=False)
+    write = broken._on_policy.write_answers
+
+    def fail_later(batches):
+        if broken.state.global_step == 2:
+            raise RuntimeError("killed")
+        write(batches)
+
+    broken._on_policy.write_answers = fail_later
+    with pytest.raises(RuntimeError, match="killed"):
+        broken.train()
+    resumed = train(tiny_model(), pairs(8), resume=True, **options | {"output_dir": str(tmp_path / "parts")})
+    assert sampled == expected and len({step for step, _ in expected}) == 4
+    one, other = weights(whole), weights(resumed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_control_tokens_and_unknown_ones_are_not_written(train, tiny_model, pairs, sampled):
+    model = tiny_model()
+    tokenizer_size = model.config.get_text_config().vocab_size
+    model.resize_token_embeddings(tokenizer_size + 50)
+    trainer = train(model, pairs(8), max_steps=2, temperature=20.0, on_policy_share=1.0, max_completion_length=40)
+    control = ControlTokens(trainer.processing_class)
+    found = {token for answer in sampled.values() for token in answer}
+    ends = set(trainer._on_policy.ends)
+    assert len(found) > 100 and max(found) < tokenizer_size
+    assert found.isdisjoint(control.ids - ends)
+    # without that they would be
+    assert len(control.ids - ends) >= 4 and set(trainer._on_policy.config.suppress_tokens) >= control.ids - ends
+
+
+def test_the_state_of_the_trainer_stays(train, tiny_model, pairs):
+    trainer = train(tiny_model(), pairs(4), run=False, **ALWAYS)
+    trainer.model.train()
+    trainer.model.gradient_checkpointing_enable()
+    tokenizer = trainer.processing_class.tokenizer
+    tokenizer.padding_side = "right"
+    batch, config, state = first_batch(trainer), trainer.model.generation_config, torch.get_rng_state()
+    trainer._on_policy.write_answers([batch])
+    assert "completions" in batch
+    assert torch.equal(torch.get_rng_state(), state) and trainer.model.generation_config is config
+    assert trainer.model.training and trainer.model.is_activation_checkpointing and tokenizer.padding_side == "right"
+    assert all(each.grad is None for each in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("name", [*MINI, *OTHERS])
+def test_families(name, pairs, tmp_path):
+    """Without padding a family writes the same answers, of rows with and without pictures."""
+    found = []
+    for padding_free in (False, True) if name != "gemma3" else (False,):
+        processor, model = build_family(name)
+        model.set_attn_implementation("varlen" if padding_free else "sdpa")
+        args = {"bf16": False, "use_cpu": True, "report_to": "none", "per_device_train_batch_size": 4}
+        args |= {"max_steps": 1, "save_strategy": "no", "trainable_parts": ["all"], "optim": "sgd"}
+        trainer = PumaKLTrainer(
+            model,
+            PumaKLConfig(str(tmp_path), padding_free=padding_free, gradient_checkpointing=False, **args, **ALWAYS),
+            train_dataset=pairs(4, vision_rich_images=lambda index: index % 3),
+            processing_class=processor,
+        )
+        batch = first_batch(trainer)
+        trainer._on_policy.write_answers([batch])
+        found.append(batch["labels"][batch["labels"] != -100].tolist())
+        trainer.train()
+        assert trainer.state.log_history[-1]["train_loss"] > 0
+    assert len(found[0]) > 4 and found[0] == found[-1]
+
+
+# Learning
+
+
+def by_hand(model, row, collator, answer, alpha_kl):
+    """Returns the KL of each token of an answer from full logits, and the student's log-probabilities (N, V)."""
+    batch = collator([row])
+    collator.write_answers(batch, [answer])
+    sides = split_sides({name: value for name, value in batch.items() if torch.is_tensor(value)})
+    both = []
+    for side, with_grad in zip(sides, (True, False), strict=True):
+        predicts = side.pop("labels")[:, 1:] != -100
+        with torch.set_grad_enabled(with_grad):
+            both.append(log_softmax(model(**side).logits[:, :-1][predicts].double(), -1))
+    student, teacher = both
+    forward, reverse = (teacher.exp() * (teacher - student)).sum(-1), (student.exp() * (student - teacher)).sum(-1)
+    return alpha_kl * forward + (1 - alpha_kl) * reverse, student
+
+
+@pytest.mark.parametrize("alpha_kl", [1.0, 0.0])
+def test_the_mean_gradient_is_that_over_all_answers(train, tiny_model, pairs, alpha_kl):
+    """Answers of three tokens at most, of two words and the end, can be listed."""
+    row = pairs(1)[0]
+    num_samples = 600
+    rows = [row | {"row_id": f"copy {index}"} for index in range(num_samples)]
+    options = {"on_policy_share": 1.0, "max_completion_length": 3, "alpha_kl": alpha_kl, "temperature": 2.0}
+    options["seed"] = 1
+    model = tiny_model()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(10)  # or all words would be as likely
+    trainer = train(model, pairs(1), run=False, **options)
+    words, end = [20, 30], trainer._on_policy.ends[-1]
+    allowed = [*words, end]
+    everything = set(range(model.config.get_text_config().vocab_size))
+    trainer._on_policy.config.suppress_tokens = sorted(everything - set(allowed))
+    named = {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+    def gradient(loss):
+        grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        return torch.cat([each.flatten() for each in grads if each is not None]).double()
+
+    answers = [
+        [*start, end] if len(start) < 3 else list(start)
+        for length in range(4)
+        for start in itertools.product(words, repeat=length)
+    ]
+    assert len(answers) == 15
+    collator = DataCollatorForPumaPairs(trainer.processing_class, on_policy=True)
+    probabilities, gradients = [], []
+    for answer in answers:
+        kl, student = by_hand(model, row, collator, answer, alpha_kl)
+        places = torch.tensor([allowed.index(token) for token in answer])
+        log_p = log_softmax(student[:, allowed] / 2.0, -1).gather(-1, places[:, None]).sum()
+        probabilities.append(log_p.exp().detach())
+        gradients.append(gradient(kl.sum()))
+    p, gradients = torch.stack(probabilities), torch.stack(gradients)
+    assert p.sum() == pytest.approx(1, abs=1e-6)
+    expected = p @ gradients
+    variance = (p @ (gradients - expected).square()).sum() / num_samples
+
+    mean = 0
+    for start in range(0, num_samples, 300):
+        batch = trainer.data_collator(rows[start : start + 300])
+        trainer._on_policy.write_answers([batch])
+        model.train()
+        mean = mean + gradient(trainer.compute_loss(model, batch, num_items_in_batch=torch.tensor(num_samples)))
+    assert (mean - expected).square().sum() < 9 * variance  # three errors of the mean, in one direction
+    # other answers than the student's, or their own gradient besides, would not pass for it
+    uniform = gradients.mean(0)
+    assert (uniform - expected).square().sum() > 30 * variance
+
+
+def test_the_loss_is_the_kl_alone(train, tiny_model, pairs):
+    """Whatever `lambda_kl` is, per answer token of what was sampled."""
+    logs = [
+        train(tiny_model(), pairs(8), max_steps=2, lambda_kl=lambda_kl, **ALWAYS).state.log_history
+        for lambda_kl in (0.1, 0.9)
+    ]
+    for one, other in zip(*(each[:2] for each in logs), strict=True):
+        assert one["loss"] == other["loss"] == pytest.approx(one["on_policy/kl"], rel=1e-5)
+
+
+def test_accumulation_is_one_large_batch(train, tiny_model, pairs, sampled):
+    found = []
+    for size, accumulation in ((4, 1), (2, 2)):
+        options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        trainer = train(tiny_model(), pairs(8), **ALWAYS, **options, temperature=3.0)
+        found.append((weights(trainer), dict(sampled)))
+        sampled.clear()
+    (one, answers), (other, others) = found
+    assert answers == others and len({len(answer) for answer in answers.values()}) >= 1
+    for name, value in one.items():
+        assert_close(other[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_both_kinds_in_one_step(train, tiny_model, pairs):
+    """Their tokens are counted together, after sampling."""
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "max_steps": 1, "lambda_kl": 0.5}
+    trainer = train(tiny_model(), pairs(4), on_policy_share=0.5, max_completion_length=5, **options)
+    (logs, _) = trainer.state.log_history
+    given, sampled = 0.5 * (logs["kl"] + logs["ce"]), logs["on_policy/kl"]
+    num_sampled = 2 * logs["completions/mean_length"]
+    share = num_sampled / (num_sampled + given_tokens(trainer))
+    assert logs["loss"] == pytest.approx(share * sampled + (1 - share) * given, rel=1e-5)
+
+
+def given_tokens(trainer):
+    """Returns the answer tokens of the micro-batch that kept its answers: the first or the second of the step."""
+    kept = 0 if not is_on_policy(0, 0.5, trainer.args.seed) else 1
+    batches = list(trainer.get_train_dataloader())
+    return int((batches[kept]["labels"] != -100).sum())
+
+
+@pytest.mark.parametrize("teacher", ["live", "frozen", "ema", "model"])
+@pytest.mark.parametrize("peft_config", [None, LORA], ids=["full", "lora"])
+def test_teachers(tmp_path, pairs, teacher, peft_config):
+    """Every one of them, with and without padding to the same weights."""
+    results = []
+    for padding_free in (False, True):
+        processor, model = build_family("qwen2_vl")
+        model.set_attn_implementation("varlen" if padding_free else "sdpa")
+        options = {
+            "teacher": teacher,
+            "padding_free": padding_free,
+            "trainable_parts": None if peft_config else ["all"],
+        }
+        if teacher == "model":
+            write_text_model(tmp_path / "text")
+            options["teacher_model_name_or_path"] = str(tmp_path / "text")
+        args = {"bf16": False, "use_cpu": True, "report_to": "none", "per_device_train_batch_size": 3, "max_steps": 2}
+        args |= {"save_strategy": "no", "optim": "sgd", "learning_rate": 0.1, "gradient_checkpointing": True}
+        torch.manual_seed(0)
+        trainer = PumaKLTrainer(
+            model,
+            PumaKLConfig(str(tmp_path / "out"), **args, **options, **ALWAYS),
+            train_dataset=pairs(6, vision_rich_images=lambda index: index % 3),
+            processing_class=processor,
+            peft_config=copy.deepcopy(peft_config),
+        )
+        before = weights(trainer)
+        trainer.train()
+        after = weights(trainer)
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+        results.append(after)
+    for name, value in results[0].items():
+        assert_close(results[1][name], value, rtol=0, atol=1e-6, msg=name)
+
+
+def test_answers_that_are_cut_off(train, tiny_model, pairs):
+    """Left out of the loss, they may leave a whole step without an answer."""
+    options = {"on_policy_share": 1.0, "max_completion_length": 2, "max_steps": 2}
+    counted = train(tiny_model(), pairs(8), **options).state.log_history
+    model = tiny_model()
+    before = copy.deepcopy(model.state_dict())
+    trainer = train(model, pairs(8), mask_truncated_completions=True, **options)
+    for logs, other in zip(trainer.state.log_history[:2], counted, strict=False):
+        assert logs["completions/clipped_ratio"] == other["completions/clipped_ratio"] == 1
+        assert logs["completions/mean_length"] == 2 and logs["loss"] == 0 < other["loss"]
+    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_rows_without_an_answer(train, tiny_model, pairs, share):
+    """They are learned from where the student writes the answer, and nowhere else."""
+    rows = pairs(8).map(lambda row: {"output": "", "output_2": ""})
+    trainer = train(tiny_model(), rows, max_steps=4, on_policy_share=share, max_completion_length=4)
+    losses = [logs["loss"] for logs in trainer.state.log_history[:4]]
+    chosen = [is_on_policy(step, share, trainer.args.seed) for step in range(4)]
+    assert [loss > 0 for loss in losses] == chosen and sum(chosen) == 4 * share
+
+
+def test_evaluation_is_of_the_given_answers(train, tiny_model, pairs):
+    runs = [
+        train(tiny_model(), pairs(4), eval_dataset=pairs(5, seed=1), run=False, on_policy_share=share)
+        for share in (0.0, 1.0)
+    ]
+    names = ("loss", "kl", "ce", "teacher_ce", "entropy", "mean_token_accuracy")
+    plain, other = (run.evaluate() for run in runs)
+    assert [plain[f"eval_{name}"] for name in names] == [other[f"eval_{name}"] for name in names]
+
+
+def test_what_is_logged(train, tiny_model, pairs, sampled):
+    trainer = train(tiny_model(), pairs(8), max_steps=2, on_policy_share=0.5, max_completion_length=6)
+    by_kind = [("on_policy/kl" in logs, "kl" in logs) for logs in trainer.state.log_history[:2]]
+    assert sorted(by_kind) == [(False, True), (True, False)]
+    (logs,) = [logs for logs in trainer.state.log_history if "on_policy/kl" in logs]
+    assert not {"ce", "kl", "entropy", "modality_gap", "mean_token_accuracy"} & logs.keys()
+    assert logs["completions/mean_length"] == sum(map(len, sampled.values())) / len(sampled)
+    assert 0 < logs["on_policy/entropy"] and 0 <= logs["completions/repeated_ngrams"] <= 1
+    both = [logs["num_tokens"] for logs in trainer.state.log_history[:2]]
+    assert 0 < both[0] < both[1]
+
+
+def test_a_collator_without_prompts_is_refused(train, tiny_model, pairs, processor, tmp_path):
+    args = PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, report_to="none", on_policy_share=0.5)
+    with pytest.raises(ConfigError, match="`data_collator` keeps no prompts"):
+        PumaKLTrainer(
+            tiny_model(),
+            args,
+            data_collator=DataCollatorForPumaPairs(processor),
+            train_dataset=pairs(2),
+            processing_class=processor,
+        )
