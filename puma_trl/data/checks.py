@@ -354,22 +354,27 @@ class RowChecker:
             if mine != other:
                 row["problem"] = f"answer in other tokens: {len(mine)} in the student, {len(other)} in the teacher"
 
+    def longest_answer(self, row: dict[str, Any]) -> int:
+        """Returns the most tokens that may stand behind the prompts of a measured row: a given or a sampled answer."""
+        if self.sampled is None:
+            return row["num_answer_tokens"]
+        return self.sampled.length if self.sampled.always else max(row["num_answer_tokens"], self.sampled.length)
+
     def _measure_side(self, rows: list[dict[str, Any]], side: str, counts: list[int]) -> None:
         for row, count in zip(rows, counts, strict=True):
-            prompt, answer = count + row["image_tokens"][side], row["num_answer_tokens"]
-            row["length"] += prompt + answer
-            longest, of_answer = answer, ""
-            if self.sampled is not None and (self.sampled.always or self.sampled.length > answer):
-                longest, of_answer = self.sampled.length, f" with {SAMPLED_TOKENS}: {self.sampled.length}`"
-            if self.max_length is not None and prompt + longest > self.max_length and row["problem"] is None:
+            count += row["image_tokens"][side]
+            row["length"] += count + row["num_answer_tokens"]
+            count += (longest := self.longest_answer(row))
+            if self.max_length is not None and count > self.max_length and row["problem"] is None:
                 who = "row" if row["instruction_2"] is None else f"{SIDE_NAMES[side]} side"
                 images = len(row[f"image_url{side}"])
                 placeholders = images and images * self.counters[side].placeholder_tokens
                 of_images = row["image_tokens"][side] + placeholders
                 part = f" ({of_images} {PICTURE_TOKENS})" if images else ""
+                if self.sampled is not None and longest == self.sampled.length:
+                    part += f" with {SAMPLED_TOKENS}: {longest}`"
                 row["problem"] = (
-                    f"too long: the {who} has {prompt + longest} tokens{part}{of_answer}, more than `max_length: "
-                    f"{self.max_length}`"
+                    f"too long: the {who} has {count} tokens{part}, more than `max_length: {self.max_length}`"
                 )
 
 

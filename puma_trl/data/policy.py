@@ -279,7 +279,7 @@ def _advise_on_answers(split: str, args: PumaKLConfig) -> str:
     if split != "train":
         return "Rows to evaluate on need answers, on which the loss is measured." if args.on_policy_share else ""
     if args.use_kl:
-        return "`on_policy_share` above 0 trains on rows without an answer too: the model writes it itself."
+        return "In training, `on_policy_share` above 0 needs none: the model writes the answer itself."
     return ""
 
 

@@ -108,7 +108,9 @@ def test_data_without_answers_names_the_share(folder, load):
     with pytest.raises(DataError, match=r"fits no form of rows.*with `columns: .*}`\.$"):
         load(write(folder / "text.jsonl", [{"question": "a"}]), use_kl=False)
     path = write(folder / "pairs.jsonl", [pair(0), pair(1, output=None), pair(2, output="", output_2="")])
-    with pytest.raises(DataError, match=r"2 no answer.*Repair them. `on_policy_share` above 0 trains on rows without"):
+    with pytest.raises(
+        DataError, match=r"2 no answer.*Repair them. In training, `on_policy_share` above 0 needs none"
+    ):
         load(path)
 
 
@@ -258,7 +260,7 @@ def test_checked_rows_without_answers_need_the_share(folder, load, processor, ti
     args = {"output_dir": str(folder / "out"), "use_cpu": True, "bf16": False, "report_to": []}
     splits = {"train": dataset["train"]}
     assert prepare_rows(splits, PumaKLConfig(**args, on_policy_share=0.5), processor, config) == splits
-    with pytest.raises(DataError, match="1 of 2 rows of the train data have no answer. `on_policy_share` above 0"):
+    with pytest.raises(DataError, match="1 of 2 rows of the train data have no answer. In training, `on_policy_sh"):
         prepare_rows(splits, PumaKLConfig(**args), processor, config)
     with pytest.raises(DataError, match="1 of 2 rows of the eval data have no answer. Rows to evaluate on need"):
         prepare_rows(splits | {"eval": splits["train"]}, PumaKLConfig(**args, on_policy_share=0.5), processor, config)

@@ -521,7 +521,7 @@ BAD_INPUT = {
         "pairs.jsonl",
         {"against": ["pairs.jsonl"], "image_column": "drawing"},
     ],
-    "No row of the eval data .* can be read. The first one: bad.jsonl:1: missing value": [
+    "No row of the eval data .* can be read. The first one: bad.jsonl:1: no answer": [
         "pairs.jsonl",
         {"eval_data": ["bad.jsonl"]},
     ],

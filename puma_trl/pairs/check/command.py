@@ -41,7 +41,17 @@ from .kinds import (
 from .overlap import Reference
 from .processes import count_processes, map_chunks
 from .report import ERROR, NOTE, WARNING, Finding, Report, describe_forms, print_report, write_report
-from .scan import CUT_PICTURE, CUT_SHARE, ChunkSummary, ReferenceReader, Scanner, make_checker
+from .scan import (
+    CUT_PICTURE,
+    CUT_SHARE,
+    MAX_COMPLETION_LENGTH,
+    WITHOUT_ANSWER,
+    ChunkSummary,
+    ReferenceReader,
+    Scanner,
+    make_checker,
+    sampled_answers,
+)
 
 
 # Columns of question and picture in benchmarks, the first that is there. MathVista's pictures are in `decoded_image`.
@@ -84,6 +94,8 @@ def check_pairs(
     columns: dict[str, str | list[str]] | None = None,
     model: str | None = None,
     max_length: int | None = None,
+    on_policy_share: float = 0.0,
+    max_completion_length: int | None = None,
     image_root: str | None = None,
     split: str = "train",
     question_column: str | None = None,
@@ -107,6 +119,10 @@ def check_pairs(
             Folder or Hub name of a model: tokens are counted, and special tokens looked for, as in training with it.
         max_length (`int`, *optional*):
             Limit of the tokens of each side.
+        on_policy_share (`float`, *optional*, defaults to `0.0`):
+            That of training. Above 0, rows need no answer.
+        max_completion_length (`int`, *optional*):
+            That of training, for which `max_length` leaves room then. Defaults to training's.
         image_root (`str`, *optional*):
             Folder that relative image paths of `data` start from. Defaults to the folder of each file.
         split (`str`, *optional*, defaults to `"train"`):
@@ -122,9 +138,10 @@ def check_pairs(
         DataError: if data or the model's processor cannot be read, an option is out of range, or a file is empty.
     """
     num_proc = count_processes(num_proc)
-    sources, eval_sources = _find_formed(data, eval_data, image_root, split, columns)
+    sampled = sampled_answers(on_policy_share, max_completion_length)
+    sources, eval_sources = _find_formed(data, eval_data, image_root, split, columns, needs_answers=sampled is None)
     clean = write_clean and find_target(sources, write_clean / "train")
-    scanner = Scanner(make_checker(sources, model, max_length), {})
+    scanner = Scanner(make_checker(sources, model, max_length, sampled), {})
     chunks = list(find_chunks(sources))
     findings = _Findings(sources)
     report = Report(data=data, model=model, unit="characters" if model is None else "tokens")
@@ -146,6 +163,7 @@ def check_pairs(
     unread = [name for source in sources for name in source.form.unread]
     report.unread = list(dict.fromkeys([*unread, *sorted(name for part in parts for name in part.unread)]))
     report.findings += findings.by_kind.values()
+    _judge_answers(report, on_policy_share)
     _judge_chance(report)
     if clean is not None:
         usable = ((part.source, index) for part in parts for index in part.index)
@@ -160,10 +178,11 @@ def _find_formed(
     image_root: str | None,
     split: str,
     columns: dict[str, str | list[str]] | None,
+    needs_answers: bool,
 ) -> tuple[list[Source], list[Source]]:
     """Finds the sources of data and evaluation data; a column of the mapping may be in one of them only."""
     sources = find_sources(data, image_root, None, split)
-    formed = find_forms(sources + find_sources(eval_data or [], None, None, "train"), columns)
+    formed = find_forms(sources + find_sources(eval_data or [], None, None, "train"), columns, needs_answers)
     return formed[: len(sources)], formed[len(sources) :]
 
 
@@ -293,6 +312,15 @@ def _judge_cut(parts: list[ChunkSummary], findings: _Findings) -> None:
         )
 
 
+def _judge_answers(report: Report, share: float) -> None:
+    """Makes an error of rows without an answer if no row has one, and some micro-batches would learn from them."""
+    for finding in report.findings:
+        if finding.kind == WITHOUT_ANSWER and share < 1 and finding.count == report.rows_usable:
+            finding.level = ERROR
+            finding.meaning = f"No row has an answer, which training needs with `on_policy_share: {share:g}`."
+            finding.remedy = "Train with `on_policy_share: 1`, or add rows with answers."
+
+
 def _judge_chance(report: Report) -> None:
     """Makes a warning of answers among the numbers if chance does not explain them, and orders the findings."""
     for finding in report.findings:
@@ -316,6 +344,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_column", help=f"column of --against (default: {', '.join(IMAGE_COLUMNS)})")
     parser.add_argument("--model", help="folder or Hub name of a model, to count tokens with (default: characters)")
     parser.add_argument("--max_length", type=int, help="limit of the tokens of each side, as in training")
+    parser.add_argument(
+        "--on_policy_share", type=float, default=0.0, help="as in training; above 0, rows need no answer (default: 0)"
+    )
+    parser.add_argument(
+        "--max_completion_length",
+        type=int,
+        help=f"as in training: longest sampled answer in tokens (default: {MAX_COMPLETION_LENGTH})",
+    )
     parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
     parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
     parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")

@@ -2,9 +2,10 @@
 
 from ...data.checks import MISMATCH
 from ...data.policy import REMEDIES
+from ...data.turns import NO_ANSWER
 from . import leakage, missing, overlap
 from .report import ERROR, NOTE, WARNING
-from .scan import BLANK_PICTURE, CUT_PICTURE, LONG_SIDE, MAX_LENGTH, NO_PICTURE
+from .scan import BLANK_PICTURE, CUT_PICTURE, LONG_SIDE, MAX_LENGTH, NO_PICTURE, WITHOUT_ANSWER
 
 
 EVAL, BENCHMARK = "eval data", "benchmark"
@@ -14,8 +15,11 @@ DUPLICATE_PICTURE = "duplicate picture"
 CONTRADICTION = "contradicting answers"
 NOT_COMPARED = "not compared"
 
+REFUSED = "Training refuses the row."
 # Kind → level, meaning, remedy. Any other kind is a row that training refuses.
 FINDING_KINDS = {
+    NO_ANSWER: (ERROR, REFUSED, "Give one, or set `--on_policy_share` as in training, where the model writes it."),
+    WITHOUT_ANSWER: (NOTE, "The model writes the answer itself, in on-policy micro-batches.", "Nothing."),
     MISMATCH: (ERROR, "The two sides must have one answer.", REMEDIES[MISMATCH]),
     NOT_A_PAIR: (ERROR, "Other rows of the file are pairs.", "Give `instruction_2` and `output_2`, or another file."),
     leakage.IDENTICAL: (
@@ -83,4 +87,3 @@ FINDING_KINDS = {
         "Compare the two.",
     ),
 }
-REFUSED = "Training refuses the row."

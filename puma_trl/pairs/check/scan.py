@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoConfig, AutoProcessor
 
 from ...config import PumaKLConfig
-from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, TokenCounter
+from ...data.checks import MAX_SEEN_IMAGES, SIDE_NAMES, RowChecker, SampledAnswers, TokenCounter
 from ...data.files import Chunk, Source
 from ...data.images import open_image
 from ...data.places import PLACEHOLDER
@@ -33,15 +33,37 @@ NO_PICTURE = "no picture"
 BLANK_PICTURE = "blank picture"
 CUT_PICTURE = "cut picture"
 LONG_SIDE = "longer than max_length"
+WITHOUT_ANSWER = "without answer"
 # Where `pairs build --source keep` says that a picture shows source
 SOURCE_COLUMN = "shows_source"
 # What training allows where nothing else is set
 MAX_LENGTH = PumaKLConfig.__dataclass_fields__["max_length"].default
+MAX_COMPLETION_LENGTH = PumaKLConfig.__dataclass_fields__["max_completion_length"].default
 # Share of pixels from which on a processor cuts too much
 CUT_SHARE = 0.01
 
 
-def make_checker(sources: list[Source], model: str | None, max_length: int | None) -> RowChecker:
+def sampled_answers(on_policy_share: float, max_completion_length: int | None = None) -> SampledAnswers | None:
+    """
+    Returns what training samples in place of answers, if anything.
+
+    Raises:
+        DataError: if the share is out of range, or there is a length without a share.
+    """
+    if not 0 <= on_policy_share <= 1:
+        raise DataError(f"`--on_policy_share` is {on_policy_share:g}, but must be between 0 and 1.")
+    if max_completion_length is not None and not on_policy_share:
+        raise DataError(
+            f"`--max_completion_length {max_completion_length}` is of sampled answers. Set `--on_policy_share` too."
+        )
+    if not on_policy_share:
+        return None
+    return SampledAnswers(max_completion_length or MAX_COMPLETION_LENGTH, always=on_policy_share == 1)
+
+
+def make_checker(
+    sources: list[Source], model: str | None, max_length: int | None, sampled: SampledAnswers | None = None
+) -> RowChecker:
     """
     Returns what reads and checks the rows.
 
@@ -52,6 +74,8 @@ def make_checker(sources: list[Source], model: str | None, max_length: int | Non
             Folder or Hub name of a model whose processor, or tokenizer, counts tokens.
         max_length (`int`, *optional*):
             Limit of the tokens of each side.
+        sampled ([`SampledAnswers`], *optional*):
+            What [`sampled_answers`] returned, where training samples answers.
 
     Raises:
         DataError: if the model's processor cannot be read or has no chat template, or there is a limit without a
@@ -62,7 +86,7 @@ def make_checker(sources: list[Source], model: str | None, max_length: int | Non
             raise DataError(
                 f"`--max_length {max_length}` counts tokens. Name the model that reads them with `--model`."
             )
-        return RowChecker(sources, None, use_kl=True, max_length=None, student_answers=False)
+        return RowChecker(sources, None, use_kl=True, max_length=None, student_answers=False, sampled=sampled)
     try:
         processor, config = AutoProcessor.from_pretrained(model), AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -73,7 +97,7 @@ def make_checker(sources: list[Source], model: str | None, max_length: int | Non
     if processor.chat_template is None:
         raise DataError(f"'{model}' has no chat template, so its prompts are unknown. Add chat_template.jinja to it.")
     counter = TokenCounter(processor, get_family(config))
-    return RowChecker(sources, counter, use_kl=True, max_length=max_length, student_answers=False)
+    return RowChecker(sources, counter, use_kl=True, max_length=max_length, student_answers=False, sampled=sampled)
 
 
 class PictureReader:
@@ -220,6 +244,8 @@ class Scanner:
 
     def _find(self, row: dict[str, Any], sides: dict[str, Side]) -> Iterator[tuple[str, str]]:
         yield from find_missing(row, sides[""])
+        if not row["output_2" if "_2" in sides else "output"]:
+            yield WITHOUT_ANSWER, f"the question is {row['instruction'][:80]!r}"
         if len(sides) == 2:
             yield from find_leaks(row, sides[""], sides["_2"])
             if not sides["_2"].pictures:
@@ -263,10 +289,11 @@ class Scanner:
         if self.checker.max_length is None:
             lengths = zip(part.lengths[done::2], part.lengths[done + 1 :: 2], strict=True)
             for (row, _), pair in zip(kept, lengths, strict=True):
+                more = self.checker.longest_answer(row) - row["num_answer_tokens"]
                 for name, length in zip(("text-rich", "vision-rich"), pair, strict=True):
-                    if length > MAX_LENGTH:
+                    if length + more > MAX_LENGTH:
                         side = name if pair[1] >= 0 else "only"
-                        detail = f"the {side} side has {length} tokens, more than {MAX_LENGTH}"
+                        detail = f"the {side} side has {length + more} tokens, more than {MAX_LENGTH}"
                         part.findings.append((LONG_SIDE, row["number"], detail))
 
     def _count_tokens(self, kept: list[tuple[dict[str, Any], dict[str, Side]]], part: ChunkSummary) -> None:

@@ -28,7 +28,7 @@ from ...data.rows import ROW_COLUMNS
 from ...data.texts import shorten
 from ...errors import DataError
 from ...evaluation.progress import Progress
-from ..check.scan import make_checker
+from ..check.scan import make_checker, sampled_answers
 from ..mapping import add_columns, read_columns
 from .page import PageWriter, describe_size
 
@@ -45,6 +45,7 @@ def preview_pairs(
     columns: dict[str, str | list[str]] | None = None,
     image_root: str | None = None,
     split: str = "train",
+    on_policy_share: float = 0.0,
     model: str | None = None,
     measure: bool = False,
     replies: bool = False,
@@ -68,6 +69,8 @@ def preview_pairs(
             Folder that relative image paths start from. Defaults to the folder of each file.
         split (`str`, *optional*, defaults to `"train"`):
             Split of the Hub datasets.
+        on_policy_share (`float`, *optional*, defaults to `0.0`):
+            That of training. Above 0, rows need no answer.
         model (`str`, *optional*):
             Folder or Hub name of a model. Rows are checked and tokens counted as in training with it.
         measure (`bool`, *optional*, defaults to `False`):
@@ -94,13 +97,14 @@ def preview_pairs(
         EvaluationError: if the model cannot be read, or its tokenizer cannot tell which text a token stands for.
     """
     _check_options(output, model, measure or replies, thumbnail_size, max_pairs)
-    sources = find_forms(find_sources(data, image_root, None, split), columns)
+    sampled = sampled_answers(on_policy_share)
+    sources = find_forms(find_sources(data, image_root, None, split), columns, needs_answers=sampled is None)
     loaded = None
     if measure or replies:
         from .measure import load_model
 
         loaded = load_model(model, dtype)
-    checker = make_checker(sources, model, max_length=None)
+    checker = make_checker(sources, model, max_length=None, sampled=sampled)
     chunks = list(find_chunks(sources))
     total = _count_rows(sources, chunks)
     rows, records = [], []
@@ -235,12 +239,10 @@ def _add_measures(
     batch_size: int,
     max_new_tokens: int | None,
 ) -> None:
-    """Puts what the model makes of the usable pairs into their records."""
-    usable = [
-        position for position, row in enumerate(rows) if row["problem"] is None and row["instruction_2"] is not None
-    ]
+    """Puts what the model makes of the usable pairs into their records; without an answer there is nothing to."""
+    usable = [position for position, row in enumerate(rows) if row["problem"] is None and row["output_2"]]
     if not usable:
-        raise DataError("No row is a pair that can be used, so there is nothing to measure. Leave `--measure` out.")
+        raise DataError("No row is a pair with an answer that can be used. Leave `--measure` and `--replies` out.")
     names = [name for name in FEATURES if name in ("row_id", *ROW_COLUMNS, "length", "num_answer_tokens")]
     pairs = Dataset.from_list(
         [{name: rows[position][name] for name in names} for position in usable],
@@ -262,6 +264,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
     parser.add_argument("--image_root", help="folder that relative image paths start from")
     parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
+    parser.add_argument(
+        "--on_policy_share", type=float, default=0.0, help="as in training; above 0, rows need no answer (default: 0)"
+    )
     parser.add_argument("--model", help="folder or Hub name of a model: lengths count in its tokens")
     parser.add_argument("--measure", action="store_true", help="show KL and token losses of the model")
     parser.add_argument("--replies", action="store_true", help="show the model's greedy replies; slow")
