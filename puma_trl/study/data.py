@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.modality import MODALITIES
 from ..mini import DRAWINGS, IMAGE_SIZE, LABEL_GRID
 from ..pairs.generate.files import write_pairs
 from ..pairs.generate.pairs import generate_pairs
@@ -23,6 +24,7 @@ NUM_ROWS, NUM_HELDOUT, NUM_ELSEWHERE = 6_400, 200, 120
 NOISE = 0.5  # share of wrong answers
 NUM_FEW = 200
 DATA_SEED = 1
+STEPS = (None, *MODALITIES[1:])  # of the ladder: words without a picture, then less and less words beside it
 NO_ANSWER = {"output": None, "output_2": None}
 
 
@@ -33,7 +35,7 @@ def digest(*settings: Any) -> str:
 
 def data_folder(output: Path) -> Path:
     """Returns the folder of the data that the constants above describe."""
-    amounts = (NUM_TOWER, NUM_ROWS, NUM_HELDOUT, NUM_ELSEWHERE, NUM_FEW, NOISE, DATA_SEED, LARGER)
+    amounts = (NUM_TOWER, NUM_ROWS, NUM_HELDOUT, NUM_ELSEWHERE, NUM_FEW, NOISE, DATA_SEED, LARGER, STEPS)
     return output / f"data-{digest(TOWER_KINDS, KINDS, amounts, DRAWINGS, IMAGE_SIZE, LABEL_GRID)}"
 
 
@@ -44,8 +46,8 @@ def write_data(folder: Path) -> None:
     Args:
         folder (`Path`):
             Gets `tower.jsonl` (pairs of `TOWER_KINDS`), `teacher.jsonl` (words alone), the files that
-            recipes/mini/study/variants.yaml describes, and `heldout.jsonl` and `heldout_larger.jsonl`: problems of
-            `KINDS`, behind them some of `TOWER_KINDS`.
+            recipes/mini/study/variants.yaml describes, and `heldout.jsonl`, `heldout_larger.jsonl` and
+            `heldout_jump.jsonl`: problems of `KINDS`, behind them some of `TOWER_KINDS`.
     """
     done = folder / "done"
     if done.exists():
@@ -53,10 +55,15 @@ def write_data(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     _write(folder, "tower", _generate(NUM_TOWER, TOWER_KINDS))
     _write(folder, "teacher", _generate(NUM_ROWS, KINDS, LARGER, with_images=False))
-    for suffix, level in (("", 1), ("_larger", LARGER)):
-        heldout = _generate(NUM_HELDOUT, KINDS, level, "heldout", drawings=1)
+    jump = {"modality": MODALITIES[-1:]}
+    for suffix, level, options in (("", 1, {}), ("_larger", LARGER, {}), ("_jump", 1, jump)):
+        heldout = _generate(NUM_HELDOUT, KINDS, level, "heldout", drawings=1, **options)
         elsewhere = _generate(NUM_ELSEWHERE, TOWER_KINDS, split="heldout", drawings=1)
         _write(folder, f"heldout{suffix}", itertools.chain(heldout, elsewhere))
+    _write(folder, "jump", _generate(NUM_ROWS, KINDS, **jump))
+    for number, (words, fewer) in enumerate(itertools.pairwise(STEPS), 1):
+        options = {"seed": DATA_SEED + number, "text_rich_modality": words, "modality": [fewer]}
+        _write(folder, f"ladder{number}", _generate(NUM_ROWS // (len(STEPS) - 1), KINDS, **options))
     _write(folder, "larger", _generate(NUM_ROWS, KINDS, LARGER))
     _write(folder, "clean", _generate(NUM_ROWS, KINDS))
     rows = [json.loads(line) for line in (folder / "clean.jsonl").read_text().splitlines()]
@@ -69,7 +76,8 @@ def _generate(
     count: int, kinds: Sequence[str], level: int = 1, split: str = "train", **options: Any
 ) -> Iterator[dict]:
     style = {"image_size": IMAGE_SIZE, "label_grid": LABEL_GRID, "drawings": DRAWINGS, "num_proc": os.cpu_count()}
-    return generate_pairs(count, DATA_SEED, kinds, split=split, levels=(level,), **style | options)
+    others = {"seed": DATA_SEED, "split": split, "levels": (level,)}
+    return generate_pairs(count, kinds=kinds, **others | style | options)
 
 
 def _write(folder: Path, name: str, rows: Iterator[dict]) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 from puma_trl.errors import StudyError
 from puma_trl.evaluation.gap_answers import SIDES
 from puma_trl.evaluation.gap_summary import DIVERGENCES
+from puma_trl.evaluation.modality import MODALITIES
 from puma_trl.mini import build_model, build_processor
 from puma_trl.recipe import parse_recipe
 from puma_trl.study import data as study_data
@@ -67,13 +68,20 @@ def test_data(small_data):
         assert row["output"].endswith(f". {other['output']}") and other["output"] == f"Answer: {row['answer']}"
         assert other | {"output": row["output"], "output_2": row["output"]} == row
     assert {row["level"] for row in larger} == {2} and len(larger) == 90
+    (jump,) = {(row.get("text_rich_modality"), row["modality"]) for row in read(small_data / "jump.jsonl")}
+    rungs = [read(small_data / f"ladder{number}.jsonl") for number in (1, 2, 3, 4)]
+    levels = [{(row.get("text_rich_modality"), row["modality"]) for row in rows} for rows in rungs]
+    assert jump == (None, "vision_only") and levels[0] == {(None, "text_lite")}
+    assert levels[1:] == [{pair} for pair in itertools.pairwise(MODALITIES[1:])]
+    assert [len(rows) for rows in rungs] == 4 * [22]
+    assert [bool(rows[0]["image_url"]) for rows in rungs] == [False, True, True, True]
 
 
 def test_heldout_problems_are_of_the_kinds_of_the_runs_and_of_the_tower(small_data):
     """None of them is trained on, by the students or by the teacher."""
-    trained = [read(small_data / f"{name}.jsonl") for name in ("clean", "larger", "teacher", "tower")]
-    trained = {row["instruction"] for rows in trained for row in rows}
-    for name, level in (("heldout", 1), ("heldout_larger", 2)):
+    names = ("clean", "larger", "teacher", "tower", "jump", "ladder1", "ladder2")  # the others' words have no numbers
+    trained = {row["instruction"] for name in names for row in read(small_data / f"{name}.jsonl")}
+    for name, level in (("heldout", 1), ("heldout_larger", 2), ("heldout_jump", 1)):
         rows = read(small_data / f"{name}.jsonl")
         assert [row["kind"] in study_data.KINDS for row in rows] == 6 * [True] + 3 * [False]
         assert {row["level"] for row in rows[:6]} == {level} and {row["level"] for row in rows[6:]} == {1}
