@@ -40,7 +40,7 @@ from .report import Line, Regimes, write_report
 from .teacher import write_text_model
 
 
-RUN_LOG, RESULT = "run.log", "result.json"
+RUN_LOG, RESULT, MODEL = "run.log", "result.json", "model.safetensors"
 # What variants.yaml says beside settings of the recipe
 AGAINST, HELDOUT, PHASES = "against", "heldout", "phases"
 ANSWERING = threading.Lock()
@@ -143,24 +143,27 @@ def prepare(places: Places, model: Path) -> None:
     """
     write_data(places.data)
     text = places.teacher.with_name(f"{places.teacher.name}-start")
-    for folder, start, data in ((places.tower, model, "tower"), (places.teacher, text, "teacher")):
-        if (folder / "model.safetensors").exists():
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        if start == text:
-            write_text_model(model, text)
-        flags = {"model_name_or_path": start, "dataset_name": places.data / f"{data}.jsonl", "output_dir": folder}
-        recipe = places.recipes / f"{folder.name.rsplit('-', 1)[0]}.yaml"
-        _call(
-            ["puma_trl.run", str(recipe), *_as_flags(flags)], dict(os.environ), folder.with_name(f"{folder.name}.log")
-        )
+    if not (places.teacher / MODEL).exists():
+        write_text_model(model, text)
+    starts = {places.tower: (model, "tower"), places.teacher: (text, "teacher")}
+    with ThreadPoolExecutor(len(starts)) as pool:
+        list(pool.map(lambda folder: _train(places, folder, *starts[folder]), starts))
+
+
+def _train(places: Places, folder: Path, start: Path, data: str) -> None:
+    if (folder / MODEL).exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    flags = {"model_name_or_path": start, "dataset_name": places.data / f"{data}.jsonl", "output_dir": folder}
+    recipe = places.recipes / f"{folder.name.rsplit('-', 1)[0]}.yaml"
+    _call(["puma_trl.run", str(recipe), *_as_flags(flags)], folder.with_name(f"{folder.name}.log"))
 
 
 def _as_flags(values: dict[str, Any]) -> list[str]:
     return [str(piece) for key, value in values.items() for piece in (f"--{key}", value)]
 
 
-def execute(run: Run, places: Places, environment: dict[str, str]) -> None:
+def execute(run: Run, places: Places) -> None:
     """
     Trains one run and measures what it leaves, unless that is done, and leaves `result.json` in its folder.
 
@@ -177,27 +180,27 @@ def execute(run: Run, places: Places, environment: dict[str, str]) -> None:
         data = places.data / f"{changes.pop('data', 'clean')}.jsonl"
         if side := changes.pop("answered", None):
             own = places.output / "own" / places.tower.name if number == 1 else run.folder
-            data = _answer(model, data, side, own, environment, log)
+            data = _answer(model, data, side, own, log)
         if changes.get("teacher") == "model":
             changes["teacher_model_name_or_path"] = places.teacher
         changes |= {"dataset_name": data, "seed": run.seed, "model_name_or_path": model}
         model = run.folder / f"model{number}"
         flags = _as_flags(changes | {"output_dir": model})
-        _call(["puma_trl.run", str(places.recipes / "stage2.yaml"), *flags], environment, log)
-    found = measure(model, places.data / f"{run.heldout}.jsonl", run.folder, environment, log)
+        _call(["puma_trl.run", str(places.recipes / "stage2.yaml"), *flags], log)
+    found = measure(model, places.data / f"{run.heldout}.jsonl", run.folder, log)
     write_json(result, found | {"signs": find_signs(log.read_text(encoding="utf-8", errors="replace"))})
     for path in run.folder.rglob("*.safetensors"):  # those of all runs would fill a small disk
         path.unlink()
 
 
-def _answer(model: Path, data: Path, side: str, folder: Path, environment: dict[str, str], log: Path) -> Path:
+def _answer(model: Path, data: Path, side: str, folder: Path, log: Path) -> Path:
     """Has a model answer the problems of the data once each, and returns the file with its right answers."""
     output = folder / f"{data.stem}_{side}.jsonl"
     command = ["puma_trl.pairs", "answer", "--model", str(model), "--data", str(data), "--output", str(output)]
     options = {"side": side, "n": 1, "temperature": 0, "batch_size": 200, "max_new_tokens": 64}
     with ANSWERING:  # the answers of the model that all runs start from are for several of them
         if not output.exists():
-            _call([*command, *_as_flags(options)], environment, log)
+            _call([*command, *_as_flags(options)], log)
     return output
 
 
@@ -210,17 +213,15 @@ def _start(heldout: str, places: Places) -> Path:
     return places.tower / f"{heldout}.json"
 
 
-def measure_start(heldout: str, places: Places, environment: dict[str, str]) -> None:
+def measure_start(heldout: str, places: Places) -> None:
     """Measures the model that every run starts from on a file of held-out problems, unless that is done."""
     result = _start(heldout, places)
     if not result.exists():
         log = places.tower.with_name(f"{places.tower.name}.log")
-        write_json(result, measure(places.tower, places.data / f"{heldout}.jsonl", places.tower, environment, log))
+        write_json(result, measure(places.tower, places.data / f"{heldout}.jsonl", places.tower, log))
 
 
-def measure(
-    model: Path, heldout: Path, folder: Path, environment: dict[str, str], log: Path
-) -> dict[str, dict[str, Any]]:
+def measure(model: Path, heldout: Path, folder: Path, log: Path) -> dict[str, dict[str, Any]]:
     """
     Measures a model on held-out problems.
 
@@ -231,8 +232,6 @@ def measure(
             The problems.
         folder (`Path`):
             Where the command writes.
-        environment (`dict[str, str]`):
-            Environment of the command.
         log (`Path`):
             Gets what it prints.
 
@@ -242,7 +241,7 @@ def measure(
     """
     gap = folder / f"gap_{heldout.stem}.json"
     command = ["puma_trl.evaluation", "gap", "--data", str(heldout), "--output", str(gap), "--model", str(model)]
-    _call([*command, "--batch_size", "160"], environment, log)
+    _call([*command, "--batch_size", "160"], log)
     pairs = [pair for _, pair in read_jsonl(gap.with_suffix(".pairs.jsonl"))]
     parts = {"here": KINDS, "elsewhere": TOWER_KINDS}
     return {
@@ -251,10 +250,11 @@ def measure(
     }
 
 
-def _call(arguments: list[str], environment: dict[str, str], log: Path) -> None:
+def _call(arguments: list[str], log: Path) -> None:
     """Runs a command of the package and adds what it prints to a log, of which the last line tells why it failed."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with open(log, "ab") as file:
         code = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT).returncode
     if code != 0:
@@ -307,11 +307,10 @@ def main() -> None:
     places = find_places(args.recipes, args.model, args.output)
     prepare(places, args.model)
     runs = list(plan_runs(places, args.seeds))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pool = ThreadPoolExecutor(args.jobs)
     # some variants are the same run, and stand in several regimes
-    tasks = {run.folder: (execute, run, places, environment) for run in runs}
-    tasks |= {run.heldout: (measure_start, run.heldout, places, environment) for run in runs}
+    tasks = {run.folder: (execute, run, places) for run in runs}
+    tasks |= {run.heldout: (measure_start, run.heldout, places) for run in runs}
     futures = {place: pool.submit(*task) for place, task in tasks.items()}
     try:
         for number, (place, future) in enumerate(futures.items(), 1):

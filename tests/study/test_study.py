@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -192,7 +191,7 @@ def record_calls(monkeypatch, results):
     """Has commands write what the study reads of them, and returns the list of their arguments."""
     calls = []
 
-    def call(arguments, environment, log):
+    def call(arguments, log):
         calls.append(arguments)
         options = dict(itertools.pairwise(arguments))
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -216,7 +215,7 @@ def test_phases_follow_each_other(places, monkeypatch):
     phases = [{"answered": "text_rich"}, {"answered": "vision_rich", "data": "noisy"}]
     changes = {"max_steps": 7, "against": "x", "heldout": "other", "phases": phases}
     run = study.Run("regime", "variant", 3, changes, places.output / "run")
-    study.execute(run, places, {})
+    study.execute(run, places)
     options = [dict(itertools.pairwise(call)) for call in calls]
     assert [call[0] for call in calls] == [*2 * ["puma_trl.pairs", "puma_trl.run"], "puma_trl.evaluation"]
     answer1, train1, answer2, train2, gap = options
@@ -236,16 +235,16 @@ def test_phases_follow_each_other(places, monkeypatch):
     assert Path(answer2["--output"]).parent == run.folder
     result = json.loads((run.folder / "result.json").read_text())
     assert (result["here"]["pairs"], result["elsewhere"]["pairs"], result["signs"]) == (2, 3, ["the length"])
-    study.execute(run, places, {})
+    study.execute(run, places)
     assert len(calls) == 5
     # what the model that all start from has answered is there for the next seed
-    study.execute(dataclasses.replace(run, seed=4, folder=places.output / "run4"), places, {})
+    study.execute(dataclasses.replace(run, seed=4, folder=places.output / "run4"), places)
     assert [call[0] for call in calls[5:]] == ["puma_trl.run", "puma_trl.pairs", "puma_trl.run", "puma_trl.evaluation"]
 
 
 def test_the_text_teacher_is_named(places, monkeypatch):
     calls = record_calls(monkeypatch, [pair_result(kind) for kind in (*study_data.KINDS, *study_data.TOWER_KINDS)])
-    study.execute(study.Run("regime", "variant", 0, {"teacher": "model"}, places.output / "run"), places, {})
+    study.execute(study.Run("regime", "variant", 0, {"teacher": "model"}, places.output / "run"), places)
     assert dict(itertools.pairwise(calls[0]))["--teacher_model_name_or_path"] == str(places.teacher)
 
 
@@ -336,7 +335,7 @@ def test_a_run_that_fails_is_named_with_its_log(tmp_path):
     run = study.Run("clean", "PUMA", 0, {}, tmp_path / "runs" / "clean-PUMA-seed0-abc")
     places = study.Places(tmp_path, tmp_path, tmp_path / "data", tmp_path / "model", tmp_path / "teacher")
     with pytest.raises(StudyError) as error:
-        study.execute(run, places, dict(os.environ))
+        study.execute(run, places)
     log = run.folder / "run.log"
     start = "`python -m puma_trl.run` of the run clean-PUMA-seed0-abc ended with 2: error: Unknown key `alpha_lk`"
     assert str(error.value).startswith(start) and str(error.value).endswith(f" Its log is {log}.")
@@ -373,9 +372,9 @@ def test_small_study(tmp_path, small_data, monkeypatch):
     (tmp_path / "variants.yaml").write_text(yaml.safe_dump(variants))
     calls = []
 
-    def record(arguments, *others):
+    def record(arguments, log):
         calls.append(arguments)
-        call(arguments, *others)
+        call(arguments, log)
 
     monkeypatch.setattr(study, "_call", record)
     study.main()
