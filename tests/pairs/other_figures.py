@@ -129,28 +129,28 @@ def as_row(problem, level, facts=None):
     return {"instruction": f"{facts or problem.facts} {question}", "instruction_2": question, "level": level}
 
 
-# Kind → difficulty → what makes of its text another one of the same words: pattern, replacement, and the kind and
-# difficulty whose solver reads it
+_RELATIONS = ({"alternate|corresponding": "co-interior"}, {"co-interior": "alternate"})
+_ONE_REST, _TWO_RESTS = "other angle is x degrees", "other two angles are x degrees each"
+_HEIGHTS = ({"its height": "the height of each side face"}, {"the height of each side face": "its height"})
+# Kind → difficulty → what makes of its text another one of the same words: pattern → replacement
 OTHER_TEXTS = {
-    "parallel_angles": {
-        1: [("alternate|corresponding", "co-interior"), ("co-interior", "alternate")],
-        3: [("alternate|corresponding", "co-interior"), ("co-interior", "alternate")],
-    },
+    "parallel_angles": {1: _RELATIONS, 3: _RELATIONS},
     "polygon_angles": {
-        1: [("quadrilateral", "pentagon")],
-        2: [("pentagon", "hexagon")],
-        3: [("hexagon", "pentagon")],
+        1: ({"quadrilateral": "pentagon", _ONE_REST: _TWO_RESTS},),
+        2: ({"pentagon": "hexagon", _ONE_REST: _TWO_RESTS},),
+        3: ({"hexagon": "pentagon", _TWO_RESTS: _ONE_REST},),
     },
-    "circle_area": {1: [("radius", "diameter"), ("diameter", "radius")]},
-    "pyramid": {
-        level: [
-            ("its height", "the height of each side face"),
-            ("the height of each side face", "its height"),
-        ]
-        for level in (1, 2, 3)
-    },
-    "cylinder": {1: [("cylinder", "cone", "cone", 1)], 2: [("cylinder", "cone", "cone", 3)]},
-    "cone": {1: [("cone", "cylinder", "cylinder", 1)], 3: [("cone", "cylinder", "cylinder", 2)]},
+    "circle_area": {1: ({"radius": "diameter"}, {"diameter": "radius"})},
+    "pyramid": {1: _HEIGHTS, 2: _HEIGHTS, 3: _HEIGHTS},
+    "cylinder": {1: ({"cylinder": "cone"},), 2: ({"cylinder": "cone"},)},
+    "cone": {1: ({"cone": "cylinder"},), 3: ({"cone": "cylinder"},)},
+}
+# Kind and difficulty → those whose solver reads the other text, where these are not the same
+OTHER_SOLVERS = {
+    ("cylinder", 1): ("cone", 1),
+    ("cylinder", 2): ("cone", 3),
+    ("cone", 1): ("cylinder", 1),
+    ("cone", 3): ("cylinder", 2),
 }
 
 
@@ -239,15 +239,13 @@ def other_answer(problem, kind, level, answer):
     of another figure of which they are true.
     """
     words = word(problem, kind, level, "vision_intensive", "")
-    for pattern, replacement, *solver in OTHER_TEXTS.get(kind, {}).get(level, ()):
-        solver_kind, solver_level = solver or (kind, level)
-        text = {name: re.sub(pattern, replacement, getattr(problem, name)) for name in ("facts", "question")}
-        if "pentagon" in text["question"] and level == 1 or "hexagon" in text["question"] and level == 2:
-            text["facts"] = text["facts"].replace("other angle is x degrees", "other two angles are x degrees each")
-        if level == 3 and kind == "polygon_angles":
-            text["facts"] = text["facts"].replace("other two angles are x degrees each", "other angle is x degrees")
-        other = replace(problem, **text)
-        if text != {"facts": problem.facts, "question": problem.question}:
+    for changes in OTHER_TEXTS.get(kind, {}).get(level, ()):
+        texts = {"facts": problem.facts, "question": problem.question}
+        for pattern, replacement in changes.items():
+            texts = {name: re.sub(pattern, replacement, text) for name, text in texts.items()}
+        other = replace(problem, **texts)
+        if other != problem:
+            solver_kind, solver_level = OTHER_SOLVERS.get((kind, level), (kind, level))
             assert word(other, solver_kind, solver_level, "vision_intensive", "") == words
             return SOLVERS[solver_kind](as_row(other, solver_level))
     for facts in _with_another_number(problem.facts):

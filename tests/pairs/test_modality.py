@@ -5,15 +5,15 @@ import re
 from collections import defaultdict
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from puma_trl.errors import ConfigError
 from puma_trl.evaluation.modality import MODALITIES
 from puma_trl.pairs.__main__ import main
-from puma_trl.pairs.generate import pairs as generator
 from puma_trl.pairs.generate.descriptions import describe
 from puma_trl.pairs.generate.files import write_pairs
 from puma_trl.pairs.generate.pairs import KINDS, _make_problem, _pair, _sample_tasks, generate_pairs
+from puma_trl.pairs.generate.printing import print_above
 from puma_trl.pairs.generate.wording import word
 from puma_trl.pairs.prompts import VISION_ONLY_PROMPTS
 
@@ -110,17 +110,16 @@ def test_a_problem_comes_at_each_level_with_one_figure():
 def test_the_whole_question_is_printed(monkeypatch):
     printed = []
 
-    class Recorder(generator.print_above.__globals__["ImageDraw"].ImageDraw):
+    class Recorder(ImageDraw.ImageDraw):
         def text(self, xy, text, **options):
             printed.append(text)
             super().text(xy, text, **options)
 
-    module = generator.print_above.__globals__["ImageDraw"]
     rows = list(generate_pairs(len(KINDS), 6, modality=["vision_dominant"]))
-    monkeypatch.setattr(module, "Draw", Recorder)
+    monkeypatch.setattr(ImageDraw, "Draw", Recorder)
     for row in rows:
         printed.clear()
-        generator.print_above(row["instruction_2"], row["image_url_2"], 1)
+        print_above(row["instruction_2"], row["image_url_2"], 1)
         assert " ".join(printed) == row["instruction_2"]
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from .drawing import INK, SUPERSAMPLING, WHITE, NoRoom, font_for, label_size
 
@@ -43,7 +43,7 @@ def print_above(text: str, figure: Image.Image, label_grid: int) -> Image.Image:
     return page
 
 
-def _wrap(text: str, font, width: float) -> list[str]:
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
     lines: list[str] = []
     for each in text.split():
         if font.getlength(each) > width:
