@@ -211,6 +211,7 @@ def test_labels_keep_clear_of_lines_and_labels():
         ({"kinds": ["circle"]}, "no problem kind 'circle'"),
         ({"split": "test"}, "no split 'test'"),
         ({"num_proc": 0}, "`num_proc` is 0"),
+        ({"label_grid": 0}, "`label_grid` is 0"),
         ({"image_size": (84, -1)}, "`image_size` is 84x-1"),
         ({"kinds": ["triangle_angles"], "image_size": (20, 20)}, "could not be drawn in 20x20 pixels"),
     ],

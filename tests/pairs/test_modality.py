@@ -171,8 +171,8 @@ def test_pictures_that_are_not_encoded_are_stored_once_too(tmp_path):
     [
         ({"modality": ["text_only"]}, "no modality 'text_only'. Choose from text_dominant, text_lite"),
         ({"modality": ["text_lite"], "text_rich_modality": "dominant"}, "no modality 'dominant'"),
-        ({"text_rich_modality": "text_lite"}, "`text_rich_modality` needs `modality`"),
-        ({"modality": []}, "needs `modality`"),
+        ({"text_rich_modality": "text_lite"}, "`modality`, the level of the vision-rich side, is not given"),
+        ({"modality": []}, "is not given"),
         (
             {"modality": ["vision_only", "text_lite"], "text_rich_modality": "text_lite"},
             "is 'text_lite', but .*order",

@@ -177,7 +177,7 @@ def generate_pairs(
             raise ConfigError(f"There is no problem kind '{kind}'. Choose from {', '.join(KINDS)}.")
     if split not in SPLITS:
         raise ConfigError(f"There is no split '{split}'. Choose one of {', '.join(SPLITS)}.")
-    _check_numbers(n, split, image_size, num_proc)
+    _check_numbers(n, split, image_size, label_grid, num_proc)
     modalities = _order_modalities(modality, text_rich_modality, with_images)
     tasks = (
         replace(task, modality=each, text_rich_modality=text_rich_modality)
@@ -187,7 +187,7 @@ def generate_pairs(
     return _make_rows((_encoded_pair if encoded else _pair) if with_images else _text_side, tasks, num_proc)
 
 
-def _check_numbers(n: int, split: str, image_size: tuple[int, int], num_proc: int) -> None:
+def _check_numbers(n: int, split: str, image_size: tuple[int, int], label_grid: int, num_proc: int) -> None:
     if n < 0:
         raise ConfigError(
             f"{n} pairs are asked for in the split '{split}', but there is no negative number of them. Ask for 0 or "
@@ -199,6 +199,8 @@ def _check_numbers(n: int, split: str, image_size: tuple[int, int], num_proc: in
             f"`image_size` is {width}x{height}, but a picture has pixels both ways. Choose a larger one, such as "
             "512x384."
         )
+    if label_grid < 1:
+        raise ConfigError(f"`label_grid` is {label_grid}, but lines are at least a pixel apart. Choose 1 or more.")
     if num_proc < 1:
         raise ConfigError(f"`num_proc` is {num_proc}, but at least one process must draw. Choose 1 or more.")
 
@@ -210,7 +212,9 @@ def _order_modalities(
     if modality is None and text_rich_modality is None:
         return [None]
     if not modality:
-        raise ConfigError("`text_rich_modality` needs `modality`, the level of the other side. Choose one or more.")
+        raise ConfigError(
+            f"`modality`, the level of the vision-rich side, is not given. Choose one or more of {', '.join(MODALITIES)}."
+        )
     if not with_images:
         raise ConfigError("Levels of modality need pictures. Leave out `modality`, or draw.")
     for name in filter(None, (*modality, text_rich_modality)):
