@@ -213,7 +213,8 @@ def _order_modalities(
         return [None]
     if not modality:
         raise ConfigError(
-            f"`modality`, the level of the vision-rich side, is not given. Choose one or more of {', '.join(MODALITIES)}."
+            "`modality`, the level of the vision-rich side, is not given. Choose one or more of "
+            f"{', '.join(MODALITIES)}."
         )
     if not with_images:
         raise ConfigError("Levels of modality need pictures. Leave out `modality`, or draw.")
