@@ -8,8 +8,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import DataError
+from ..models.tokenizers import get_tokenizer
 from .places import IMAGE_PLACE
-from .tokens import get_tokenizer
 
 
 # In place of a text these show what a chat template puts around it

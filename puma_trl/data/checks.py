@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import DataError
 from ..models.families import Family
+from ..models.tokenizers import get_tokenizer
 from .files import Chunk, Source
 from .images import image_size, image_stamp
 from .readers import BrokenRow, read_chunk
@@ -19,7 +20,6 @@ from .render import Renderer, prompt_of
 from .rows import ROW_COLUMNS, read_row
 from .shared import digest_row
 from .texts import is_blank, shorten, to_json
-from .tokens import get_tokenizer
 from .turns import NO_ANSWER
 
 

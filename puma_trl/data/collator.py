@@ -15,13 +15,13 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from ..errors import ConfigError, DataError
 from ..models.families import Family, family_of_processor
 from ..models.teacher_model import TeacherSide
+from ..models.tokenizers import get_tokenizer
 from .encode import TextCollator
 from .images import open_image
 from .padding_free import PER_TOKEN, find_answers, line_up
 from .policy import count_images
 from .prompts import Prompts
 from .render import Renderer, prompt_of
-from .tokens import get_tokenizer
 
 
 SIDES = ("student", "teacher")

@@ -8,12 +8,13 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..errors import DataError
+from ..models.tokenizers import get_tokenizer
 from .chat import ANSWER_STAND_IN, STAND_IN, Prompt, apply_template, make_turns, render_turns
 from .frames import PROBE, Frames
 from .opening import Opening
 from .places import IMAGE_PLACE
 from .texts import shorten
-from .tokens import MARK, ControlTokens, get_tokenizer
+from .tokens import MARK, ControlTokens
 
 
 def render_prompt(

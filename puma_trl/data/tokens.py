@@ -10,6 +10,8 @@ from functools import cached_property
 from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from ..models.tokenizers import get_tokenizer
+
 
 # Inside of a control token it keeps that from being one; [`ControlTokens.plain_reader`] drops it. Unicode sets this
 # character aside for the inner use of programs.
@@ -22,11 +24,6 @@ HTML = re.compile(
     r"</?(?:a|b|blockquote|br|caption|code|dd|del|div|dl|dt|em|h[1-6]|hr|i|ins|li|ol|p|pre|s|span|strong|sub|sup|table|"
     r"tbody|td|tfoot|th|thead|tr|u|ul)>"
 )
-
-
-def get_tokenizer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Returns the tokenizer of a processor, or the tokenizer itself."""
-    return processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
 
 
 class ControlTokens:

@@ -24,6 +24,7 @@ from ..errors import ModelError, first_line
 from .families import Family, get_auto_class, is_multimodal
 from .parts import part_of
 from .templates import check_chat_template, set_chat_template
+from .tokenizers import get_tokenizer
 from .weights import check_finite, check_folder
 
 
@@ -105,7 +106,7 @@ def read_processor(model_args: ModelConfig, training_args: PumaKLConfig) -> Proc
             f"No processor or tokenizer could be loaded from `{model_args.model_name_or_path}`: {first_line(error)} "
             "Copy the base model's processor and tokenizer files into the folder."
         ) from error
-    tokenizer = processor.tokenizer if isinstance(processor, ProcessorMixin) else processor
+    tokenizer = get_tokenizer(processor)
     if tokenizer.eos_token is None:
         raise ModelError(
             f"The tokenizer of `{model_args.model_name_or_path}` has no end token (`eos_token`), so answers could not "
@@ -138,7 +139,7 @@ def check_vocabulary(config: PreTrainedConfig, processor: ProcessorMixin | PreTr
             f"The model is a '{config.model_type}', which reads pictures, but beside it is a tokenizer alone. Copy "
             "the base model's processor_config.json or preprocessor_config.json into its folder."
         )
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = get_tokenizer(processor)
     image_ids = processor.image_token_ids if isinstance(processor, ProcessorMixin) else []
     image_ids = [number for number in image_ids if number is not None]
     image_tokens = tokenizer.convert_ids_to_tokens(image_ids)

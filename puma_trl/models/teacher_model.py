@@ -18,6 +18,7 @@ from .load import check_vocabulary, load_config, load_model, read_processor
 from .parts import count_parameters
 from .pixels import set_pixels
 from .templates import check_chat_template
+from .tokenizers import get_tokenizer
 
 
 # Differences that a message names
@@ -129,7 +130,7 @@ def check_same_tokens(
     Raises:
         ModelError: if an id is another token, or a token has another id; the first three are named.
     """
-    tokenizers = [getattr(each, "tokenizer", each) for each in (student, teacher)]
+    tokenizers = [get_tokenizer(each) for each in (student, teacher)]
     ids, other_ids = (tokenizer.get_vocab() for tokenizer in tokenizers)
     tokens, other_tokens = ({number: token for token, number in each.items()} for each in (ids, other_ids))
     shared = tokens.keys() & other_tokens.keys()

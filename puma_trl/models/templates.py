@@ -8,6 +8,7 @@ from transformers import AutoProcessor, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..config import PumaKLConfig
 from ..errors import ModelError, first_line
+from .tokenizers import get_tokenizer
 from .weights import read_object
 
 
@@ -38,7 +39,7 @@ def set_chat_template(processor: ProcessorMixin | PreTrainedTokenizerBase, args:
         return
     source = f"`chat_template_path: {args.chat_template_path}`"
     template, tokens = _read_template(args.chat_template_path, source)
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = get_tokenizer(processor)
     processor.chat_template = tokenizer.chat_template = template
     _try_template(processor, source)
     prompt = processor.apply_chat_template(_turns(processor), add_generation_prompt=True, tokenize=False)
@@ -95,7 +96,7 @@ def _read_template(path: str, source: str) -> tuple[str, set[str]]:
             f"{source} is neither a template file nor a folder or model of the Hub with a tokenizer: "
             f"{first_line(error)} Name a file with a Jinja template, or a folder with {TEMPLATE}."
         ) from error
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer = get_tokenizer(processor)
     template = processor.chat_template or tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")

@@ -19,7 +19,6 @@ from ..data.load import load_data
 from ..data.policy import describe_rows, require_answers
 from ..data.render import end_token_id
 from ..data.rows import ROW_COLUMNS
-from ..data.tokens import get_tokenizer
 from ..errors import ConfigError, DataError, PumaError
 from ..models.attention import attention_of, check_padding_free
 from ..models.families import get_family
@@ -28,6 +27,7 @@ from ..models.parts import check_parts, check_rates, count_parameters, resolve_p
 from ..models.pixels import set_pixels
 from ..models.teacher_model import TeacherSide
 from ..models.templates import set_chat_template
+from ..models.tokenizers import get_tokenizer
 from .teacher_side import prepare_teacher
 from .unused import check_collator, name_idle, refuse_for_rows, refuse_unused, refuse_with_model
 

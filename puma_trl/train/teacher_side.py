@@ -6,10 +6,10 @@ from transformers import ProcessorMixin
 
 from ..config import PumaKLConfig
 from ..data.render import end_of_answer
-from ..data.tokens import get_tokenizer
 from ..errors import ConfigError, ModelError
 from ..models.attention import check_padding_free
 from ..models.teacher_model import TeacherSide, load_teacher_side, teacher_attention
+from ..models.tokenizers import get_tokenizer
 
 
 def prepare_teacher(

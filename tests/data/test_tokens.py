@@ -7,7 +7,8 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from puma_trl.data.render import Renderer
-from puma_trl.data.tokens import MARK, ControlTokens, _any_of, get_tokenizer
+from puma_trl.data.tokens import MARK, ControlTokens, _any_of
+from puma_trl.models.tokenizers import get_tokenizer
 
 from ..models.family_models import MINI, OTHERS, build_family
 from .tokenizers import KINDS, build, lowercase
