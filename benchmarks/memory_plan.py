@@ -5,6 +5,7 @@ What fits where: the memory of a GPU that each recipe needs, from the real model
 python benchmarks/memory_plan.py                          # every full, LoRA and QLoRA recipe, four Qwen models
 python benchmarks/memory_plan.py --models Qwen2-VL-7B     # one of benchmarks/configs
 python benchmarks/memory_plan.py --rows                   # how many rows of each recipe a card takes
+python benchmarks/memory_plan.py --teacher Qwen2-VL-7B    # stage 2 with a second model: one of those, or `frozen`
 ```
 
 The formula, and what it takes rows to be, stands in `puma_trl/start/memory.py`; `benchmarks/memory_check.py` compares
@@ -22,7 +23,7 @@ from gpu_parts.model import CONFIGS as FOLDER
 from gpu_parts.model import read_config
 
 from puma_trl.recipe import parse_recipe
-from puma_trl.start.memory import FULL, Plan, count, empty_model, make_setting, plan_setting
+from puma_trl.start.memory import FULL, Plan, count, count_teacher, empty_model, make_setting, plan_setting
 from puma_trl.start.shipped import zero_stage
 
 
@@ -42,49 +43,57 @@ def engine_of(recipe: Path) -> tuple[int, int]:
     return zero_stage(engine), 1 if engine == "single_gpu" else 8
 
 
-def plan_recipe(name: str, recipe: Path, rows: int | None = None) -> Plan:
+def plan_recipe(name: str, recipe: Path, rows: int | None = None, teacher: str | None = None) -> Plan:
     """Returns the plan of a recipe, or of it with so many rows, with the model of `benchmarks/configs/<name>.json`."""
-    config, counts, setting, is_adapted = describe_recipe(name, recipe)
+    config, counts, setting, is_adapted = describe_recipe(name, recipe, teacher)
     return plan_setting(config, counts, setting if rows is None else replace(setting, rows=rows), is_adapted)
 
 
 @functools.cache
-def describe_recipe(name: str, recipe: Path) -> tuple:
+def describe_recipe(name: str, recipe: Path, teacher: str | None = None) -> tuple:
     """Returns configuration, counts and setting of a recipe with a model, and whether adapters train."""
     config = read_config(name)
-    _, args, model_args, _ = parse_recipe([str(recipe), "--use_cpu", "true", "--bf16", "false", "--tf32", "false"])
+    argv = [str(recipe), "--use_cpu", "true", "--bf16", "false", "--tf32", "false"]
+    if teacher in CONFIGS:
+        argv += ["--teacher", "model", "--teacher_model_name_or_path", teacher]
+    elif teacher:
+        argv += ["--teacher", teacher]
+    _, args, model_args, _ = parse_recipe(argv)
+    args.teacher_load_in_4bit = teacher in CONFIGS and model_args.load_in_4bit
     counts = count(empty_model(config), model_args, args.trainable_parts)
+    second = count_teacher(args, counts, model_args.use_peft, read_config(teacher) if teacher in CONFIGS else None)
     zero, processes = engine_of(recipe)
-    return config, counts, make_setting(config, args, zero=zero, processes=processes), model_args.use_peft
+    setting = make_setting(config, args, zero=zero, processes=processes, teacher=second)
+    return config, counts, setting, model_args.use_peft
 
 
-def fitting_rows(name: str, recipe: Path, size: float) -> int:
+def fitting_rows(name: str, recipe: Path, size: float, teacher: str | None) -> int:
     """Returns the largest number of rows of a micro-batch, 1, 2, 4 … 64, for which a card has room."""
-    fits = [rows for rows in ROWS if plan_recipe(name, recipe, rows).total / 1e9 <= FULL * size]
+    fits = [rows for rows in ROWS if plan_recipe(name, recipe, rows, teacher).total / 1e9 <= FULL * size]
     return max(fits, default=0)
 
 
-def print_rows(models: list[str]) -> None:
+def print_rows(models: list[str], recipes: list[Path], teacher: str | None) -> None:
     """Prints how many rows each recipe can have on each card, of one micro-batch."""
     sizes = sorted(CARDS.values())
     print(table_head("recipe", "engine", *(f"{name}, {size} GB" for name in models for size in sizes)))
-    for recipe in RECIPES:
+    for recipe in recipes:
         zero, _ = engine_of(recipe)
-        cells = [fitting_rows(name, recipe, size) for name in models for size in sizes]
+        cells = [fitting_rows(name, recipe, size, teacher) for name in models for size in sizes]
         engine = f"ZeRO-{zero}" if zero else "one GPU"
         print(table_row([f"`{recipe.relative_to(ROOT)}`", engine, *(str(rows or "–") for rows in cells)]), flush=True)
 
 
-def print_plans(models: list[str]) -> None:
+def print_plans(models: list[str], recipes: list[Path], teacher: str | None) -> None:
     """Prints what each recipe needs, part by part, and then in short which card has room for it."""
     print(table_head("recipe", "GPUs", "rows", "model", *Plan.__annotations__, "**GB per GPU**"))
     short = [table_head("recipe", "engine", "rows", *models)]
-    for recipe in RECIPES:
+    for recipe in recipes:
         zero, gpus = engine_of(recipe)
         totals = []
         for name in models:
-            rows = describe_recipe(name, recipe)[2].rows
-            result = plan_recipe(name, recipe)
+            rows = describe_recipe(name, recipe, teacher)[2].rows
+            result = plan_recipe(name, recipe, teacher=teacher)
             totals.append(result.total / 1e9)
             parts = [f"{value / 1e9:.1f}" for value in asdict(result).values()]
             start = [f"`{recipe.relative_to(ROOT)}`", str(gpus), str(rows), name]
@@ -104,8 +113,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Memory per GPU of every recipe.")
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=CONFIGS, help="files of benchmarks/configs")
     parser.add_argument("--rows", action="store_true", help="print how many rows each card takes")
+    words = "a second model that teaches in stage 2, in 4 bits beside QLoRA: one of them, or `frozen`"
+    parser.add_argument("--teacher", choices=[*CONFIGS, "frozen"], help=words)
     args = parser.parse_args()
-    (print_rows if args.rows else print_plans)(args.models)
+    recipes = [recipe for recipe in RECIPES if args.teacher is None or recipe.stem == "stage2"]
+    (print_rows if args.rows else print_plans)(args.models, recipes, args.teacher)
 
 
 if __name__ == "__main__":

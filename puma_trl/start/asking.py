@@ -35,6 +35,7 @@ def make_parser() -> Parser:
     parser.add_argument("--model", help="folder or Hub id of the model to start from")
     parser.add_argument("--data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
     parser.add_argument("--stage", type=int, choices=tuple(TITLES), help="default: 2 for pairs, else 3; 1 for text")
+    parser.add_argument("--teacher", help="another model that teaches in stage 2 (default: the model itself)")
     parser.add_argument("--gpus", type=int, help="number of GPUs (default: those that are seen; 0 is a CPU)")
     parser.add_argument("--memory", type=float, help="GB of each GPU (default: of the first; of a CPU 3/4 of all)")
     parser.add_argument("--adapters", choices=ADAPTERS, help="default: what fits, none before lora before qlora")

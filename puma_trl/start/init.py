@@ -6,6 +6,7 @@ It reads the model's configuration and the data, and plans the memory; nothing i
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..models.attention import VARLEN, check_padding_free
 from ..models.families import get_family, is_multimodal
 from ..models.families.qwen import QWEN_VL
 from ..models.load import load_config, load_processor
-from .memory import FULL, count, empty_model, make_setting, patches_per_token, plan_setting
+from .memory import FULL, count, count_teacher, empty_model, make_setting, patches_per_token, plan_setting
 from .shipped import zero_stage
 from .train import choose_engine
 from .write import ADAPTERS, PARTS, TITLES, write_recipe
@@ -82,12 +83,15 @@ def make_recipe(args: argparse.Namespace) -> tuple[str, str]:
     rows, has_pairs = read_data(args.data)
     stage = args.stage or (2 if has_pairs and is_multimodal(config) else 3 if is_multimodal(config) else 1)
     _check_stage(stage, args, config, has_pairs)
+    teacher = read_config(args.teacher, "--teacher") if args.teacher else None
     run = _make_run(
         use_kl=stage == 2,
+        **_teacher_keys(args),
         trainable_parts=PARTS[stage] if get_family(config).parts else "all",
         max_length=min(MAX_LENGTH, config.get_text_config().max_position_embeddings),
     )
-    choice = choose(config, args.model, run, gpus, memory, [args.adapters] if args.adapters else ADAPTERS)
+    ways = [args.adapters] if args.adapters else ADAPTERS
+    choice = choose(config, args.model, run, gpus, memory, ways, teacher)
     step = max(SMALLEST_STEP, min(LARGEST_STEP, rows // STEPS))
     processes = max(gpus, 1)
     accumulation = max(1, round(step / (choice.rows * processes)))
@@ -103,7 +107,7 @@ def make_recipe(args: argparse.Namespace) -> tuple[str, str]:
     if choice.adapters != "none":
         notes.append(f"Afterwards: puma-trl merge {_output(args)} {_output(args)}-merged")
     sections = _sections(args, run, choice, accumulation, epochs=3 if rows < FEW_ROWS else 1)
-    sections["Model"] |= _padding_keys(config)
+    sections["Model"] |= _padding_keys([config, *([teacher] if teacher else [])])
     sections["Data"] |= _bound_pixels(config, processor, run.max_length // 2)
     words = f"stage {stage}, {'full fine-tuning' if choice.adapters == 'none' else choice.adapters}, {hardware}"
     return write_recipe(
@@ -124,9 +128,9 @@ def _memory(gpus: int) -> float:
     return round(0.75 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
 
 
-def read_config(name: str) -> PreTrainedConfig:
+def read_config(name: str, option: str = "--model") -> PreTrainedConfig:
     """
-    Reads the configuration of a model.
+    Reads the configuration of a model, which an option of this command names.
 
     Raises:
         ModelError: if it cannot be read, in words of this command and not of a recipe.
@@ -134,9 +138,8 @@ def read_config(name: str) -> PreTrainedConfig:
     try:
         return load_config(ModelConfig(model_name_or_path=name), _make_run())
     except ModelError as error:
-        message = (
-            str(error).split(" Recipes start from")[0].replace(f"`model_name_or_path: {name}`", f"`--model {name}`")
-        )
+        message = str(error).split(" Recipes start from")[0]
+        message = message.replace(f"`model_name_or_path: {name}`", f"`{option} {name}`")
         raise ModelError(message) from error
 
 
@@ -173,10 +176,21 @@ def _check_stage(stage: int, args: argparse.Namespace, config: PreTrainedConfig,
             f"`--stage 2` trains on pairs, but {', '.join(args.data)} has one side only. Make pairs with `puma-trl "
             "pairs build`, or choose `--stage 1` or `--stage 3`."
         )
+    if args.teacher and stage != 2:
+        raise ConfigError(
+            f"`--teacher {args.teacher}` teaches in stage 2, and this recipe is of stage {stage}. Leave it out, or "
+            "give pairs and choose `--stage 2`."
+        )
 
 
 def choose(
-    config: PreTrainedConfig, model: str, run: PumaKLConfig, gpus: int, memory: float, adapters: tuple[str, ...]
+    config: PreTrainedConfig,
+    model: str,
+    run: PumaKLConfig,
+    gpus: int,
+    memory: float,
+    adapters: Sequence[str],
+    teacher: PreTrainedConfig | None = None,
 ) -> Choice:
     """
     Returns the first way to train that fits.
@@ -190,8 +204,10 @@ def choose(
             What trains, and the length of rows.
         gpus (`int`), memory (`float`):
             The machine: GPUs, or 0 for a CPU, and GB of each.
-        adapters (`tuple[str, ...]`):
+        adapters (`Sequence[str]`):
             The ways to try, in this order.
+        teacher ([`~transformers.PreTrainedConfig`], *optional*):
+            Configuration of another model that teaches, which is in 4 bits where the model is.
 
     Raises:
         ConfigError: if none fits.
@@ -206,6 +222,8 @@ def choose(
         # where no engine keeps fp32 copies, the weights themselves must be fp32
         dtype = "float32" if not gpus or (kind == "none" and not zero) else "bfloat16"
         counts = count(empty_model(config), ModelConfig(model, **_adapter_keys(kind)), run.trainable_parts)
+        for name, value in _teacher_precision(teacher is not None, kind, engine).items():
+            setattr(run, name, value)
         setting = make_setting(
             config,
             run,
@@ -213,6 +231,7 @@ def choose(
             processes=max(gpus, 1),
             width=2 if gpus else 4,
             stored=4 if dtype == "float32" else 2,
+            teacher=count_teacher(run, counts, kind != "none", teacher),
         )
         setting.optimizer = 2 if kind == "qlora" else 8
         for rows, checkpointing in BATCHES:
@@ -239,14 +258,32 @@ def _adapter_keys(kind: str) -> dict[str, Any]:
     return keys | ({"load_in_4bit": True, "use_bnb_nested_quant": True} if kind == "qlora" else {})
 
 
+def _teacher_keys(args: argparse.Namespace) -> dict[str, Any]:
+    return {"teacher": "model", "teacher_model_name_or_path": args.teacher} if args.teacher else {"teacher": "live"}
+
+
+def _teacher_precision(is_other: bool, kind: str, engine: str) -> dict[str, Any]:
+    """Of another model, which does not train: half precision, whatever that of what trains, or 4 bits as that."""
+    if not is_other or engine == "cpu":
+        return {}
+    half = {"teacher_model_init_kwargs": {"dtype": "bfloat16"}}
+    return half | ({"teacher_load_in_4bit": True} if kind == "qlora" else {})
+
+
+def _loss_keys(args: argparse.Namespace, choice: Choice) -> dict[str, Any]:
+    precision = _teacher_precision(bool(args.teacher), choice.adapters, choice.engine)
+    return {"alpha_kl": 0.5, "lambda_kl": 0.1, "temp_kl": 1.0} | _teacher_keys(args) | precision
+
+
 def _optimizer_keys(kind: str) -> dict[str, Any]:
     return {"optim": "paged_adamw_8bit"} if kind == "qlora" else {}
 
 
-def _padding_keys(config: PreTrainedConfig) -> dict[str, Any]:
-    """Rows one behind the other, where the model can read them so."""
+def _padding_keys(configs: list[PreTrainedConfig]) -> dict[str, Any]:
+    """Rows one behind the other, where all models can read them so."""
     try:
-        check_padding_free(config, VARLEN)
+        for config in configs:
+            check_padding_free(config, VARLEN)
     except ModelError:
         return {}
     return {"attn_implementation": VARLEN, "padding_free": True}
@@ -276,7 +313,7 @@ def _sections(
             "use_kl": run.use_kl,
         },
         "Adapters": _adapter_keys(choice.adapters),
-        "Loss": {"alpha_kl": 0.5, "lambda_kl": 0.1, "teacher": "live", "temp_kl": 1.0} if run.use_kl else {},
+        "Loss": _loss_keys(args, choice) if run.use_kl else {},
         "Data": {
             "answer_mismatch": "error",
             "bad_rows": "error",

@@ -58,6 +58,8 @@ class Setting:
             Numbers that DeepSpeed's bucket of gradients takes memory for.
         stored (`int`, *optional*):
             Bytes of a number of the frozen weights, if not as in the forward.
+        teacher ([`Counts`], *optional*):
+            Weights of a second model that teaches, of [`count_teacher`].
     """
 
     width: int
@@ -73,6 +75,7 @@ class Setting:
     padding_free: bool = False
     bucket: float = REDUCE_BUCKET
     stored: int | None = None
+    teacher: "Counts | None" = None
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Counts:
     head_trains: bool = False
     tower_trains: bool = False
     adapter_inputs: int = 0  # width of the inputs of all adapters of one language-model layer
+    stored: int | None = None  # bytes of a frozen number, if not as in the setting
 
 
 def count(model: PreTrainedModel, model_args: ModelConfig, parts: list[str]) -> Counts:
@@ -110,12 +114,7 @@ def count(model: PreTrainedModel, model_args: ModelConfig, parts: list[str]) -> 
     family = get_family(model.config)
     peft_config = build_peft_config(model, model_args, parts, family)
     head = model.get_output_embeddings().weight
-    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    quantised = {
-        id(parameter)
-        for name, parameter in model.named_parameters()
-        if model_args.load_in_4bit and name in linear and part_of(name, family) == "language_model"
-    } - {id(head)}
+    quantised = _quantised(model) if model_args.load_in_4bit else set()
     if peft_config is None:
         set_trainable_parts(model, parts, family)
     else:
@@ -129,12 +128,60 @@ def count(model: PreTrainedModel, model_args: ModelConfig, parts: list[str]) -> 
             counts.tower_trains |= part == "vision_tower_low"
             if "lora_A" in name and part == "language_model":
                 counts.adapter_inputs += parameter.shape[1] // layers
-        elif id(parameter) in quantised:
-            counts.nf4 += parameter.numel()
-            counts.largest_nf4 = max(counts.largest_nf4, parameter.numel())
         else:
-            counts.frozen += parameter.numel()
+            _add_frozen(counts, parameter, quantised)
     return counts
+
+
+def _quantised(model: PreTrainedModel) -> set[int]:
+    """Returns the ids of the weights that are stored in 4 bits: the matrices of the language model but its head."""
+    family = get_family(model.config)
+    linear = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    return {
+        id(parameter)
+        for name, parameter in model.named_parameters()
+        if name in linear and part_of(name, family) == "language_model"
+    } - {id(model.get_output_embeddings().weight)}
+
+
+def _add_frozen(counts: Counts, parameter: torch.nn.Parameter, quantised: set[int]) -> None:
+    if id(parameter) in quantised:
+        counts.nf4 += parameter.numel()
+        counts.largest_nf4 = max(counts.largest_nf4, parameter.numel())
+    else:
+        counts.frozen += parameter.numel()
+
+
+def count_teacher(
+    args: PumaKLConfig, counts: Counts, is_adapted: bool, config: PreTrainedConfig | None = None
+) -> Counts | None:
+    """
+    Counts the weights of a second model that teaches: another one, or a copy where nothing can be switched off.
+
+    Args:
+        args ([`PumaKLConfig`]):
+            The recipe, of which the settings of the teacher are used.
+        counts ([`Counts`]):
+            What trains.
+        is_adapted (`bool`):
+            Whether adapters train; then the model itself teaches without them or with their average.
+        config ([`~transformers.PreTrainedConfig`], *optional*):
+            Configuration of the other model, with `teacher: model`.
+
+    Returns:
+        [`Counts`], *optional*: of a copy as of what trains, since its weights have the same types; `None` where the
+        model teaches itself.
+    """
+    if not args.use_kl or args.teacher == "live":
+        return None
+    if args.teacher == "model":
+        dtype = (args.teacher_model_init_kwargs or {}).get("dtype")
+        model, teacher = empty_model(config), Counts(stored=2 if dtype in ("bfloat16", "float16") else None)
+        quantised = _quantised(model) if args.teacher_load_in_4bit else set()
+        for parameter in model.parameters():
+            _add_frozen(teacher, parameter, quantised)
+        return teacher
+    return None if is_adapted else counts
 
 
 def plan(config: PreTrainedConfig, counts: Counts, setting: Setting, is_adapted: bool) -> Plan:
@@ -151,10 +198,8 @@ def plan(config: PreTrainedConfig, counts: Counts, setting: Setting, is_adapted:
         is_adapted (`bool`):
             Whether adapters train, which are fp32 outside DeepSpeed.
     """
-    weight_shards = setting.processes if setting.zero == 3 else 1
     state_shards = setting.processes if setting.zero else 1
-    # DeepSpeed trains in the width of the forward, beside fp32 copies if that is bf16; the other engines in fp32
-    trained_width = setting.width if setting.zero else 4
+    # DeepSpeed trains in the width of the forward, beside fp32 copies if that is bf16
     master = 4 if setting.zero and setting.width < 4 else 0
     activations = _language_activations(config.get_text_config(), counts, setting)
     activations += _tower_activations(config, counts, setting)
@@ -164,16 +209,23 @@ def plan(config: PreTrainedConfig, counts: Counts, setting: Setting, is_adapted:
         other += setting.rows * setting.length**2  # the mask
     if setting.width < 4 and (is_adapted or setting.stored == 4):
         other += setting.width * counts.trained  # autocast keeps its casts through the step
-    other += setting.width * counts.largest_nf4  # one matrix at a time is spread out
-    weights = (trained_width * counts.trained + (setting.stored or setting.width) * counts.frozen) / weight_shards
+    models = [counts, *([setting.teacher] if setting.teacher else [])]
+    other += setting.width * max(model.largest_nf4 for model in models)  # one matrix at a time is spread out
     return Plan(
-        parameters=weights + NF4 * counts.nf4,
+        parameters=sum(_weights(model, setting) for model in models),
         gradients=4 * counts.trained / state_shards,  # added in fp32
         optimizer=(master + setting.optimizer) * counts.trained / state_shards,
         activations=activations,
         loss=loss,
         other=other,
     )
+
+
+def _weights(counts: Counts, setting: Setting) -> float:
+    """Returns the bytes of the weights of a model on one GPU; what is in 4 bits is never sharded."""
+    trained_width = setting.width if setting.zero else 4  # outside DeepSpeed what trains is fp32
+    whole = trained_width * counts.trained + (counts.stored or setting.stored or setting.width) * counts.frozen
+    return whole / (setting.processes if setting.zero == 3 else 1) + NF4 * counts.nf4
 
 
 def _engine_buffers(config, counts: Counts, setting: Setting, passes: float) -> float:
@@ -187,7 +239,9 @@ def _engine_buffers(config, counts: Counts, setting: Setting, passes: float) -> 
     gathered = 0.0
     if setting.zero == 3:
         live = LIVE_PARAMETERS + config.vocab_size * config.hidden_size  # the loss reads the head outside its module
-        gathered = setting.width * min(counts.trained + counts.frozen, live)
+        # one model at a time: the pass of a teacher leaves nothing gathered
+        models = [counts, *([setting.teacher] if setting.teacher else [])]
+        gathered = setting.width * max(min(model.trained + model.frozen, live) for model in models)
     step = 4 * min(counts.trained / setting.processes, STEP_GROUP)  # gradients in one piece
     return reduced + max(gathered + sent, step - passes)
 
@@ -255,6 +309,7 @@ def make_setting(
     processes: int = 1,
     width: int = 2,
     stored: int | None = None,
+    teacher: Counts | None = None,
 ) -> Setting:
     """
     Returns the setting of a recipe.
@@ -264,7 +319,7 @@ def make_setting(
             Configuration of the model.
         args ([`PumaKLConfig`]):
             The recipe; its `bf16` is not looked at.
-        zero, processes, width, stored:
+        zero, processes, width, stored, teacher:
             See [`Setting`].
     """
     has_images = is_multimodal(config) and args.trainable_parts != ["language_model"]
@@ -281,6 +336,7 @@ def make_setting(
         optimizer=2 if "8bit" in args.optim else 8,
         padding_free=bool(args.padding_free),
         stored=stored,
+        teacher=teacher,
     )
 
 

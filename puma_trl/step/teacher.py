@@ -155,10 +155,19 @@ def _wrap(trainer: SFTTrainer, model: PreTrainedModel) -> SeparateTeacher:
     if trainer.is_deepspeed_enabled:
         teacher.wrapped = prepare_deepspeed(model, trainer.accelerator)
     elif trainer.is_fsdp_enabled:
+        # one unit is made of what is given; with the layers first, they are gathered one at a time
+        for layer in find_layers(model):
+            prepare_fsdp(layer, trainer.accelerator)
         teacher.wrapped = prepare_fsdp(model, trainer.accelerator)
     else:
         teacher.wrapped = trainer.accelerator.prepare_model(model, evaluation_mode=True)
     return teacher
+
+
+def find_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Returns the layers of a model that engines do not split, inner ones first."""
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names][::-1]
 
 
 def _copy_model(model: PreTrainedModel) -> PreTrainedModel:

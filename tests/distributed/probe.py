@@ -14,9 +14,11 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 import puma_trl.run as run
 from puma_trl.entry import run_command
+from puma_trl.step.forward import SeparateTeacher
 from puma_trl.train import watch
 from puma_trl.train.trainer import PumaKLTrainer
 
@@ -34,6 +36,27 @@ def allow_fsdp_on_cpu():
                 self.fsdp_plugin.set_mixed_precision(self._mixed_precision)
 
     AcceleratorState.__init__ = patched
+
+
+def held_share(teacher):
+    """The share of a second model's weights that this rank holds, or none where the model teaches itself."""
+    if not isinstance(teacher, SeparateTeacher):
+        return None
+    held = total = 0
+    for parameter in teacher.model.parameters():
+        if hasattr(parameter, "ds_tensor"):
+            is_whole = parameter.ds_status.name == "AVAILABLE"
+            held, total = held + (parameter if is_whole else parameter.ds_tensor).numel(), total + parameter.ds_numel
+        else:
+            here = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            held, total = held + here.numel(), total + parameter.numel()
+    return held / total
+
+
+def count_units(teacher):
+    """The number of pieces in which FSDP2 gathers a second model."""
+    modules = teacher.model.modules() if isinstance(teacher, SeparateTeacher) else ()
+    return sum(isinstance(module, FSDPModule) for module in modules)
 
 
 def main():
@@ -81,6 +104,8 @@ def main():
             "ds_persist": getattr(head, "ds_persist", None),
             "ds_status": head.ds_status.name if hasattr(head, "ds_status") else None,
             "device": self.accelerator.device.type,
+            "teacher_share": held_share(self.teacher),
+            "teacher_units": count_units(self.teacher),
             "row_ids": row_ids,
             "times": times,
             "largest": largest,

@@ -19,6 +19,7 @@ WRAPPERS = {
     "fsdp2": "FSDPModule",
 }
 LORA = {"use_peft": True, "lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0}  # dropout differs by rank
+QLORA = LORA | {"lambda_kl": 0.5, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True}
 CASES = {
     "align": {"trainable_parts": "aligner,vision_tower_low,vision_tower_high", "lambda_kl": 0.5},
     "all-untied-head-checkpointing": {"lambda_kl": 0.5, "gradient_checkpointing": True},
@@ -29,8 +30,7 @@ CASES = {
     "lora-frozen-teacher": LORA | {"lambda_kl": 0.5, "teacher": "frozen", "gradient_checkpointing": True},
     "lora-whole-aligner": LORA | {"lambda_kl": 0.5, "lora_modules_to_save": "aligner"},
     "lora-ema-teacher": LORA | {"lambda_kl": 0.5, "teacher": "ema"},
-    "qlora": LORA
-    | {"lambda_kl": 0.5, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "use_bnb_nested_quant": True},
+    "qlora-model-teacher": QLORA | {"teacher": "model", "teacher_load_in_4bit": True, "bad_rows": "drop"},
     "sft": {"use_kl": False},
 }
 
@@ -48,7 +48,7 @@ WITHOUT_PADDING = {
 REFUSED = {  # engine, case → the reason
     ("zero3", "all-ema-teacher"): "checkpoints under ZeRO-3 and FSDP do not hold",
     ("fsdp2", "all-ema-teacher"): "checkpoints under ZeRO-3 and FSDP do not hold",
-    ("zero3", "qlora"): "do not go with ZeRO-3",
+    ("zero3", "qlora-model-teacher"): "`teacher_load_in_4bit` does not go with ZeRO-3",
 }
 ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
 
@@ -67,6 +67,20 @@ def assert_engine(run, engine):
     assert [facts["wrapper"] for facts in run.facts] == [WRAPPERS[engine]] * 2
     assert run.facts[0]["device"] == "cpu"
     assert run.facts[0]["ds_status"] == ("NOT_AVAILABLE" if engine == "zero3" else None)
+
+
+def assert_teacher(run, engine, options):
+    """A second model is sharded where the engine shards parameters, but not in 4 bits."""
+    shares = [facts["teacher_share"] for facts in run.facts]
+    teacher = options.get("teacher", "live")
+    if teacher == "live" or (options.get("use_peft") and teacher != "model"):
+        assert shares == [None, None]
+    elif engine in ("zero3", "fsdp2") and not options.get("teacher_load_in_4bit"):
+        assert shares == pytest.approx([0.5, 0.5], abs=0.02)
+        layers = 4 if teacher == "frozen" else 2  # the copy has two of the language model and two of the tower
+        assert [facts["teacher_units"] for facts in run.facts] == [1 + layers if engine == "fsdp2" else 0] * 2
+    else:
+        assert shares == [1.0, 1.0]
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +102,7 @@ def test_engine_equals_one_process(launch, workspace, reference, engine, case):
     run = launch(engine, **flags(case, workspace), **(PADDING_FREE if case in WITHOUT_PADDING else {}))
     assert_engine(run, engine)
     assert_same(run, reference(case))
+    assert_teacher(run, engine, CASES[case])
     if CASES[case].get("use_kl", True):
         expected = reference(case).facts[0]["eval"]["eval_loss"]
         assert [facts["eval"]["eval_loss"] for facts in run.facts] == pytest.approx([expected] * 2, abs=1e-5)
@@ -154,7 +169,7 @@ def test_text_only_rows_with_a_frozen_vision_tower(launch, text_options, engine)
 
 def test_adapters_beside_4_bit_weights_are_fp32_under_fsdp2(launch):
     """In half precision accelerate makes no fp32 copies there; small steps would be rounded away."""
-    options = CASES["qlora"] | {"bf16": True, "dtype": "bfloat16", "lora_modules_to_save": "aligner"}
+    options = QLORA | {"bf16": True, "dtype": "bfloat16", "lora_modules_to_save": "aligner"}
     run = launch("fsdp2", **options, learning_rate=1e-6, max_steps=2)
     assert_engine(run, "fsdp2")
     assert {value.dtype for value in run.weights.values()} == {torch.float32}

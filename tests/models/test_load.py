@@ -7,6 +7,7 @@ from trl import ModelConfig
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.errors import ModelError, first_line
+from puma_trl.models import load
 from puma_trl.models.families import get_family
 from puma_trl.models.load import check_vocabulary, load_config, load_model, load_processor
 from puma_trl.models.weights import check_finite
@@ -34,6 +35,15 @@ def test_load_round_trip(checkpoint, training_args):
     model = load_model(model_args, training_args, config, get_family(config))
     assert type(model).__name__ == "Qwen2VLForConditionalGeneration"
     assert load_processor(model_args, training_args).tokenizer.pad_token == "<|endoftext|>"
+
+
+@pytest.mark.parametrize("bits", ["load_in_4bit", "load_in_8bit"])
+def test_quantised_weights_under_zero3(checkpoint, training_args, monkeypatch, bits):
+    monkeypatch.setattr(load, "is_deepspeed_zero3_enabled", lambda: True)
+    model_args = ModelConfig(model_name_or_path=str(checkpoint), use_peft=True, **{bits: True})
+    config = load_config(model_args, training_args)
+    with pytest.raises(ModelError, match="`load_in_4bit` and `load_in_8bit` do not go with ZeRO-3: .* Use DDP or"):
+        load_model(model_args, training_args, config, get_family(config))
 
 
 def test_folder_with_another_models_weights(checkpoint, training_args):

@@ -19,7 +19,7 @@ from puma_trl.start.asking import QUESTIONS, main
 from puma_trl.start.init import choose
 from puma_trl.start.write import ADAPTERS
 
-from ..models.family_models import build_family
+from ..models.family_models import build_family, write_text_model
 
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +32,7 @@ def folder(tmp_path_factory, processor):
     processor, model = build_family("qwen2_vl")
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
+    write_text_model(folder / "text")
     write_data(folder / "data", num_rows=8, num_heldout=2, seed=0, num_proc=1)
     return folder
 
@@ -74,6 +75,22 @@ def test_a_dry_run_accepts_the_recipe(write, capsys, data, options, parts):
     )
     assert f"{total} = {rows} per device × {steps} accumulation × {processes} processes" in table
     assert "8 of 8 (none dropped)" in table
+
+
+def test_another_model_that_teaches(write, folder, capsys):
+    """It is planned, named in the recipe, and a dry run accepts it."""
+    sizes = []
+    for number, options in enumerate([{}, {"teacher": folder / "text"}]):
+        write(**options, output=f"{number}.yaml", memory=16)
+        sizes.append(float(re.search(r"Memory plan: ([\d.]+) GB", Path(f"{number}.yaml").read_text())[1]))
+    values = yaml.safe_load(Path("1.yaml").read_text())
+    assert (values["teacher"], values["teacher_model_name_or_path"]) == ("model", str(folder / "text"))
+    assert not {"teacher_load_in_4bit", "teacher_model_init_kwargs"} & values.keys() and sizes[0] <= sizes[1]
+    assert run.main(["1.yaml", "--dry_run", "true"]) is None
+    assert "Qwen3ForCausalLM from" in capsys.readouterr().out
+    write(teacher=folder / "text", gpus=1, memory=24, adapters="qlora", output="4bit.yaml")
+    values = yaml.safe_load(Path("4bit.yaml").read_text())
+    assert values["teacher_load_in_4bit"] is True and values["teacher_model_init_kwargs"] == {"dtype": "bfloat16"}
 
 
 @pytest.mark.parametrize(
@@ -176,6 +193,8 @@ def test_what_must_be_given(tmp_path, monkeypatch, argv, message):
         ({"gpus": -1, "memory": 4}, ConfigError, "`--gpus` is -1; it must be 0"),
         ({"gpus": 2}, ConfigError, "`--gpus 2`: no GPU is seen here.*`--memory`"),
         ({"model": "no/such/model"}, ModelError, r"found for `--model no/such/model` .* id of a model on the Hub\.$"),
+        ({"teacher": "no/such/model"}, ModelError, "found for `--teacher no/such/model` "),
+        ({"data": "stage3", "teacher": "x"}, ConfigError, "`--teacher x` teaches in stage 2, and this .* of stage 3"),
         ({"output": "recipe.txt"}, ConfigError, "`--output recipe.txt` is not the name of a recipe.*ends with .yaml"),
     ],
 )
@@ -193,18 +212,27 @@ def test_nothing_is_overwritten(write):
 
 
 @pytest.mark.parametrize(
-    ("name", "stage", "gpus", "memory", "way"),
+    ("name", "stage", "gpus", "memory", "teacher", "way"),
     [
-        ("Qwen2-VL-7B", 3, 8, 80, "none"),
-        ("Qwen2-VL-7B", 2, 1, 40, "lora"),
-        ("Qwen2-VL-7B", 3, 1, 24, "qlora"),
-        ("Qwen2.5-VL-3B", 2, 1, 24, "lora"),
-        ("SmolVLM-256M", 3, 1, 8, "none"),
+        ("Qwen2-VL-7B", 3, 8, 80, None, "none"),
+        ("Qwen2-VL-7B", 2, 1, 40, None, "lora"),
+        ("Qwen2-VL-7B", 3, 1, 24, None, "qlora"),
+        ("Qwen2.5-VL-3B", 2, 1, 24, None, "lora"),
+        ("SmolVLM-256M", 3, 1, 8, None, "none"),
+        ("Qwen2-VL-2B", 2, 1, 24, None, "none"),
+        ("Qwen2-VL-2B", 2, 1, 40, "Qwen2-VL-7B", "none"),
+        ("Qwen2-VL-2B", 2, 1, 24, "Qwen2-VL-7B", "qlora"),
     ],
 )
-def test_what_fits_real_models(name, stage, gpus, memory, way):
-    values = json.loads((ROOT / "benchmarks" / "configs" / f"{name}.json").read_text())["config"]
-    parts = init.PARTS[stage]
-    settings = PumaKLConfig("x", use_cpu=True, bf16=False, use_kl=stage == 2, trainable_parts=parts, max_length=2048)
-    choice = choose(AutoConfig.for_model(**values), name, settings, gpus, memory, ADAPTERS)
+def test_what_fits_real_models(name, stage, gpus, memory, teacher, way):
+    def read(name):
+        return AutoConfig.for_model(
+            **json.loads((ROOT / "benchmarks" / "configs" / f"{name}.json").read_text())["config"]
+        )
+
+    values = {"use_kl": stage == 2, "trainable_parts": init.PARTS[stage], "max_length": 2048}
+    if teacher:
+        values |= {"teacher": "model", "teacher_model_name_or_path": teacher}
+    settings = PumaKLConfig("x", use_cpu=True, bf16=False, **values)
+    choice = choose(read(name), name, settings, gpus, memory, ADAPTERS, teacher and read(teacher))
     assert choice.adapters == way and choice.size <= 0.95 * memory

@@ -13,7 +13,15 @@ from puma_trl import run
 from puma_trl.config import PumaKLConfig
 from puma_trl.mini import write_data
 from puma_trl.recipe import parse_recipe
-from puma_trl.start.memory import count, empty_model, make_setting, patches_per_token, plan_setting
+from puma_trl.start.memory import (
+    NF4,
+    count,
+    count_teacher,
+    empty_model,
+    make_setting,
+    patches_per_token,
+    plan_setting,
+)
 
 from ..models.family_models import MINI, OTHERS, build_family
 
@@ -67,6 +75,36 @@ def test_frozen_weights_in_fp32_under_bf16():
     plans = [plan_setting(config, counts, replace(setting, stored=stored), False) for stored in (2, 4)]
     assert plans[1].parameters - plans[0].parameters == 2 * counts.frozen
     assert plans[1].other - plans[0].other == 2 * counts.trained
+
+
+def test_a_second_model_that_teaches():
+    """Whole on every process, sharded under ZeRO-3 unless it is in 4 bits; none where the model teaches itself."""
+    config, other = read_config("SmolVLM-256M"), read_config("Qwen2-VL-2B")
+    counts = count(empty_model(config), ModelConfig("x"), ["aligner"])
+    sizes = [empty_model(each).num_parameters() for each in (config, other)]
+
+    def parameters(zero=0, is_adapted=False, stored=None, **values):
+        if values.get("teacher") == "model":
+            values |= {"teacher_model_name_or_path": "x"}
+        args = PumaKLConfig("x", use_cpu=True, bf16=False, trainable_parts="aligner", **values)
+        teacher = count_teacher(args, counts, is_adapted, other)
+        setting = make_setting(config, args, zero=zero, processes=8, stored=stored, teacher=teacher)
+        return plan_setting(config, counts, setting, is_adapted).parameters
+
+    assert parameters(2, teacher="frozen") == 2 * parameters(2) == 2 * 2 * sizes[0]
+    assert parameters(3, teacher="frozen") == 2 * parameters(3) == 2 * 2 * sizes[0] / 8
+    assert parameters(0, teacher="ema") == 2 * parameters(0)
+    assert parameters(0, True, teacher="frozen") == parameters(0, True, teacher="ema") == parameters(0)
+    assert parameters(2, use_kl=False) == parameters(2)
+    for adapted in (False, True):
+        assert parameters(2, adapted, teacher="model") == parameters(2) + 2 * sizes[1]
+        assert parameters(3, adapted, teacher="model") == parameters(3) + 2 * sizes[1] / 8
+    half = {"teacher": "model", "teacher_model_init_kwargs": {"dtype": "bfloat16"}}
+    assert parameters(0, stored=4, **half) == parameters(0, stored=4) + 2 * sizes[1]
+    assert parameters(0, stored=4, teacher="model") == parameters(0, stored=4) + 4 * sizes[1]
+    in_4bit = parameters(2, teacher="model", teacher_load_in_4bit=True) - parameters(2)
+    head, tower = 2 * other.text_config.vocab_size * other.text_config.hidden_size, 2 * 0.7e9
+    assert NF4 * sizes[1] < in_4bit < NF4 * sizes[1] + head + tower < 2 * sizes[1]
 
 
 @pytest.mark.parametrize(("folder", "stage"), STAGES)
