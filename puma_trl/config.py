@@ -342,6 +342,8 @@ class PumaScriptArguments:
             Configuration of the Hub datasets.
         dataset_train_split (`str`, *optional*, defaults to `"train"`):
             Split of the Hub datasets to train on.
+        dataset_test_split (`str`, *optional*, defaults to `"test"`):
+            Split of those of `eval_dataset_name` and `gap_dataset_name`.
         eval_dataset_name (`list[str]`, *optional*):
             Data to evaluate on, in the same forms as `dataset_name`.
         eval_split_size (`float`, *optional*):
@@ -366,9 +368,8 @@ class PumaScriptArguments:
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the Hub datasets."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split of the Hub datasets to train on."})
-    eval_dataset_name: list[str] | None = field(
-        default=None, metadata={"help": "Data to evaluate on, in the same forms as `dataset_name`."}
-    )
+    dataset_test_split: str = field(default="test", metadata={"help": "Split of those that are evaluated on."})
+    eval_dataset_name: list[str] | None = field(default=None, metadata={"help": "Data to evaluate on, in such forms."})
     eval_split_size: float | None = field(
         default=None,
         metadata={"help": "Part of the training data to evaluate on: a share below 1, or a number of rows."},

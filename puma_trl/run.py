@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int | None:
     check_rates_by_name(training_args, as_list(model_args.lora_modules_to_save), family)
     teacher = prepare_readers(training_args, processor, config, model_args.attn_implementation)
     dataset, reports = load_data(script_args, training_args, processor, family, teacher)
-    gap_pairs = load_gap_pairs(script_args, training_args, processor, family)
+    gap_pairs = load_gap_pairs(script_args, training_args, processor, family, reports["train"])
 
     # 3. Model
     model = load_model(model_args, training_args, config, family)

@@ -30,8 +30,9 @@ COLUMN_FEATURES = {
     "history": List({"role": Value("string"), "content": Value("string")}),
 }
 # The row as it is trained on, what is measured on it, the position of its file, what it has in common with rows of the
-# same content and of the same but for answers, what tells whether its image files have changed since, columns that are
-# new in it and not read, and, if it cannot be used, why and how it stood in the file.
+# same content, of the same but for answers, and of the same vision-rich or only side, what tells whether its image
+# files have changed since, columns that are new in it and not read, and, if it cannot be used, why and how it stood in
+# the file.
 FEATURES = Features(
     {
         "row_id": Value("string"),
@@ -41,6 +42,7 @@ FEATURES = Features(
         "source": Value("int32"),
         "digest": Value("int64"),
         "prompt_digest": Value("int64"),
+        "side_digest": Value("int64"),
         "image_stamps": List(Value("int64")),
         "image_stamps_2": List(Value("int64")),
         "unread": List(Value("string")),
@@ -245,6 +247,8 @@ class RowChecker:
             if row["problem"] is None:
                 row["problem"] = self._check_content(row) or self._check_images(row)
                 row["prompt_digest"], row["digest"] = digest_row(row, ROW_COLUMNS)
+                side = self._sides(row)[-1]
+                _, row["side_digest"] = digest_row(row, [f"{name}{side}" for name in COLUMN_FEATURES])
         if self.counter is not None:
             self._measure([row for row in rows if row["problem"] is None])
         return rows

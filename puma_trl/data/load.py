@@ -29,12 +29,15 @@ from .checks import FEATURES, SIDE_NAMES, RowChecker, SampledAnswers, TokenCount
 from .files import Chunk, Source, find_chunks, find_sources, table_source
 from .forms import find_forms
 from .policy import DataReport, apply_policy, describe_rows, require_pictures, write_dropped
-from .shared import digests_of, find_shared
+from .shared import word_repeats, word_shared
 
 
 logger = get_logger(__name__)
 
 CHUNK_FEATURES = Features({name: Value("int64") for name in Chunk._fields})
+
+# What to do about data to evaluate on that is trained on
+REMEDY = "Name other data, or hold a part out with `eval_split_size`."
 
 # By default, cores up to this number check the data.
 MAX_PROCESSES = 16
@@ -86,7 +89,7 @@ def load_data(
     """
     data, family = _read_names(data), family or families.family_of_processor(processor)
     readers = [(processor, family)] if teacher is None else [(processor, family), (teacher.processor, teacher.family)]
-    splits, reports, dropped, digests, prompts = {}, {}, [], {}, {}
+    splits, reports, dropped = {}, {}, []
     takes_images = isinstance(processor, ProcessorMixin)
     with fill_first(training_args, "loading and checking the data") as fills:
         found = _find_splits(data, training_args)
@@ -94,17 +97,33 @@ def load_data(
         known_as = _digest(*((family, _processor_digest(processor)) for processor, family in readers))
         for split, sources in found.items():
             rows = _check_split(split, sources, training_args, counters, known_as, fills)
-            digests[split], prompts[split] = digests_of(rows), digests_of(rows, "prompt_digest")
             splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
                 require_pictures(reports[split], split, training_args)
-    for line in find_shared(digests, prompts if training_args.on_policy_share else digests):
+    for line in _word_repeated(reports, training_args):
         logger.warning(line)
     if dropped and training_args.process_index == 0:
         write_dropped(dropped, training_args.output_dir)
     if isinstance(data, PumaScriptArguments) and data.eval_split_size is not None:
         _hold_out(splits, reports, data.eval_split_size, training_args.seed)
     return DatasetDict(splits), reports
+
+
+def _word_repeated(reports: Mapping[str, DataReport], training_args: PumaKLConfig) -> list[str]:
+    """Words what rows stand in the data more than once; where answers are sampled, prompts alone are trained on."""
+    kind = "prompt_digest" if training_args.on_policy_share else "digest"
+    lines = []
+    if "train" in reports:
+        trained = reports["train"].digests
+        lines = [
+            word_repeats(trained["digest"]),
+            *(
+                word_shared(split, report.digests[kind], trained[kind], REMEDY)
+                for split, report in reports.items()
+                if split != "train"
+            ),
+        ]
+    return [line for line in lines if line is not None]
 
 
 def _read_names(data: Any) -> PumaScriptArguments | Dataset | Mapping[str, Dataset]:
@@ -126,9 +145,15 @@ def _find_splits(
     """Finds the sources of the splits and their forms; a column of the mapping may be in some of them only."""
     root = training_args.image_root
     if isinstance(data, PumaScriptArguments):
-        names = {"train": data.dataset_name, "eval": data.eval_dataset_name}
-        where = (root, data.dataset_config, data.dataset_train_split)
-        found = {split: find_sources(names[split], *where) for split in names if names[split]}
+        named = {
+            "train": (data.dataset_name, data.dataset_train_split),
+            "eval": (data.eval_dataset_name, data.dataset_test_split),
+        }
+        found = {
+            split: find_sources(names, root, data.dataset_config, of_hub)
+            for split, (names, of_hub) in named.items()
+            if names
+        }
     else:
         found = {split: [table_source(table, split, root)] for split, table in as_splits(data).items()}
     sources = [source for sources in found.values() for source in sources]
@@ -155,7 +180,7 @@ def _refuse_shared(splits: dict[str, list[Source]]) -> None:
         if shared is not None:
             raise DataError(
                 f"'{shared.path or shared.name}' is among the train data and the {split} data, where it would show "
-                "what was learned by heart. Name other data, or hold a part out with `eval_split_size`."
+                f"what was learned by heart. {REMEDY}"
             )
 
 

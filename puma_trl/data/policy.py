@@ -20,6 +20,7 @@ from .checks import MISMATCH, PICTURE_TOKENS, SAMPLED_TOKENS
 from .columns import COLUMNS, word_columns
 from .files import DROPPED, Source
 from .rows import ROW_COLUMNS
+from .shared import DIGESTS, digests_of
 from .turns import NO_ANSWER
 
 
@@ -38,8 +39,8 @@ REMEDIES = {
     "{image_url: picture}` names the column of the pictures.",
     "unread key": "Take out what is not read of a turn, or write it into the text; pictures stand in parts of "
     'their own (`{"type": "image", "image": "a.png"}`).',
-    "unread column": "`columns` says what a column is (`{image_url_2: picture}`) or leaves it out (`{picture: "
-    "ignore}`).",
+    "unread column": "`columns: {image_url_2: picture}` says what a column is, and `columns: {picture: ignore}` "
+    "leaves it out.",
 }
 
 # What is said where the text-rich side of a pair has an answer, and the vision-rich side none
@@ -75,6 +76,8 @@ class DataReport:
             Columns that the data has and that are not read.
         rows_without_answer (`int`):
             Rows kept that have none, which the student writes itself.
+        digests (`dict[str, np.ndarray]`):
+            Column of `DIGESTS` → what tells whether other data shares rows (see [`word_shared`]).
     """
 
     rows_read: int
@@ -84,6 +87,7 @@ class DataReport:
     images: dict[str, int] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     rows_without_answer: int = 0
+    digests: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def trained_images(self) -> int:
@@ -143,6 +147,7 @@ def apply_policy(
     report = describe_rows(kept)
     report.rows_read, report.dropped = len(rows), dict(kinds.most_common())
     report.unread = _unread_columns(rows, sources)
+    report.digests = {name: digests_of(rows, name) for name in DIGESTS}
     return kept, report
 
 

@@ -2,13 +2,17 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from ..errors import DataError
+
+
+# Columns of checked rows with what they have in common with others: all, all but answers, the vision-rich or only side
+DIGESTS = ("digest", "prompt_digest", "side_digest")
 
 
 def digest_row(row: dict[str, Any], columns: Sequence[str]) -> tuple[int, int]:
@@ -44,45 +48,54 @@ def _identify(image: dict[str, Any]) -> Any:
         return image["path"]
 
 
-def digests_of(rows: Dataset, name: str = "digest") -> np.ndarray:
-    """Returns the digests of the checked rows that can be used; `"prompt_digest"` is that without the answers."""
-    column = rows.data.column(name)
-    return column.filter(rows.data.column("problem").is_null()).to_numpy()
+def digests_of(rows: Dataset, name: str) -> np.ndarray:
+    """Returns a column of digests, of the checked rows that can be used."""
+    return rows.data.column(name).filter(rows.data.column("problem").is_null()).to_numpy()
 
 
-def find_shared(digests: Mapping[str, np.ndarray], compared: Mapping[str, np.ndarray] | None = None) -> list[str]:
+def word_repeats(digests: np.ndarray) -> str | None:
     """
-    Words what rows stand in the data more than once.
+    Words how many rows of the training data stand there more than once, if some do.
 
     Args:
-        digests (`dict[str, np.ndarray]`):
-            Split → the digests of its rows.
-        compared (`dict[str, np.ndarray]`, *optional*):
-            The same by which the data to evaluate on is compared with that to train on. Where answers are sampled,
-            their prompts alone are trained on.
+        digests (`np.ndarray`):
+            The digests of the whole rows.
+    """
+    more = len(digests) - len(np.unique(digests))
+    if not more:
+        return None
+    return (
+        f"{more:,} of the {len(digests):,} rows of the train data repeat another one, text and picture, and are "
+        "trained on each time."
+    )
+
+
+def word_shared(split: str, digests: np.ndarray, trained: np.ndarray, remedy: str) -> str | None:
+    """
+    Words how many rows to evaluate on are trained on, if some are.
+
+    Args:
+        split (`str`):
+            What messages call the rows.
+        digests (`np.ndarray`):
+            Their digests.
+        trained (`np.ndarray`):
+            Those of the training data, of the same kind.
+        remedy (`str`):
+            What to do if all are.
 
     Raises:
-        DataError: if all rows of a split to evaluate on are trained on.
+        DataError: if all are.
     """
-    trained, lines = digests.get("train", np.array([], np.int64)), []
-    more = len(trained) - len(np.unique(trained))
-    if more:
-        lines.append(
-            f"{more:,} of the {len(trained):,} rows of the train data repeat another one, text and picture, and are "
-            "trained on each time."
+    count = int(np.isin(digests, trained).sum())
+    if count and count == len(digests):
+        raise DataError(
+            f"All {count:,} rows of the {split} data are among the train data, where they would show what was "
+            f"learned by heart. {remedy}"
         )
-    compared = digests if compared is None else compared
-    trained = compared.get("train", trained)
-    for split, values in compared.items():
-        count = int(np.isin(values, trained).sum()) if split != "train" else 0
-        if count and count == len(values):
-            raise DataError(
-                f"All {count:,} rows of the {split} data are among the train data, where they would show what was "
-                "learned by heart. Name other data, or hold a part out with `eval_split_size`."
-            )
-        if count:
-            lines.append(
-                f"{count:,} of the {len(values):,} rows of the {split} data are among the train data too, where they "
-                "show what was learned by heart. Take them out of one of both."
-            )
-    return lines
+    if not count:
+        return None
+    return (
+        f"{count:,} of the {len(digests):,} rows of the {split} data are among the train data too, where they show "
+        "what was learned by heart. Take them out of one of both."
+    )

@@ -3,6 +3,7 @@
 import copy
 from typing import Any
 
+from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import ProcessorMixin, Trainer, TrainerCallback
@@ -10,6 +11,8 @@ from transformers import ProcessorMixin, Trainer, TrainerCallback
 from ..config import PumaKLConfig, PumaScriptArguments
 from ..data.files import find_sources
 from ..data.load import load_data
+from ..data.policy import DataReport
+from ..data.shared import word_shared
 from ..errors import ConfigError, DataError
 from ..models.families import Family
 from ..train.whole_model import whole_model
@@ -18,26 +21,36 @@ from .gap_summary import summarise_answers
 from .local_model import Generator
 
 
+logger = get_logger(__name__)
+
+REMEDY = "Name pairs that are held out."
 # What the best model may be chosen by, and what is logged besides
 METRICS = ("text_rich_accuracy", "vision_rich_accuracy", "gap", "agreement")
 LENGTHS = ("text_rich_tokens", "vision_rich_tokens")
 
 
 def load_gap_pairs(
-    data: PumaScriptArguments, args: PumaKLConfig, processor: ProcessorMixin, family: Family
+    data: PumaScriptArguments,
+    args: PumaKLConfig,
+    processor: ProcessorMixin,
+    family: Family,
+    trained: DataReport,
 ) -> Dataset | None:
     """
     Loads and checks the pairs on which a run measures its gap, by the rules of training.
 
     Args:
         data ([`PumaScriptArguments`]):
-            `gap_dataset_name` is read, and the data to train on is looked at.
+            `gap_dataset_name` is read, of a dataset of the Hub its `dataset_test_split`. The names of the data to
+            train on are looked at.
         args ([`PumaKLConfig`]):
             Training arguments.
         processor ([`~transformers.ProcessorMixin`]):
             Processor of the model.
         family ([`Family`]):
             Its family.
+        trained ([`DataReport`]):
+            What [`load_data`] told of the data to train on.
 
     Returns:
         The pairs, or `None` where no gap is measured.
@@ -56,21 +69,27 @@ def load_gap_pairs(
         return None
     if not isinstance(processor, ProcessorMixin):
         raise ConfigError("`gap_dataset_name` is set, but the model reads no pictures. Leave it out.")
-    sources = {
-        name: find_sources(names, args.image_root, data.dataset_config, data.dataset_train_split)
-        for name, names in (("train", data.dataset_name), ("gap", data.gap_dataset_name))
-    }
-    trained = {source.identity for source in sources["train"]}
-    shared = next((source for source in sources["gap"] if source.identity in trained), None)
+    named = ((data.dataset_name, data.dataset_train_split), (data.gap_dataset_name, data.dataset_test_split))
+    sources = [find_sources(names, args.image_root, data.dataset_config, split) for names, split in named]
+    identities = {source.identity for source in sources[0]}
+    shared = next((source for source in sources[1] if source.identity in identities), None)
     if shared is not None:
-        raise DataError(
-            f"`gap_dataset_name`: '{shared.path or shared.name}' is trained on. Name pairs that are held out."
-        )
+        raise DataError(f"`gap_dataset_name`: '{shared.path or shared.name}' is trained on. {REMEDY}")
     settings = copy.copy(args)
     settings.use_kl, settings.answer_mismatch, settings.max_length = True, "student", None
     settings.on_policy_share = 0.0  # replies are compared with answers
     settings.columns = args.columns if args.use_kl else None  # which is of one-sided rows
-    splits, _ = load_data(PumaScriptArguments(dataset_name=data.gap_dataset_name), settings, processor, family)
+    pairs = PumaScriptArguments(
+        dataset_name=data.gap_dataset_name,
+        dataset_config=data.dataset_config,
+        dataset_train_split=data.dataset_test_split,
+    )
+    splits, reports = load_data(pairs, settings, processor, family)
+    # without KL one side is trained on, and where answers are sampled, prompts alone
+    kind = "side_digest" if not args.use_kl else "prompt_digest" if args.on_policy_share else "digest"
+    line = word_shared("gap", reports["train"].digests[kind], trained.digests[kind], REMEDY)
+    if line is not None:
+        logger.warning(line)
     return splits["train"]
 
 

@@ -278,8 +278,14 @@ def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
 
 
 def _idle_of_script(args: PumaScriptArguments) -> Iterator[tuple[tuple[str, ...], str]]:
-    if all(os.path.exists(name) for name in [*args.dataset_name, *(args.eval_dataset_name or [])]):
-        yield ("dataset_config", "dataset_train_split"), "dataset_name: files"
+    evaluated = [*(args.eval_dataset_name or []), *(args.gap_dataset_name or [])]
+    if all(map(os.path.exists, [*args.dataset_name, *evaluated])):
+        yield ("dataset_config",), "dataset_name: files"
+    if all(map(os.path.exists, args.dataset_name)):
+        yield ("dataset_train_split",), "dataset_name: files"
+    if all(map(os.path.exists, evaluated)):
+        why = "eval_dataset_name: files" if evaluated else "no eval_dataset_name or gap_dataset_name"
+        yield ("dataset_test_split",), why
 
 
 def _idle_of_model(args: ModelConfig) -> Iterator[tuple[tuple[str, ...], str]]:

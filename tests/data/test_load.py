@@ -155,6 +155,21 @@ def test_rows_of_the_same_content_cannot_be_evaluated_on(folder, load, caplog):
     assert "are among" not in caplog.text
 
 
+def test_splits_of_the_hub(folder, load, monkeypatch):
+    """One name may stand for the data to train and to evaluate on."""
+    asked = []
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        return Dataset.from_list([pair(len(asked))])
+
+    monkeypatch.setattr(data_files, "load_dataset", load_dataset)
+    options = {"image_root": str(folder), "dataset_config": "hard"}
+    load("owner/pairs", eval_dataset_name="owner/pairs", **options)
+    load("owner/pairs", eval_dataset_name="owner/pairs", dataset_test_split="validation", **options)
+    assert asked == [("owner/pairs", "hard", split) for split in ("train", "test", "train", "validation")]
+
+
 def test_rows_that_repeat_others_are_counted(folder, load, caplog):
     load(write(folder / "pairs.jsonl", [pair(0)] * 3 + [pair(1), pair(1), pair(2)]))
     assert "3 of the 6 rows of the train data repeat another one" in caplog.text

@@ -3,17 +3,26 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 
 from puma_trl import run
 from puma_trl.config import PumaKLConfig, PumaScriptArguments
+from puma_trl.data import files as data_files
+from puma_trl.data.load import load_data
+from puma_trl.data.policy import DataReport
+from puma_trl.data.shared import DIGESTS
 from puma_trl.errors import ConfigError, DataError
 from puma_trl.evaluation import training_gap
 from puma_trl.evaluation.training_gap import METRICS, GapCallback, load_gap_pairs
 from puma_trl.models.families import get_family
 from puma_trl.record.curves import PANELS
+
+
+NOTHING = DataReport(0, 0, digests=dict.fromkeys(DIGESTS, np.array([], np.int64)))
 
 
 @pytest.fixture
@@ -138,7 +147,50 @@ def test_refusals(folder, processor, tiny_model, data, args, kind, message):
     script = PumaScriptArguments(**paths, gap_eval_steps=paths["gap_dataset_name"] and 1)
     training = PumaKLConfig(str(folder / "out"), bf16=False, use_cpu=True, report_to="none", **args)
     with pytest.raises(kind, match=message):
-        load_gap_pairs(script, training, processor, get_family(tiny_model().config))
+        load_gap_pairs(script, training, processor, get_family(tiny_model().config), NOTHING)
+
+
+@pytest.mark.parametrize("use_kl", [True, False])
+@pytest.mark.parametrize("shared", [1, 4])
+def test_pairs_that_are_trained_on(folder, processor, tiny_model, caplog, use_kl, shared):
+    """Known by texts and pictures, in whatever file; also where one side of them is trained on."""
+    held_out = [json.loads(line) for line in (folder / "held_out.jsonl").read_text().splitlines()]
+    rows = held_out[:shared]
+    if not use_kl:
+        names = ("instruction", "output", "image_url")
+        rows = [{name: row[f"{name}_2"] for name in names} for row in rows]
+    (folder / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    script = PumaScriptArguments(
+        dataset_name=str(folder / "other.jsonl"), gap_dataset_name=str(folder / "held_out.jsonl"), gap_eval_steps=1
+    )
+    values = {"bf16": False, "use_cpu": True, "report_to": "none", "dataset_num_proc": 1}
+    training = PumaKLConfig(str(folder / "out"), use_kl=use_kl, **values)
+    family = get_family(tiny_model().config)
+    _, reports = load_data(script, training, processor, family)
+    if shared == 4:
+        with pytest.raises(DataError, match="All 4 rows of the gap data are among the train data.* Name pairs that"):
+            load_gap_pairs(script, training, processor, family, reports["train"])
+    else:
+        assert len(load_gap_pairs(script, training, processor, family, reports["train"])) == 4
+        assert "1 of the 4 rows of the gap data are among the train data too" in caplog.text
+
+
+def test_pairs_of_the_hub(folder, processor, tiny_model, monkeypatch):
+    """Of the same configuration, and of the split to evaluate on."""
+    asked = []
+
+    def load_dataset(name, config, split):
+        asked.append((name, config, split))
+        return Dataset.from_json(str(folder / ("train.jsonl" if split == "train" else "held_out.jsonl")))
+
+    monkeypatch.setattr(data_files, "load_dataset", load_dataset)
+    values = {"dataset_name": "a/b", "gap_dataset_name": "a/b", "dataset_config": "hard", "dataset_test_split": "held"}
+    script = PumaScriptArguments(**values, gap_eval_steps=1)
+    values = {"bf16": False, "use_cpu": True, "report_to": "none", "dataset_num_proc": 1, "image_root": str(folder)}
+    training = PumaKLConfig(str(folder / "out"), **values)
+    pairs = load_gap_pairs(script, training, processor, get_family(tiny_model().config), NOTHING)
+    assert len(pairs) == 4 and set(asked[1:]) == {("a/b", "hard", "held")}
+    assert asked[0] == ("a/b", "hard", "train")
 
 
 @pytest.mark.parametrize("given", [{"gap_eval_steps": 5}, {"gap_dataset_name": "pairs.jsonl"}])

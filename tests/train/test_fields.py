@@ -469,6 +469,12 @@ def test_settings_that_another_one_idles_are_named(make, pairs, caplog):
     why = "(`dataset_name: files`)"
     assert find_idle(data) == [f"`dataset_config: main` {why}", f"`dataset_train_split: tset` {why}"]
     assert find_idle(PumaScriptArguments(dataset_name=["some/data"], dataset_train_split="tset")) == []
+    data = PumaScriptArguments(dataset_name=["some/data"], dataset_test_split="validation")
+    assert find_idle(data) == ["`dataset_test_split: validation` (`no eval_dataset_name or gap_dataset_name`)"]
+    data.eval_dataset_name = [__file__]
+    assert find_idle(data) == ["`dataset_test_split: validation` (`eval_dataset_name: files`)"]
+    data.eval_dataset_name = ["some/data"]
+    assert find_idle(data) == []
 
 
 # What loads the model: field → another value. Adapters, and what is told of elsewhere, follow.
@@ -482,7 +488,8 @@ ELSEWHERE = {
     "lora_task_type": "test_fields_without_effect_in_a_recipe",
     "dataset_name": "test_several_names_folders_and_an_image_root",
     "dataset_config": "test_settings_that_another_one_idles_are_named",
-    "dataset_train_split": "test_settings_that_another_one_idles_are_named",
+    "dataset_train_split": "test_splits_of_the_hub",
+    "dataset_test_split": "test_splits_of_the_hub",
     "eval_dataset_name": "test_an_eval_file",
     "eval_split_size": "test_a_share_or_a_number_is_held_out_by_the_seed",
     "gap_dataset_name": "test_gap_is_logged_and_changes_nothing_that_is_learned",
