@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 from puma_trl.mini import build_model, build_processor
 
 from .browser import browser, chromium  # noqa: F401, fixtures
+from .chat_server import api  # noqa: F401, a fixture
 from .hub_server import server  # noqa: F401, a fixture
 
 

@@ -44,8 +44,7 @@ def run_extract(
     """
     benchmark = source.benchmark
     rule = rule or ("official" if llm else benchmark.default_extraction)
-    # a `final` extraction never asks a language model, nor does We-Math
-    if rule == "final" or not benchmark.official_needs_llm:
+    if rule not in benchmark.llm_rules:
         llm = None
     columns = benchmark.columns + benchmark.extraction_columns.get(rule, ())
     items = load_items(
@@ -82,7 +81,7 @@ def _ask_all(
     output: Path,
 ) -> tuple[dict[str, str], int]:
     """Returns the language model's extractions by id (asked once each, kept in a cache file), and the failures."""
-    server = Server.connect(llm, llm.max_tokens)
+    server = Server(llm, llm.max_tokens)
     chats = {}
     for item in items:
         key = benchmark.item_id(item)

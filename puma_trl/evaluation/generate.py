@@ -51,7 +51,7 @@ def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allo
         return Questions(benchmark, items, texts, pictures)
 
     if settings.backend == "openai":
-        server = Server.connect(settings, settings.max_new_tokens)
+        server = Server(settings, settings.max_new_tokens)
         _open_responses(source, settings, output)
         _ask_server(find(), settings, server, output, allow_partial)
         return True

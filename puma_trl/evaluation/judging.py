@@ -73,7 +73,7 @@ def make_judge(name: str, benchmark: Benchmark, llm: LLMSettings | None, cache: 
         return lambda items, responses, scored: judge_by_math_verify(benchmark, items, responses, scored)
     if llm is None:
         raise EvaluationError("--judge openai needs the name of a model: pass --llm.")
-    server = Server.connect(llm, llm.max_tokens)
+    server = Server(llm, llm.max_tokens)
     return lambda items, responses, scored: judge_by_server(benchmark, items, responses, scored, server, cache)
 
 

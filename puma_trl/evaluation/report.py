@@ -176,8 +176,8 @@ def describe_protocol(
         lines.append("Extractions: " + ", ".join(f"{count:,} {name}" for name, count in counts.items()) + ".")
     judge = metrics["judge_settings"]
     lines.append(f"Judge: {metrics['judge']}" + (f" ({judge})." if judge else "."))
-    official_needs_llm = BENCHMARKS[metrics["benchmark"]].official_needs_llm
-    if rule == "final" or (rule == "official" and not llm and official_needs_llm):
+    asks_llm = "official" in BENCHMARKS[metrics["benchmark"]].llm_rules
+    if rule == "final" or (rule == "official" and not llm and asks_llm):
         lines.append(
             "**This is not the official protocol**, whose extraction needs a language model: do not compare these "
             "figures with published ones."

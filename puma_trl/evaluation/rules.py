@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..record.intervals import wilson
-from .benchmarks import Benchmark, MathVista
+from .benchmarks import Benchmark
 from .files import write_json, write_text
 from .judging import Judge
 from .rates import markdown_table, percent
@@ -91,10 +91,8 @@ def run_rules(replies: Replies, output: Path, rules: Sequence[str], judge: Judge
 
 def _note_unasked(benchmark: Benchmark, rules: list[str]) -> list[str]:
     """Returns the lines that name the rules of which only the steps without a language model were taken."""
-    short = [
-        rule for rule in rules if rule == "official" or (rule == "math_puma" and isinstance(benchmark, MathVista))
-    ]
-    if not benchmark.official_needs_llm or not short:
+    short = [rule for rule in rules if rule in benchmark.llm_rules]
+    if not short:
         return []
     return [
         "",

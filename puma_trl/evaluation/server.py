@@ -35,67 +35,47 @@ class Server:
     long as a `Retry-After` header says.
 
     Args:
-        model (`str`):
-            Name of the model at the server.
-        base_url (`str`, *optional*):
-            Address of the API, such as `http://127.0.0.1:8000/v1`. Defaults to the openai client's.
-        concurrency (`int`, *optional*, defaults to `8`):
-            Largest number of requests under way.
-        timeout (`float`, *optional*, defaults to `120.0`):
-            Seconds that one try may take, to the last byte of the reply.
-        max_retries (`int`, *optional*, defaults to `5`):
-            Tries after the first.
-        max_tokens (`int`, *optional*, defaults to `2048`):
+        settings ([`ServerSettings`]):
+            The model, the address of the API, and the limits of requests.
+        max_tokens (`int`):
             Room for a reply, thoughts included.
 
     Raises:
-        EvaluationError: if the official API is meant and the environment holds no key.
+        EvaluationError: if a limit cannot be one, or the official API is meant and the environment holds no key.
     """
 
-    def __init__(
-        self,
-        model: str,
-        base_url: str | None = None,
-        concurrency: int = 8,
-        timeout: float = 120.0,
-        max_retries: int = 5,
-        max_tokens: int = 2048,
-    ):
+    def __init__(self, settings: ServerSettings, max_tokens: int):
         from openai import AsyncOpenAI
 
         from .http_client import BoundedClient
 
-        if concurrency < 1 or timeout <= 0 or max_retries < 0 or max_tokens < 1:
+        if min(settings.concurrency, max_tokens) < 1 or settings.timeout <= 0 or settings.max_retries < 0:
             raise EvaluationError(
-                f"`concurrency` is {concurrency}, `timeout` {timeout}, `max_retries` {max_retries} and the room for a "
-                f"reply {max_tokens} tokens: `max_retries` must not be negative, the others positive."
+                f"`concurrency` is {settings.concurrency}, `timeout` {settings.timeout}, `max_retries` "
+                f"{settings.max_retries} and the room for a reply {max_tokens} tokens: `max_retries` must not be "
+                "negative, the others positive."
             )
         key = os.environ.get(KEY_VARIABLE)
-        if key is None and base_url is None and URL_VARIABLE not in os.environ:
+        if key is None and settings.base_url is None and URL_VARIABLE not in os.environ:
             raise EvaluationError(
-                f"No server to ask {model}: set {KEY_VARIABLE} in the environment for OpenAI's own, or name the "
-                "address of another with --base_url (the model under test) or --llm_base_url (extraction and judge)."
+                f"No server to ask {settings.model}: set {KEY_VARIABLE} in the environment for OpenAI's own, or name "
+                "the address of another with --base_url (the model under test) or --llm_base_url (extraction and "
+                "judge)."
             )
-        self.model = model
-        self.concurrency = concurrency
+        self.model = settings.model
+        self.concurrency = settings.concurrency
         self.max_tokens = max_tokens
         self.has_forms = True  # until a server refuses
         self.client = AsyncOpenAI(
             api_key=key or "none",  # servers of one's own ask for no key, but the client does
-            base_url=base_url,
-            timeout=timeout,
-            max_retries=max_retries,
-            http_client=BoundedClient(timeout),
+            base_url=settings.base_url,
+            timeout=settings.timeout,
+            max_retries=settings.max_retries,
+            http_client=BoundedClient(settings.timeout),
         )
         # one loop for all threads that ask: only such requests can be given up at any moment
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-
-    @classmethod
-    def connect(cls, settings: ServerSettings, max_tokens: int) -> "Server":
-        """Makes the server that the settings describe, with that much room for a reply."""
-        limits = (settings.concurrency, settings.timeout, settings.max_retries, max_tokens)
-        return cls(settings.model, settings.base_url, *limits)
 
     def fingerprint(self, messages: list[dict[str, Any]]) -> str:
         """Returns a key of a chat with this model, under which a file keeps its outcome."""

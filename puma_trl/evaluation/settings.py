@@ -37,7 +37,7 @@ class ServerSettings:
         model (`str`):
             Name of the model at the server.
         base_url (`str`, *optional*):
-            Address of the API. Defaults to the openai client's.
+            Address of the API, such as `http://127.0.0.1:8000/v1`. Defaults to the openai client's.
         concurrency (`int`, *optional*, defaults to `8`):
             Largest number of requests under way.
         timeout (`float`, *optional*, defaults to `120.0`):

@@ -13,9 +13,14 @@ from puma_trl.errors import EvaluationError
 from puma_trl.evaluation import server as server_module
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.server import Server
+from puma_trl.evaluation.settings import ServerSettings
 
-from .conftest import SECRET
+from ..chat_server import SECRET
 from .helpers import make_items, read_rows, verse_item, vista_item, write_data, write_rows
+
+
+def connect(*args, **options):
+    return Server(ServerSettings(*args, **options), max_tokens=64)
 
 
 def ask_hello(server):
@@ -25,7 +30,7 @@ def ask_hello(server):
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_busy_server_is_asked_again(api, status):
     busy = api(lambda body, number: (status, "busy") if number < 3 else (200, "fine"))
-    assert ask_hello(Server("m", busy.url, max_retries=3)) == "fine"
+    assert ask_hello(connect("m", busy.url, max_retries=3)) == "fine"
     assert len(busy.bodies) == 3
 
 
@@ -36,7 +41,7 @@ def test_slow_try_is_given_up_and_repeated(api):
         return 200, "fine"
 
     slow = api(answer)
-    assert ask_hello(Server("m", slow.url, timeout=0.3)) == "fine"
+    assert ask_hello(connect("m", slow.url, timeout=0.3)) == "fine"
     assert len(slow.bodies) == 2
 
 
@@ -53,7 +58,7 @@ def test_slow_try_is_given_up_and_repeated(api):
 )
 def test_failure_is_counted_and_said(api, answer, capsys):
     broken = api(lambda body, number: answer)
-    server = Server("m", broken.url, max_retries=1)
+    server = connect("m", broken.url, max_retries=1)
     answers = list(server.map([("first", 1), ("second", 2)], lambda request: ask_hello(server), "asking"))
     assert sorted(answers) == [("first", None), ("second", None)]
     assert "second: no answer" in capsys.readouterr().err
@@ -65,7 +70,7 @@ def test_concurrency_is_bounded(api):
         return 200, str(number)
 
     counted = api(answer)
-    server = Server("m", counted.url, concurrency=3)
+    server = connect("m", counted.url, concurrency=3)
     answers = dict(server.map(((key, key) for key in range(12)), lambda request: ask_hello(server), "asking"))
     assert len(answers) == 12
     assert 1 < counted.most_under_way <= 3
@@ -73,7 +78,7 @@ def test_concurrency_is_bounded(api):
 
 def test_dead_server_stops_the_run(api):
     dead = api(lambda body, number: (400, "no"))
-    server = Server("m", dead.url, concurrency=2)
+    server = connect("m", dead.url, concurrency=2)
     with pytest.raises(EvaluationError, match="failed one after another"):
         list(server.map([(key, key) for key in range(200)], lambda request: ask_hello(server), "asking"))
     assert len(dead.bodies) < 40
@@ -82,14 +87,14 @@ def test_dead_server_stops_the_run(api):
 @pytest.mark.parametrize("option", [{"concurrency": 0}, {"timeout": 0.0}, {"max_retries": -1}])
 def test_options_out_of_range(option):
     with pytest.raises(EvaluationError, match=next(iter(option))):
-        Server("m", "http://127.0.0.1:1/v1", **option)
+        connect("m", "http://127.0.0.1:1/v1", **option)
 
 
 def test_no_key_and_no_address(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(EvaluationError, match="OPENAI_API_KEY"):
-        Server("m")
+        connect("m")
 
 
 def run_options(data, output, url, *more):
@@ -137,6 +142,18 @@ def test_failed_items_stop_the_run_but_are_asked_again(api, tmp_path, capsys):
     metrics = json.loads((tmp_path / "partial" / "metrics.json").read_text())
     assert (metrics["answered"], metrics["items"], metrics["partial"]) == (10, 11, True)
     assert "**Partial run**" in (tmp_path / "partial" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(("rule", "asked"), [("official", 1), ("math_puma", 0), ("final", 0)])
+def test_rules_without_a_language_model_ask_none(api, tmp_path, rule, asked):
+    llm = api(lambda body, number: (200, "B"))
+    data = tmp_path / "items.json"
+    data.write_text(json.dumps([verse_item(1)]))
+    rows = write_rows(tmp_path / "r.jsonl", [{"id": "1", "response": "It must be the second one, I think."}])
+    files = ["--data", str(data), "--responses", str(rows), "--output", str(tmp_path / "e.jsonl")]
+    options = ["--benchmark", "mathverse", "--extraction", rule, "--llm", "judge", "--llm_base_url", llm.url]
+    assert main(["extract", *files, *options]) == 0
+    assert len(llm.bodies) == asked
 
 
 def test_llm_extraction_follows_the_official_order(api, tmp_path):
@@ -289,7 +306,7 @@ def test_a_reasoning_model_extracts(api, tmp_path, capsys):
 def test_a_row_of_failures_is_forgotten_after_an_answer(api, monkeypatch):
     monkeypatch.setattr(server_module, "MAX_FAILURES_IN_A_ROW", 3)
     flaky = api(lambda body, number: (200, "fine") if number % 3 == 0 else (400, "no"))
-    server = Server("m", flaky.url, concurrency=1)
+    server = connect("m", flaky.url, concurrency=1)
     answers = list(server.map([(key, key) for key in range(12)], lambda request: ask_hello(server), "asking"))
     assert sum(answer == "fine" for _, answer in answers) == 4
 
@@ -319,7 +336,7 @@ def raw_api(monkeypatch):
         api.daemon_threads, api.answer, api.requests = True, answer, []
         threading.Thread(target=api.serve_forever, args=(0.02,), daemon=True).start()
         running.append(api)
-        return api, Server("m", f"http://127.0.0.1:{api.server_address[1]}/v1", timeout=1.0, max_retries=0)
+        return api, connect("m", f"http://127.0.0.1:{api.server_address[1]}/v1", timeout=1.0, max_retries=0)
 
     yield start
     for api in running:

@@ -26,7 +26,6 @@ from puma_trl.pairs.answer.replies import write_chat
 from puma_trl.pairs.answer.sampling import PickToken, Sampler
 
 from ..conftest import TINY
-from ..evaluation.conftest import api  # noqa: F401, a fixture
 from ..evaluation.helpers import read_rows, write_rows
 
 
@@ -292,7 +291,7 @@ SAID = {  # reply → what is kept of it
 }
 
 
-def server_that_says(api, texts, finish="stop"):  # noqa: F811
+def server_that_says(api, texts, finish="stop"):
     """A server that says the texts in turns, each with the reason for its end."""
 
     def answer(body, number):
@@ -309,7 +308,7 @@ def server_options(server, data, output, *more):
     return ["answer", "--model", "m", "--data", str(data), "--output", str(output), *backend, *more]
 
 
-def test_through_a_server_only_what_can_be_learned_is_kept(api, data, tmp_path, monkeypatch):  # noqa: F811
+def test_through_a_server_only_what_can_be_learned_is_kept(api, data, tmp_path, monkeypatch):
     one = write_rows(tmp_path / "one.jsonl", [pair(0, image_url_2=str(data.parent / "pictures" / "0.png"))])
     server = server_that_says(api, list(SAID))
     more = ["--n", str(len(SAID)), "--top_p", "0.9", "--max_new_tokens", "7"]
@@ -338,13 +337,13 @@ def test_through_a_server_only_what_can_be_learned_is_kept(api, data, tmp_path, 
 
 
 @pytest.mark.parametrize("finish", ["length", "content_filter", None])
-def test_cut_replies_are_never_kept(finish, api, data, tmp_path):  # noqa: F811
+def test_cut_replies_are_never_kept(finish, api, data, tmp_path):
     server = server_that_says(api, ["The angle is 3"], finish)
     with pytest.raises(DataError, match="None of 24 replies can be kept.*cut off: 24"):
         main(server_options(server, data, tmp_path / "own.jsonl"))
 
 
-def test_requests_that_fail_are_asked_again(api, data, tmp_path):  # noqa: F811
+def test_requests_that_fail_are_asked_again(api, data, tmp_path):
     good = server_that_says(api, ["The angle is 3"]).answer
     state = {"broken": True}
     moody = api(lambda body, number: (400, "no") if state["broken"] and number % 3 == 0 else good(body, number))

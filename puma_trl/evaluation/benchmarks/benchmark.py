@@ -36,8 +36,8 @@ class Benchmark(ABC):
             Columns that an extraction rule needs besides.
         headline (`tuple[str, ...]`):
             Metrics that an incomplete run would falsify.
-        official_needs_llm (`bool`):
-            Whether the official extraction asks a language model.
+        llm_rules (`tuple[str, ...]`):
+            Extraction rules that ask a language model what their direct steps do not decide.
         charted (`tuple[str, ...]`):
             Metrics and groups that the chart of a report shows.
     """
@@ -54,13 +54,13 @@ class Benchmark(ABC):
     prompt_columns: ClassVar[dict[str, tuple[str, ...]]]
     extraction_columns: ClassVar[dict[str, tuple[str, ...]]] = {}
     headline: ClassVar[tuple[str, ...]] = ()
-    official_needs_llm: ClassVar[bool] = True
+    llm_rules: ClassVar[tuple[str, ...]] = ("official",)
     charted: ClassVar[tuple[str, ...]]
 
     @property
     def default_extraction(self) -> str:
         """The extraction rule without a language model: the official one where it needs none, else `final`."""
-        return "final" if self.official_needs_llm else "official"
+        return "final" if "official" in self.llm_rules else "official"
 
     def item_id(self, item: dict[str, Any]) -> str:
         """Returns the id of an item as text, so that 17 and "17" are the same."""
@@ -120,7 +120,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def needs_llm(self, item: dict[str, Any], reply: str | None) -> bool:
-        """Returns whether the official extraction asks a language model about this reply."""
+        """Returns whether the rules that ask a language model ask it about this reply."""
 
     def clean_llm_extraction(self, text: str, rule: str) -> str:
         """Returns a language model's extraction as the rule takes it."""

@@ -38,6 +38,7 @@ class MathVista(Benchmark):
     image_columns = ("decoded_image", "image")
     charted = ("accuracy", "question_type", "task", "skills")
     columns = ("pid", "answer", "question_type", "answer_type", "choices", "precision", "metadata")
+    llm_rules = ("official", "math_puma")
     prompt_columns = {
         "official": ("question", "choices", "unit", "precision", "question_type", "answer_type"),
         "math_puma": ("question",),

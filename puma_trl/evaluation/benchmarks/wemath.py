@@ -57,7 +57,7 @@ class WeMath(Benchmark):
     }
     extraction_columns = {"math_puma": ("option",)}
     headline = ("four_dimensional",)
-    official_needs_llm = False
+    llm_rules = ()
 
     def check_items(self, items: list[dict[str, Any]], allow_partial: bool) -> None:
         """

@@ -198,7 +198,7 @@ def ask_server(asking: Asking) -> bool:
     if int(os.environ.get("RANK", 0)) > 0:
         return False  # requests are concurrent already
     settings = asking.settings
-    server = Server.connect(settings, settings.max_new_tokens)
+    server = Server(settings, settings.max_new_tokens)
     asking.open()
     done = asking.read()
     pending = [(position, position) for position in range(asking.total) if position not in done]
