@@ -15,6 +15,25 @@ class DataError(PumaError):
     """Data that cannot be trained on."""
 
 
+class UnreadError(DataError):
+    """
+    Columns that are not read, and look as if they should be.
+
+    Args:
+        message (`str`):
+            What is told.
+        reasons (`dict[str, str]`):
+            Column → why it looks so.
+    """
+
+    def __init__(self, message: str, reasons: dict[str, str]):
+        super().__init__(message, reasons)
+        self.reasons = reasons
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
 class ModelError(PumaError):
     """A model that cannot be trained as it is given, or a setting that does not fit it."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 from datasets import Audio, Video
 
-from ..errors import DataError
+from ..errors import DataError, UnreadError
 from .columns import FIELDS, SHARED_FIELDS, SUFFIXES, Form, Path, field_of, find_form, word_columns
 from .files import Source, column_names, empty_error, find_chunks
 from .json_lists import by_columns_error, is_by_columns
@@ -293,10 +293,11 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
         advice = f"Say what it is with {word_columns(remedy)}, or leave" if remedy else "Leave"
         if not remedy and not any(names_answer(name) or reason.startswith(MEDIA) for name, reason in losses.items()):
             advice = "Write it into the question, or leave"
-        raise DataError(
+        raise UnreadError(
             f"'{source.path or source.name}' has columns that are not read, but look as if they should be: {found}. "
             f"Read are {', '.join(f'`{name}`' for name in form.read)}. {advice} it out with "
-            f"{word_columns(dict.fromkeys(losses, IGNORE))}."
+            f"{word_columns(dict.fromkeys(losses, IGNORE))}.",
+            losses,
         )
 
 

@@ -480,6 +480,16 @@ def run(monkeypatch, *arguments):
     return 0
 
 
+def test_remedies_of_rows_are_worded_as_the_option(tmp_path, monkeypatch, capsys):
+    """As in a row whose columns are other than those of the first ones."""
+    later = [{"instruction": f"{number} + 1?", "output": "It is 7.", "image_url": ""} for number in range(120)]
+    later[110]["image"] = "a.png"
+    assert run(monkeypatch, write(tmp_path / "pairs.jsonl", later)) == 1
+    page = " ".join(capsys.readouterr().out.split())
+    assert "unread column: 1 row" in page and "`columns" not in page
+    assert """`--columns '{"image_url_2": "picture"}'` says what a column is""" in page
+
+
 def test_a_clean_report(generated, monkeypatch, capsys):
     assert run(monkeypatch, generated / "train.jsonl", "--eval", generated / "heldout.jsonl") == 0
     page = capsys.readouterr().out

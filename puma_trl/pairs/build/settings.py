@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from ...data.files import Source, find_sources
 from ...data.forms import IGNORE, find_forms
 from ...data.lookalikes import BESIDE
-from ...errors import DataError
+from ...errors import DataError, UnreadError
 from ..mapping import read_columns
 from .presets import PRESETS
 
@@ -86,8 +86,8 @@ def _find_forms(sources: list[Source], settings: BuildSettings) -> list[Source]:
     more = [name for name in (settings.choices, settings.facts) if name]
     try:
         formed = find_forms(sources, settings.columns | dict.fromkeys(more, IGNORE))
-    except DataError as error:
-        if BESIDE not in str(error):
+    except UnreadError as error:
+        if not any(reason.startswith(BESIDE) for reason in error.reasons.values()):
             raise
         raise DataError(
             f"{error} `--choices_column` names a list of choices, `--facts_column` a text of conditions."

@@ -62,7 +62,7 @@ CHINESE_ASKS = re.compile(
     rf"(?<![要需请])求|多少|几(?![何乎])|什么|哪|如何|怎样|怎么|谁|是否|能否|可否|吗|[?？]|{BLANK}|[=＝]\s*[。.]?$|(?:是|为|等于|得)\s*[:：]?\s*[。.]?$|"
     r"^\s*(?:计算|化简|解方程|证明|试说明|请)"
 )
-COMMA = re.compile(r"(?<!\d)[,;]\s+|(?<=\d)[,;]\s+|,(?=\s*(?:then|find|what|how)\b)")
+COMMA = re.compile(r"[,;]\s+|,(?=\s*(?:then|find|what|how)\b)")
 INNER_THEN = re.compile(r"\s(?=then\b)")
 HYPOTHESIS = re.compile(r"(?i)\W*(?:if|when|given|suppose|since|as)\b")
 CHINESE_COMMA = re.compile(r"[，；]\s*|[,;](?!\d)\s*|(?<![规法原准细])(?=则|那么)")

@@ -24,7 +24,7 @@ from ...data.policy import REMEDIES
 from ...data.readers import read_chunk
 from ...errors import DataError
 from ...files import check_file
-from ..mapping import add_columns, read_columns
+from ..mapping import add_columns, as_option, read_columns
 from ..subset import find_target, write_subset
 from . import leakage
 from .kinds import (
@@ -81,7 +81,8 @@ class _Findings:
         if kind not in self.by_kind:
             base, _, where = kind.partition(" in ")
             known = FINDING_KINDS.get(kind) or (FINDING_KINDS.get(base) if where in (EVAL, BENCHMARK) else None)
-            level, meaning, remedy = known or (ERROR, REFUSED, REMEDIES.get(kind, "Repair the row, or drop it."))
+            refused = (ERROR, REFUSED, as_option(REMEDIES.get(kind, "Repair the row, or drop it.")))
+            level, meaning, remedy = known or refused
             self.by_kind[kind] = Finding(kind, level, meaning.format(where=where), remedy)
         return self.by_kind[kind]
 
