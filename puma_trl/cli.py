@@ -21,9 +21,9 @@ COMMANDS = {
     "train": ("start.command", [], "run a recipe: puma-trl train recipe.yaml"),
     "eval": ("evaluation.__main__", [], "benchmarks, and the modality gap of a pair file"),
     "push": ("record.command", ["push"], "push what a run has saved to the Hub"),
-    "merge": ("checkpoints.merge", [], "merge adapters into their base model"),
-    "convert": ("checkpoints.convert", [], "convert an original Math-PUMA checkpoint"),
-    "assemble": ("checkpoints.assemble", [], "join a text model and a vision tower"),
+    "merge": ("checkpoints.command", ["merge"], "merge adapters into their base model"),
+    "convert": ("checkpoints.command", ["convert"], "convert an original Math-PUMA checkpoint"),
+    "assemble": ("checkpoints.command", ["assemble"], "join a text model and a vision tower"),
     "mini": ("mini", [], "write the mini model and its data, to try all this on a CPU"),
 }
 PAGE = """\

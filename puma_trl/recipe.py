@@ -204,7 +204,7 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
             f"`eval_strategy: {values['eval_strategy']}` needs data to evaluate on. Set `eval_dataset_name` or "
             "`eval_split_size`, or leave it out."
         )
-    problems += _find_trackers(as_list(values.get("report_to")))
+    problems += [*_find_deepspeed_file(), *_find_trackers(as_list(values.get("report_to")))]
     if values.get("use_liger_kernel") and not is_liger_kernel_available():
         problems.append("`use_liger_kernel: true` needs its package. Run `pip install liger-kernel`, or leave it out.")
     if not values.get("use_cpu") and not torch.cuda.is_available():
@@ -222,6 +222,18 @@ def find_contradictions(values: dict[str, Any]) -> list[str]:
                 "such mode. Set it to false."
             )
     return problems
+
+
+def _find_deepspeed_file() -> list[str]:
+    """Returns a sentence about DeepSpeed's own file, where the launcher names one that is not there."""
+    name = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+    if not name.endswith(".json") or os.path.exists(name):
+        return []
+    return [
+        f"The accelerate configuration names DeepSpeed's file {name}, which is not there, seen from {os.getcwd()}. "
+        "Launch with `puma-trl train`, which finds the files of the package, or from the folder that "
+        "`accelerate_configs` is in, or give the path with `--deepspeed_config_file`."
+    ]
 
 
 def _find_trackers(names: list[str]) -> list[str]:

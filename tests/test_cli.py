@@ -37,7 +37,11 @@ def test_the_version(capsys):
 
 
 @pytest.mark.parametrize(
-    "argv", [["--help"], ["pairs", "--help"], ["eval", "--help"], ["init", "--help"], ["push", "--help"]]
+    "argv",
+    [
+        ["--help"],
+        *([name, "--help"] for name in ("pairs", "eval", "init", "push", "merge", "convert", "assemble")),
+    ],
 )
 def test_pages_do_not_wait_for_torch(argv):
     code = (

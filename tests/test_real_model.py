@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from puma_trl import mini, run
-from puma_trl.checkpoints import assemble, merge
+from puma_trl.checkpoints.command import main as checkpoints
 from puma_trl.evaluation.__main__ import main as evaluate
 
 
@@ -82,8 +82,8 @@ def stage1(folder):
 
 @pytest.fixture(scope="module")
 def stage2(folder, stage1):
-    assemble.main(
-        ["--language_model", str(stage1), "--vision_tower", str(folder / "tower"), "--aligner", "mlp"]
+    checkpoints(
+        ["assemble", "--language_model", str(stage1), "--vision_tower", str(folder / "tower"), "--aligner", "mlp"]
         + [str(folder / "assembled")]
     )
     flags = {"model_name_or_path": folder / "assembled", "dataset_name": folder / "data" / "stage2.jsonl"}
@@ -113,7 +113,7 @@ def test_stage2_leaves_the_language_model_as_it_was(stage1, stage2):
 def test_stage3_with_adapters_merged_and_asked(folder, stage2, capsys):
     flags = {"model_name_or_path": stage2, "dataset_name": folder / "data" / "stage3.jsonl", "use_kl": False}
     adapters, _ = train(folder, "stage3", **flags, use_peft=True, lora_r=4, trainable_parts="language_model")
-    merge.main([str(adapters), str(folder / "merged")])
+    checkpoints(["merge", str(adapters), str(folder / "merged")])
     models = [str(stage2), str(folder / "merged")]
     pairs = folder / "data" / "heldout.jsonl"
     evaluate(

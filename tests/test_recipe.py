@@ -340,6 +340,20 @@ def test_why_no_gpu_is_seen(recipe, tmp_path, monkeypatch, version, newest, buil
         parse_recipe([str(recipe), "--use_cpu", "false", "--bf16", "false"])
 
 
+def test_a_file_of_deepspeed_that_is_not_there(recipe, tmp_path, monkeypatch):
+    """As accelerate's launcher hands it on, which starts from the current folder."""
+    name = "accelerate_configs/deepspeed/zero2.json"
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", name)
+    monkeypatch.chdir(ROOT)
+    parse_recipe([str(recipe)])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match=f"DeepSpeed's file {name}, which is not there, .* `puma-trl train`"
+    ) as error:
+        parse_recipe([str(recipe)])
+    assert "problems" not in str(error.value)
+
+
 def test_home_in_all_paths(recipe, monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     several, one = "--dataset_name=~/a.jsonl,b/~c.jsonl", "--eval_dataset_name=~/e.jsonl"

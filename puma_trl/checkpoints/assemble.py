@@ -37,7 +37,6 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from ..entry import Parser
 from ..errors import CheckpointError
 from ..models.families import math_puma_qwen2
 from ..models.families.math_puma_qwen2 import MathPumaQwen2Config, MathPumaQwen2ForConditionalGeneration
@@ -275,29 +274,21 @@ def _end_answers(
         check_prompt(processor)
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Assembles the model that the command line describes."""
-    parser = Parser(prog="puma-trl assemble", description="Joins a text model and a vision tower by a fresh aligner.")
-    parser.add_argument("--language_model", required=True, help="folder or Hub id of a text language model")
-    parser.add_argument("--vision_tower", required=True, help="folder or Hub id of a SigLIP or CLIP model")
-    parser.add_argument(
-        "--aligner", required=True, choices=list(MODELS), help="gated_mlp: Math-PUMA_Qwen2VL; mlp: LLaVA"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the aligner")
-    parser.add_argument("--chat_template", type=Path, help="file of a template that writes <|image|> for an image")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the models")
-    parser.add_argument("destination", help="folder to write")
-    args = parser.parse_args(argv)
-    model = assemble(
-        args.language_model,
-        args.vision_tower,
-        args.aligner,
-        args.destination,
-        seed=args.seed,
-        chat_template=args.chat_template.read_text(encoding="utf-8") if args.chat_template else None,
-        trust_remote_code=args.trust_remote_code,
-    )
-    print(f"{type(model).__name__} ({model.num_parameters():,} parameters, {model.dtype}) is in {args.destination}.")
-    tokenizer = AutoTokenizer.from_pretrained(args.destination)
+def describe_assembled(model: PreTrainedModel, folder: str, template: str | Path) -> str:
+    """
+    Says what was assembled.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model.
+        folder (`str`):
+            Where it is.
+        template (`str` or `Path`):
+            What its prompts are written by.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     ends = ", ".join(tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id))
-    print(f"Prompts are those of {args.chat_template or args.language_model}; answers end at {ends}.")
+    return (
+        f"{type(model).__name__} ({model.num_parameters():,} parameters, {model.dtype}) is in {folder}.\n"
+        f"Prompts are those of {template}; answers end at {ends}."
+    )

@@ -23,9 +23,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
-from ..entry import Parser
 from ..errors import CheckpointError
-from ..record.hub import push_saved
 from .files import CheckpointFiles, new_folder, read_json, require_new, write_shards
 from .originals import Original, Rules, find_original
 from .tokenizer import check_prompt, load_tokenizer, make_generation_config
@@ -217,22 +215,3 @@ def convert_checkpoint(
         if processor is not None:
             processor.save_pretrained(unfinished)
     return config
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Converts the checkpoint that the command line names, and pushes it if asked to."""
-    parser = Parser(prog="puma-trl convert", description="Converts an original Math-PUMA checkpoint to a native one.")
-    parser.add_argument("source", help="checkpoint folder, or id of a model on the Hub")
-    parser.add_argument("destination", help="folder to write")
-    parser.add_argument("--weights_only", action="store_true", help="leave out processor and tokenizer")
-    parser.add_argument("--allow_pickle", action="store_true", help="read pytorch_model.bin, if you trust its source")
-    parser.add_argument("--push_to_hub", action="store_true", help="upload the result to the Hub")
-    parser.add_argument("--hub_model_id", help="repository to push to (default: the name of the destination)")
-    parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
-    args = parser.parse_args(argv)
-    config = convert_checkpoint(
-        args.source, args.destination, weights_only=args.weights_only, allow_pickle=args.allow_pickle
-    )
-    print(f"{config.architectures[0]} ({config.dtype}) is in {args.destination}.")
-    if args.push_to_hub:
-        push_saved(args.destination, args.hub_model_id, args.hub_private_repo)

@@ -28,10 +28,9 @@ from transformers import (
     ProcessorMixin,
 )
 
-from ..entry import Parser
 from ..errors import MergeError
 from ..models.families import get_auto_class
-from ..record.hub import CURVES, push_saved, write_card
+from ..record.hub import CURVES, write_card
 from ..record.provenance import RECIPE, read_provenance, save_provenance
 from .files import new_folder, require_new
 
@@ -167,19 +166,3 @@ def _describe(adapter: Path, merged: Path, repo_id: str) -> None:
     if (adapter / CURVES).exists():
         shutil.copy(adapter / CURVES, merged / CURVES)
     write_card(merged, facts, repo_id)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Merges the adapters that the command line names, and pushes the result if asked to."""
-    parser = Parser(prog="puma-trl merge", description="Merges adapters into their base model.")
-    parser.add_argument("adapter", help="folder of the adapters, or their id on the Hub")
-    parser.add_argument("destination", help="folder to write")
-    parser.add_argument("--push_to_hub", action="store_true", help="upload the result to the Hub")
-    parser.add_argument("--hub_model_id", help="repository to push to (default: the name of the destination)")
-    parser.add_argument("--hub_private_repo", action="store_true", default=None, help="make a new repository private")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the base model")
-    args = parser.parse_args(argv)
-    model = merge_adapter(args.adapter, args.destination, trust_remote_code=args.trust_remote_code)
-    print(f"{type(model).__name__} ({model.dtype}) is in {args.destination}.")
-    if args.push_to_hub:
-        push_saved(args.destination, args.hub_model_id, args.hub_private_repo)

@@ -27,7 +27,8 @@ from transformers import (
 )
 from transformers.trainer_utils import align_special_tokens
 
-from puma_trl.checkpoints.assemble import assemble, main
+from puma_trl.checkpoints.assemble import assemble
+from puma_trl.checkpoints.command import main
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.render import end_of_answer, render_prompt
 from puma_trl.errors import CheckpointError, ModelError, PumaError
@@ -187,7 +188,8 @@ def test_errors_leave_nothing_behind(tmp_path, capsys):
             assemble(language_model, vision_tower, "mlp", tmp_path / destination)
     (tmp_path / "text" / "model.safetensors").rename(tmp_path / "text" / "pytorch_model.bin")
     with pytest.raises(PumaError) as error:
-        main(["--language_model", text, "--vision_tower", tower, "--aligner", "mlp", str(tmp_path / "new")])
+        argv = ["--language_model", text, "--vision_tower", tower, "--aligner", "mlp"]
+        main(["assemble", *argv, str(tmp_path / "new")])
     assert "has only pickled weights (pytorch_model.bin)" in str(error.value)
     path = tmp_path / "tower" / "model.safetensors"
     tensors = load_file(path)
@@ -360,7 +362,7 @@ def test_templates_that_take_no_pictures(tmp_path, capsys, template, message):
     (tmp_path / "text.jinja").write_text(template)
     argv = ["--language_model", text, "--vision_tower", tower, "--aligner", "mlp", str(tmp_path / "new")]
     with pytest.raises(PumaError, match=message):
-        main([*argv, "--chat_template", str(tmp_path / "text.jinja")])
+        main(["assemble", *argv, "--chat_template", str(tmp_path / "text.jinja")])
     assert not (tmp_path / "new").exists()
-    main(argv)
+    main(["assemble", *argv])
     assert f"Prompts are those of {text}; answers end at <|im_end|>." in capsys.readouterr().out

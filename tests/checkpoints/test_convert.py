@@ -15,6 +15,7 @@ from torch.testing import assert_close
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedConfig
 
 from puma_trl.checkpoints import convert, originals
+from puma_trl.checkpoints.command import main
 from puma_trl.checkpoints.convert import convert_checkpoint, convert_state_dict
 from puma_trl.checkpoints.originals import find_original
 from puma_trl.errors import CheckpointError
@@ -190,7 +191,7 @@ def test_qwen_checkpoint(tmp_path, picture, tied, stored_head, num_shards):
     config, tensors = make_qwen(tied=tied, stored_head=stored_head)
     source = write_checkpoint(tmp_path / "original", config, tensors, num_shards)
     write_tokenizer(source, "qwen")
-    convert.main([str(source), str(tmp_path / "native")])
+    main(["convert", str(source), str(tmp_path / "native")])
 
     assert ("lm_head.weight" in names_in(tmp_path / "native")) is not tied
     model, loading = AutoModelForImageTextToText.from_pretrained(tmp_path / "native", output_loading_info=True)
@@ -243,7 +244,7 @@ def test_deepseek_checkpoint(tmp_path, tiny_towers, picture, num_shards):
     config, tensors = make_deepseek()
     source = write_checkpoint(tmp_path / "original", config, tensors, num_shards)
     write_tokenizer(source, "deepseek")
-    convert.main([str(source), str(tmp_path / "native")])
+    main(["convert", str(source), str(tmp_path / "native")])
 
     model, loading = AutoModelForImageTextToText.from_pretrained(tmp_path / "native", output_loading_info=True)
     assert not any(loading.values()) and not model.config.tie_word_embeddings
@@ -289,7 +290,7 @@ def test_deepseek_tokens_and_generation(tmp_path, tiny_towers):
 
 def test_weights_only(tmp_path):
     source = write_checkpoint(tmp_path / "original", *make_qwen())
-    convert.main([str(source), str(tmp_path / "native"), "--weights_only"])
+    main(["convert", str(source), str(tmp_path / "native"), "--weights_only"])
     assert not AutoModelForImageTextToText.from_pretrained(tmp_path / "native", output_loading_info=True)[1][
         "missing_keys"
     ]
@@ -314,9 +315,9 @@ def test_pickles_only_when_allowed(tmp_path):
     torch.save(tensors, source / "pytorch_model.bin")
     arguments = [str(source), str(tmp_path / "native"), "--weights_only"]
     with pytest.raises(CheckpointError, match="--allow_pickle"):
-        convert.main(arguments)
+        main(["convert", *arguments])
     assert sorted(tmp_path.iterdir()) == [source]
-    convert.main([*arguments, "--allow_pickle"])
+    main(["convert", *arguments, "--allow_pickle"])
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "native")
     assert torch.equal(model.lm_head.weight, tensors["language_model.lm_head.weight"])
 
@@ -418,12 +419,12 @@ def test_nothing_remains_of_a_failed_write(tmp_path, monkeypatch):
 def test_destination_in_use(tmp_path):
     source = write_checkpoint(tmp_path / "original", *make_qwen())
     with pytest.raises(FileExistsError, match="not empty"):
-        convert.main([str(source), str(source), "--weights_only"])
+        main(["convert", str(source), str(source), "--weights_only"])
 
 
 def test_no_such_source(tmp_path):
     with pytest.raises(CheckpointError, match="is no folder"):
-        convert.main([str(tmp_path / "nowhere"), str(tmp_path / "native")])
+        main(["convert", str(tmp_path / "nowhere"), str(tmp_path / "native")])
 
 
 def test_from_the_hub_and_to_it(tmp_path, server):
@@ -455,11 +456,11 @@ def test_peak_memory(tmp_path):
     sizes = [file.stat().st_size for file in source.glob("*.safetensors")]
     # not `ru_maxrss`, which a process inherits from the one that started it
     code = (
-        "import pathlib, sys; from puma_trl.checkpoints.convert import main; "
+        "import pathlib, sys; from puma_trl.checkpoints import command, convert; "
         "status = pathlib.Path('/proc/self/status'); "
-        "print(status.read_text()); main(sys.argv[1:]); print(status.read_text())"
+        "print(status.read_text()); command.main(sys.argv[1:]); print(status.read_text())"
     )
-    command = [sys.executable, "-c", code, str(source), str(tmp_path / "native"), "--weights_only"]
+    command = [sys.executable, "-c", code, "convert", str(source), str(tmp_path / "native"), "--weights_only"]
     status = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     before, after = (1024 * int(value) for value in re.findall(r"VmHWM:\s+(\d+) kB", status))
     # the second comparison makes sure that reading everything at once would fail

@@ -19,7 +19,8 @@ from transformers import (
 )
 
 from puma_trl import run
-from puma_trl.checkpoints.merge import main, merge_adapter
+from puma_trl.checkpoints.command import main
+from puma_trl.checkpoints.merge import merge_adapter
 from puma_trl.errors import MergeError
 from puma_trl.mini import build_model
 
@@ -98,7 +99,7 @@ def logits(model, batch):
 )
 def test_logits_equal_those_of_the_adapters(train, workspace, tmp_path, batch, variant, base):
     adapter = train(variant, base)
-    main([str(adapter), str(tmp_path / "merged")])
+    main(["merge", str(adapter), str(tmp_path / "merged")])
     merged, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not any(info.values()), info
     whole = AutoModelForImageTextToText.from_pretrained(workspace / base)
@@ -210,7 +211,7 @@ def test_a_quantised_base_is_refused(train, workspace, tmp_path):
     edit(base / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     edit(adapter / "adapter_config.json", base_model_name_or_path=str(base))
     with pytest.raises(MergeError, match="stored quantised"):
-        main([str(adapter), str(tmp_path / "merged")])
+        main(["merge", str(adapter), str(tmp_path / "merged")])
 
 
 OWN_CODE = """
@@ -244,8 +245,8 @@ def test_a_base_with_code_of_its_own(processor, tmp_path):
     tuned.save_pretrained(adapter)
 
     with pytest.raises(MergeError, match="trust_remote_code"):
-        main([str(adapter), str(tmp_path / "merged")])
-    main([str(adapter), str(tmp_path / "merged"), "--trust_remote_code"])
+        main(["merge", str(adapter), str(tmp_path / "merged")])
+    main(["merge", str(adapter), str(tmp_path / "merged"), "--trust_remote_code"])
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", trust_remote_code=True).eval()
     assert type(merged).__name__ == "OwnModel"
     tokens = {"input_ids": torch.arange(8)[None]}
@@ -255,5 +256,5 @@ def test_a_base_with_code_of_its_own(processor, tmp_path):
 def test_a_folder_in_use_is_left_alone(train, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty"):
-        main([str(train("lora")), str(tmp_path)])
+        main(["merge", str(train("lora")), str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
