@@ -139,9 +139,12 @@ def test_state_of_the_model_is_given_back(processor, tiny_model, pairs):
         ),
         ({"gap_dataset_name": "train"}, {}, DataError, "is trained on"),
         ({"gap_dataset_name": "missing"}, {}, DataError, "missing.jsonl"),
+        ({"gap_dataset_name": "unanswered"}, {"on_policy_share": 1}, DataError, "unanswered.jsonl:1: no answer"),
     ],
 )
 def test_refusals(folder, processor, tiny_model, data, args, kind, message):
+    row = {"instruction": "1 + 1?", "output": None, "instruction_2": "Add.", "output_2": None}
+    (folder / "unanswered.jsonl").write_text(json.dumps(row) + "\n")
     names = {"dataset_name": "train", "gap_dataset_name": "held_out"} | data
     paths = {name: value and [str(folder / f"{value}.jsonl")] for name, value in names.items()}
     script = PumaScriptArguments(**paths, gap_eval_steps=paths["gap_dataset_name"] and 1)
