@@ -213,6 +213,9 @@ class TestEvaluation:
             path = write(folder / f"eval{number}.jsonl", [pair(2), row])
             with pytest.raises(DataError, match=r"1 of 2 rows of the eval .*no answer.*Rows to evaluate on need"):
                 load(train, eval_dataset_name=path, on_policy_share=1)
+        chat = write(folder / "chat.jsonl", [both(messages=[USER]) | {"images_2": ["0.png"]}])
+        with pytest.raises(DataError, match="no answer: the last turn of `messages` is by the user"):
+            load(train, eval_dataset_name=chat, on_policy_share=1)
         fields = {"on_policy_share": 1, "max_length": 60, "max_completion_length": 20}
         rows = [pair(1, output_2="7" * 10, output="7" * 10)]
         dataset, _ = load(train, eval_dataset_name=write(folder / "eval.jsonl", rows), **fields)
