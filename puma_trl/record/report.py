@@ -35,8 +35,14 @@ def count_steps(args: PumaKLConfig, num_rows: int) -> int:
     """Returns the number of optimizer steps of a run over `num_rows` rows, counted as Trainer counts them."""
     if args.max_steps > 0:
         return args.max_steps
-    batches = math.ceil(num_rows / (args.per_device_train_batch_size * args.world_size))
-    return math.ceil(args.num_train_epochs * math.ceil(batches / args.gradient_accumulation_steps))
+    return math.ceil(args.num_train_epochs * steps_per_epoch(args, num_rows))
+
+
+def steps_per_epoch(args: PumaKLConfig, num_rows: int) -> int:
+    """Returns the number of optimizer steps of an epoch, whose last one takes the rows that are left."""
+    batches = num_rows / (args.per_device_train_batch_size * args.world_size)
+    batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    return math.ceil(batches / args.gradient_accumulation_steps)
 
 
 def print_startup(
@@ -83,10 +89,10 @@ def print_startup(
     table.add_row(
         "Global batch size",
         f"{rows} = {args.per_device_train_batch_size} per device × {args.gradient_accumulation_steps} accumulation × "
-        f"{args.world_size} processes",
+        f"{args.world_size} processes" + (f", but an epoch has {num_rows}: steps of fewer" if rows > num_rows else ""),
     )
     steps = count_steps(args, num_rows)
-    table.add_row("Steps", f"{steps:,} ({steps * rows / num_rows:.2f} epochs)")
+    table.add_row("Steps", f"{steps:,} ({steps / steps_per_epoch(args, num_rows):.2f} epochs)")
     for name, value in more.items():
         if value:
             table.add_row(name, value)

@@ -1,14 +1,17 @@
 """Which rows a rank reads, and which of them count: an order by seed and epoch alone, and no row twice in an epoch."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from datasets import Dataset, IterableDataset
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..config import PumaKLConfig
 from ..data.collator import TEACHER
+from ..errors import DataError
 
 
 class EpochLengthGroupedSampler(LengthGroupedSampler):
@@ -41,9 +44,41 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-def mask_repeated_rows(
-    batch: dict[str, Any], accelerator: Accelerator, args: PumaKLConfig, padding_free: bool
-) -> None:
+def require_batches(dataset: Dataset | IterableDataset | None, args: PumaKLConfig) -> None:
+    """
+    Sees that there is something to train on: Trainer would end at step 0 as if all were done.
+
+    Args:
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
+            The training rows.
+        args ([`PumaKLConfig`]):
+            `dataloader_drop_last` and the sizes of batches are used.
+
+    Raises:
+        DataError: if `dataloader_drop_last` drops all rows.
+    """
+    if not args.dataloader_drop_last or not hasattr(dataset, "__len__"):
+        return
+    rows = args.per_device_train_batch_size * args.world_size
+    if len(dataset) < rows:
+        raise DataError(
+            f"`dataloader_drop_last: true` leaves nothing to train on: the train data have {len(dataset):,} rows, and "
+            f"a batch of {args.world_size} processes {rows:,}. Set it to false, or lower "
+            "`per_device_train_batch_size`."
+        )
+
+
+@contextmanager
+def keep_last(args: PumaKLConfig) -> Iterator[None]:
+    """Evaluates on all rows: `dataloader_drop_last` is for steps of one size, and Trainer has it for both."""
+    asked, args.dataloader_drop_last = args.dataloader_drop_last, False
+    try:
+        yield
+    finally:
+        args.dataloader_drop_last = asked
+
+
+def mask_repeated_rows(batch: dict[str, Any], accelerator: Accelerator, drops_last: bool, padding_free: bool) -> None:
     """
     Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
 
@@ -56,13 +91,13 @@ def mask_repeated_rows(
             A collated batch, whose `labels` and `answer_positions` are changed.
         accelerator ([`~accelerate.Accelerator`]):
             Knows the data loader and the ranks.
-        args ([`PumaKLConfig`]):
-            `dataloader_drop_last` is used.
+        drops_last (`bool`):
+            Whether the last batch is dropped where rows are missing.
         padding_free (`bool`):
             Whether batches are TRL's padding-free ones.
     """
     state, num_processes = accelerator.gradient_state, accelerator.num_processes
-    if num_processes == 1 or args.dataloader_drop_last or not state.end_of_dataloader or padding_free:
+    if num_processes == 1 or drops_last or not state.end_of_dataloader or padding_free:
         return
     dataset = state.active_dataloader.dataset
     if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):

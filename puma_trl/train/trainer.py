@@ -39,7 +39,7 @@ from .metrics import ON_POLICY, StepMetrics, TokenMeans
 from .on_policy import OnPolicy
 from .precision import prepare_precision
 from .prepare import COLUMNS, name_splits, prepare, prepare_model, prepare_rows
-from .sampling import EpochLengthGroupedSampler, mask_repeated_rows
+from .sampling import EpochLengthGroupedSampler, keep_last, mask_repeated_rows, require_batches
 
 
 @contextmanager
@@ -166,10 +166,10 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         self.model_accepts_loss_kwargs = True
         # checked here instead, where the rows are known, and without a device synchronisation per micro-batch
         self.args.logging_nan_inf_filter = False
-        self._step_metrics = StepMetrics(self.args.device)
-        self._dropped = DroppedRows(self.args.output_dir)
+        self._step_metrics, self._dropped = StepMetrics(self.args.device), DroppedRows(self.args.output_dir)
         is_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         prepare_precision(self.model, args, is_engine, self.is_fsdp_enabled, fresh=peft_config is not None)
+        require_batches(self.train_dataset, args)
         self._require_fsdp()
         self._add_pair_step()
 
@@ -210,6 +210,12 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             self._signature_columns = COLUMNS
         super()._set_signature_columns_if_needed()
 
+    def _get_dataloader(self, *args, **kwargs) -> torch.utils.data.DataLoader:
+        if kwargs.get("is_training"):
+            return super()._get_dataloader(*args, **kwargs)
+        with keep_last(self.args):
+            return super()._get_dataloader(*args, **kwargs)
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> torch.utils.data.Sampler | None:
         sampler = super()._get_train_sampler(train_dataset)
         if type(sampler) is LengthGroupedSampler:
@@ -221,7 +227,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         if self._on_policy is not None:
             self._on_policy.write_answers(batch_samples)
         if batch_samples:
-            mask_repeated_rows(batch_samples[-1], self.accelerator, self.args, self.padding_free)
+            mask_repeated_rows(batch_samples[-1], self.accelerator, self.args.dataloader_drop_last, self.padding_free)
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -279,7 +285,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         return super().predict(self._prepare_rows({"test": test_dataset})["test"], ignore_keys, metric_key_prefix)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        mask_repeated_rows(inputs, self.accelerator, self.args, self.padding_free)
+        mask_repeated_rows(inputs, self.accelerator, False, self.padding_free)
         return super().prediction_step(model, inputs, prediction_loss_only or self.args.use_kl, ignore_keys)
 
     def create_model_card(

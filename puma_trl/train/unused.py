@@ -145,6 +145,11 @@ def _refuse_batches(args: PumaKLConfig, takes_images: bool) -> None:
             "`accelerator_config: {split_batches: true}` divides `per_device_train_batch_size` among the processes, "
             "so that a step has fewer rows than Trainer counts. Leave it out, and set the size for one process."
         )
+    if not config.even_batches:
+        raise ConfigError(
+            "`accelerator_config: {even_batches: false}` gives processes different numbers of batches, so that one "
+            "waits for another for ever. Leave it out: rows that are repeated to fill a batch do not count."
+        )
     if config.dispatch_batches and takes_images:
         raise ConfigError(
             "`accelerator_config: {dispatch_batches: true}` sends batches from the main process, which those with "

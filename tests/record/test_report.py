@@ -4,7 +4,7 @@ import pytest
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.policy import DataReport
-from puma_trl.record.report import count_steps, describe_report, describe_stage
+from puma_trl.record.report import count_steps, describe_report, describe_stage, print_startup
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,28 @@ def test_count_steps(tmp_path, settings, steps):
         **settings,
     )
     assert count_steps(args, 9) == steps  # five batches, the last step of an epoch of one
+
+
+@pytest.mark.parametrize(("settings", "words"), [({}, "2.00 epochs"), ({"dataloader_drop_last": True}, "3.00 epochs")])
+def test_epochs_are_those_of_trainer(tmp_path, capsys, settings, words):
+    """An epoch of 9 rows is 3 steps: of 4, 4 and 1 row, the last of which may be dropped."""
+    args = PumaKLConfig(
+        str(tmp_path),
+        bf16=False,
+        use_cpu=True,
+        max_steps=6,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        **settings,
+    )
+    print_startup(args, "model", {"all": (1, 1)}, {}, 9, {})
+    assert words in capsys.readouterr().out
+
+
+def test_steps_that_an_epoch_does_not_fill_are_told(tmp_path, capsys):
+    args = PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, gradient_accumulation_steps=100)
+    print_startup(args, "model", {"all": (1, 1)}, {}, 9, {})
+    assert "an epoch has 9" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

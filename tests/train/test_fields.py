@@ -408,10 +408,12 @@ def test_settings_without_effect_are_refused(make, pairs, name, table):
         make(TEXT if table == "text" else pairs, values | {"use_kl": table == "pairs"})
 
 
-@pytest.mark.parametrize("key", ["split_batches", "dispatch_batches"])
-def test_batches_that_are_divided_are_refused(make, pairs, key):
-    with pytest.raises(ConfigError, match=f"`accelerator_config: {{{key}: true}}`"):
-        make(pairs, {"accelerator_config": {key: True}})
+@pytest.mark.parametrize(
+    ("key", "value"), [("split_batches", True), ("dispatch_batches", True), ("even_batches", False)]
+)
+def test_batches_that_are_divided_are_refused(make, pairs, key, value):
+    with pytest.raises(ConfigError, match=f"`accelerator_config: {{{key}: {str(value).lower()}}}`"):
+        make(pairs, {"accelerator_config": {key: value}})
 
 
 def test_metrics_that_nobody_measures(make, pairs):

@@ -180,7 +180,7 @@ def test_repeated_rows_do_not_count(data, process):
     rows, batches = list(data)[:3], []
     for padding_free in (False, True):
         batch = DataCollatorForPumaPairs(**options, padding_free=padding_free)(rows)
-        mask_repeated_rows(batch, accelerator, SimpleNamespace(dataloader_drop_last=False), False)
+        mask_repeated_rows(batch, accelerator, drops_last=False, padding_free=False)
         batches.append(batch)
     padded, free = batches
     for side in ("", "teacher_"):

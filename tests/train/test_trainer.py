@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.collator import DataCollatorForPumaPairs
+from puma_trl.errors import DataError
 from puma_trl.models.families import get_family
 from puma_trl.step.reference import puma_loss
 from puma_trl.train.trainer import PumaKLTrainer
@@ -243,6 +244,21 @@ def test_resume_equals_an_uninterrupted_run(train, tiny_model, pairs, tmp_path, 
         assert torch.equal(weights(resumed)[name], value), name
     for logs, again in zip(whole.state.log_history[:5], resumed.state.log_history[:5], strict=True):
         assert again["loss"] == logs["loss"]
+
+
+def test_what_drops_the_last_batch_drops_no_row_of_an_evaluation(train, tiny_model, pairs):
+    losses = [
+        train(tiny_model(), pairs(8), eval_dataset=pairs(6), dataloader_drop_last=drops, run=False).evaluate()[
+            "eval_loss"
+        ]
+        for drops in (False, True)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_dropping_all_rows_is_refused(train, tiny_model, pairs):
+    with pytest.raises(DataError, match="`dataloader_drop_last: true` leaves nothing to train on: .* 3 rows"):
+        train(tiny_model(), pairs(3), dataloader_drop_last=True, run=False)
 
 
 def test_best_model_is_loaded(train, tiny_model, pairs, tmp_path):
