@@ -24,4 +24,5 @@ def write_text_model(model: Path, output: Path) -> None:
     text.lm_head.load_state_dict(source.lm_head.state_dict())
     text.generation_config = source.generation_config
     text.save_pretrained(output)
-    AutoTokenizer.from_pretrained(model).save_pretrained(output)
+    # without the name of the processor, which would be looked for
+    AutoTokenizer.from_pretrained(model, processor_class=None).save_pretrained(output)

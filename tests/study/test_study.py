@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from torch.testing import assert_close
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from puma_trl.errors import StudyError
 from puma_trl.evaluation.gap_answers import SIDES
@@ -261,7 +261,7 @@ def test_text_model(tmp_path):
     assert type(text).__name__ == "Qwen2ForCausalLM"
     ids = torch.randint(20, 300, (2, 30), generator=torch.Generator().manual_seed(0))
     assert_close(text(input_ids=ids).logits, model(input_ids=ids).logits)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "text")
+    tokenizer = AutoProcessor.from_pretrained(tmp_path / "text")  # what a run reads; of a text model its tokenizer
     assert tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     assert tokenizer.chat_template == processor.chat_template
 
