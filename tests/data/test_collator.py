@@ -101,8 +101,8 @@ def test_answers_that_tokenise_differently_are_refused(collate, pairs, monkeypat
     collator = DataCollatorForPumaPairs
     original = collator._collate_side
 
-    def crooked(self, rows, suffix, answer_suffix, side):
-        batch = original(self, rows, suffix, answer_suffix, side)
+    def crooked(self, rows, suffix, answer_suffix, side, dropped):
+        batch = original(self, rows, suffix, answer_suffix, side, dropped)
         if side == "teacher":
             batch["labels"][1, -1] = -100
         return batch
