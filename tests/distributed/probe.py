@@ -20,6 +20,7 @@ import puma_trl.run as run
 from puma_trl.entry import run_command
 from puma_trl.step.forward import SeparateTeacher
 from puma_trl.train import watch
+from puma_trl.train.on_policy import OnPolicy
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -76,9 +77,9 @@ def main():
     without_loading = "--memory_without_loading" in argv
     if without_loading:
         argv.remove("--memory_without_loading")
-    row_ids, times = [], []
+    row_ids, times, sampled = [], [], {}
     largest = {"tokens": 0, "patches": 0, "answers": 0}  # of a micro-batch, padding included
-    train, compute_loss = PumaKLTrainer.train, PumaKLTrainer.compute_loss
+    train, compute_loss, sample = PumaKLTrainer.train, PumaKLTrainer.compute_loss, OnPolicy.sample
 
     def watched_loss(self, model, inputs, **kwargs):
         if self.model.training:
@@ -92,6 +93,11 @@ def main():
             largest.update({name: max(largest[name], count) for name, count in counts.items()})
             time.sleep(pause)
         return compute_loss(self, model, inputs, **kwargs)
+
+    def watched_sample(self, model, batch, step):
+        answers = sample(self, model, batch, step)
+        sampled.update({f"{step} {row_id}": answer for row_id, answer in zip(batch["row_id"], answers, strict=True)})
+        return answers
 
     def watched_train(self, *args, **kwargs):
         if without_loading:
@@ -108,6 +114,7 @@ def main():
             "teacher_units": count_units(self.teacher),
             "row_ids": row_ids,
             "times": times,
+            "sampled": sampled,
             "largest": largest,
             "peak_memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,  # KiB
             "eval": self.evaluate() if self.eval_dataset is not None else None,
@@ -116,7 +123,7 @@ def main():
             json.dump(facts, file)
         return result
 
-    PumaKLTrainer.compute_loss, PumaKLTrainer.train = watched_loss, watched_train
+    PumaKLTrainer.compute_loss, PumaKLTrainer.train, OnPolicy.sample = watched_loss, watched_train, watched_sample
     torch.set_num_threads(1)
     code = run.main(argv)
     assert not torch.distributed.is_initialized()  # a process that ends with it may abort
