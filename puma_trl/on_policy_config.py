@@ -58,7 +58,7 @@ class OnPolicyConfig:
         log_completions (`bool`, *optional*, defaults to `False`):
             Whether to print some prompts and answers at each log, and to log them to Weights & Biases and Trackio.
         num_completions_to_print (`int`, *optional*):
-            Number of answers to print. Defaults to those of the last micro-batch of the main process.
+            Number of answers to print. Defaults to all that the main process has sampled in the last step.
     """
 
     on_policy_share: float = field(
@@ -90,11 +90,16 @@ class OnPolicyConfig:
         default=False, metadata={"help": "Print and log some prompts and sampled answers at each log."}
     )
     num_completions_to_print: int | None = field(
-        default=None, metadata={"help": "Number of answers to print; by default those of one micro-batch."}
+        default=None, metadata={"help": "Number of answers to print; by default those of the last step."}
     )
 
 
 OF_ON_POLICY = tuple(field.name for field in fields(OnPolicyConfig) if field.name != "on_policy_share")
+# What changes which answers are learned from
+OF_SAMPLING = (
+    "on_policy_share",
+    *(name for name in OF_ON_POLICY if name not in ("log_completions", "num_completions_to_print")),
+)
 
 
 def check_on_policy(args: Any) -> None:

@@ -175,18 +175,16 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         rows, reasons = self._open_images(rows, sides.values())
         row_ids = [row["row_id"] for row in rows]
         batch = self._collate_side(rows, suffix, suffix, "student", list(reasons))
-        without = [position for position, row in enumerate(rows) if self.on_policy and not row[f"output{suffix}"]]
-        dropped = [*reasons, *without]
         if self.use_kl:
             teacher = self._teacher._collate_side(rows, "", suffix, "teacher", list(reasons))
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
-            teacher = self._teacher._finish_side(teacher, dropped)
-            batch = self._finish_side(batch, dropped)
+            teacher = self._teacher._finish_side(teacher, list(reasons))
+            batch = self._finish_side(batch, list(reasons))
             batch.update({f"{TEACHER}{key}": value for key, value in teacher.items()})
             images = [(row["image_url"], row["image_url_2"]) for row in rows]
             batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
         else:
-            batch = self._finish_side(batch, dropped)
+            batch = self._finish_side(batch, list(reasons))
         batch["row_id"] = row_ids
         if reasons:
             batch["dropped_rows"] = list(reasons.values())
@@ -270,19 +268,20 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         self, rows: list[dict[str, Any]], suffix: str, answer_suffix: str, side: str, dropped: list[int]
     ) -> dict[str, Any]:
         prompts = self._renderer.prompts([prompt_of(row, suffix) for row in rows])
+        outputs = [row[f"output{answer_suffix}"] or "" for row in rows]
         examples = [
-            {
-                "images": row["pictures"][suffix],
-                "prompt": prompt,
-                "completion": self._renderer.answer(row[f"output{answer_suffix}"] or ""),
-            }
-            for row, prompt in zip(rows, prompts, strict=True)
+            {"images": row["pictures"][suffix], "prompt": prompt, "completion": self._renderer.answer(output)}
+            for row, prompt, output in zip(rows, prompts, outputs, strict=True)
         ]
         has_images = any(example["images"] for example in examples)
         batch = dict(self._side_collator(examples))
         needs_blank = not has_images and side in self.placeholder_sides
         if self.on_policy:
             batch["prompts"] = Prompts.of_batch(batch, self._pad_token_id, needs_blank, dropped)
+            if not all(outputs):  # what ends an answer goes too
+                answers = [row[row != -100].tolist() for row in batch["labels"]]
+                answers = [answer if output else [] for answer, output in zip(answers, outputs, strict=True)]
+                batch |= batch["prompts"].with_answers(answers)
         return self._add_placeholder(batch) if needs_blank else batch
 
     @property

@@ -61,6 +61,11 @@ class Prompts:
         sizes = {name: batch[name] for name in ("image_grid_thw",) if name in batch}
         return cls(tokens, pad_token_id, sizes, pictures, has_blank, dropped)
 
+    def rows(self) -> list[list[int]]:
+        """Returns the ids of each row without padding."""
+        lengths = self.tokens["attention_mask"].sum(1).tolist()
+        return [row[:length] for row, length in zip(self.tokens["input_ids"].tolist(), lengths, strict=True)]
+
     def padded_left(self) -> dict[str, torch.Tensor]:
         """Returns the tensors per token (B, P) with the padding before the prompts, as they are continued."""
         width = self.tokens["attention_mask"].shape[1]
@@ -74,7 +79,7 @@ class Prompts:
 
         Args:
             answers (`Sequence[Sequence[int]]`):
-                The tokens of each row's answer, with the one that ends it.
+                The tokens of each row's answer, with the one that ends it; none for a row without an answer.
 
         Returns:
             `dict[str, torch.Tensor]`: tensors per token (B, L), padded on the right, with labels on the answers, and
@@ -89,6 +94,8 @@ class Prompts:
         }  # `missing` may be negative, where the row with the longest prompt had a short answer
         result["labels"] = torch.full_like(result["input_ids"], -100)
         for row, (start, end, answer) in enumerate(zip(starts, ends, answers, strict=True)):
-            result["input_ids"][row, start:end] = result["labels"][row, start:end] = torch.tensor(answer)
+            result["input_ids"][row, start:end] = result["labels"][row, start:end] = torch.tensor(
+                answer, dtype=torch.long
+            )
             result["attention_mask"][row, start:end] = 1
         return result | self.sizes

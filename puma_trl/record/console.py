@@ -115,6 +115,9 @@ def _mean_loss(logs: dict[str, Any]) -> str:
 def word_measures(logs: dict[str, Any]) -> list[str]:
     """Returns what was measured: on pairs the gap, else the token accuracy."""
     found = [f"{name} {_number(logs[name])}" for name in ("loss", "kl", "ce") if name in logs]
+    if "on_policy/kl" in logs:
+        found.append(f"on-policy kl {_number(logs['on_policy/kl'])}")
+        found.append(f"{logs['completions/mean_length']:.0f} tokens an answer")
     if "modality_gap" in logs:
         found.append(f"gap {100 * logs['modality_gap']:.1f} pt")
     elif "mean_token_accuracy" in logs:

@@ -15,9 +15,16 @@ ACCURACIES = ("mean_token_accuracy", "teacher_mean_token_accuracy")
 # Title → metric → its name in the legend; the colours are the same in all panels: the first is the student's
 PANELS = {
     "Loss": {"loss": "loss"},
-    "KL per answer token": {"kl": "weighted", "forward_kl": "forward", "reverse_kl": "reverse"},
+    "KL per answer token": {
+        "kl": "weighted",
+        "forward_kl": "forward",
+        "reverse_kl": "reverse",
+        "on_policy/kl": "sampled answers",
+    },
     "Cross-entropy per answer token": {"ce": "student", "teacher_ce": "teacher"},
     "Token accuracy": dict(zip(ACCURACIES, ("student", "teacher"), strict=True)),
+    "Sampled answers": {"completions/clipped_ratio": "cut off", "completions/repeated_ngrams": "repeated 4-grams"},
+    "Length of sampled answers": {"completions/mean_length": "tokens"},
     "Accuracy by generation": {"vision_rich_accuracy": "vision-rich", "text_rich_accuracy": "text-rich"},
     "Modality gap by generation": {"gap": "text-rich - vision-rich"},
     "Gradient norm": {"grad_norm": "gradient norm"},
@@ -30,9 +37,10 @@ FONT_SIZE = 8
 
 def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
     """
-    Draws loss, KL, cross-entropy, token accuracy with the gap between the sides, accuracy and gap by generation,
-    gradient norm and learning rate over the steps of a run: the batches of training as lines, evaluations as dashed
-    lines of the same colours. A panel that has nothing is left out; nothing is written for a run without any of them.
+    Draws loss, KL, cross-entropy, token accuracy with the gap between the sides, what sampled answers are like,
+    accuracy and gap by generation, gradient norm and learning rate over the steps of a run: the batches of training as
+    lines, evaluations as dashed lines of the same colours. A panel that has nothing is left out; nothing is written
+    for a run without any of them.
 
     Args:
         log_history (`list[dict[str, Any]]`):

@@ -32,6 +32,7 @@ from ..data.policy import DataReport
 from ..errors import CheckpointError
 from ..files import whole_file
 from ..models.families import is_multimodal
+from ..on_policy_config import OF_SAMPLING
 from ..redact import hide_secrets, record_environment
 from .fingerprint import fingerprint
 from .hub_calls import within
@@ -125,7 +126,7 @@ def describe_run(
     """
     name = model.config._name_or_path
     description = {
-        "method": {key: getattr(args, key) for key in METHOD},
+        "method": {key: getattr(args, key) for key in (*METHOD, *(OF_SAMPLING if args.on_policy_share else ()))},
         "training": {key: _plain(getattr(args, key)) for key in TRAINING} | {"global_batch_size": rows_per_step(args)},
         "model": {
             "class": type(model).__name__,

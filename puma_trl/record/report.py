@@ -31,6 +31,20 @@ def describe_stage(args: PumaKLConfig) -> str:
     )
 
 
+def describe_sampling(args: PumaKLConfig) -> str:
+    """Returns one line that says how much is learned from answers of the student's own, and how it samples them."""
+    which = (
+        "all answers"
+        if args.on_policy_share == 1
+        else f"the answers of {args.on_policy_share:.0%} of the micro-batches"
+    )
+    limits = {"top_p": 1, "top_k": 0, "min_p": None, "repetition_penalty": 1}
+    more = [f"{name} {getattr(args, name):g}" for name, plain in limits.items() if getattr(args, name) != plain]
+    more += [f"{name} {value}" for name, value in (args.generation_kwargs or {}).items()]
+    how = ", ".join([f"temperature {args.temperature:g}", *more, f"at most {args.max_completion_length:,} tokens"])
+    return f"the student writes {which} ({how}); KL alone there"
+
+
 def count_steps(args: PumaKLConfig, num_rows: int) -> int:
     """Returns the number of optimizer steps of a run over `num_rows` rows, counted as Trainer counts them."""
     if args.max_steps > 0:
@@ -78,6 +92,8 @@ def print_startup(
     table.add_row("Step", describe_stage(args))
     if args.use_kl:
         table.add_row("Teacher", args.teacher)
+    if args.on_policy_share:
+        table.add_row("On-policy", describe_sampling(args))
     for part, (trainable, total) in sorted(parts.items()):
         table.add_row(f"Trains: {part}", f"{trainable:,} of {total:,} parameters")
     trainable, total = (sum(counts) for counts in zip(*parts.values(), strict=True))

@@ -1,9 +1,15 @@
 """What is measured on answers that the student has written itself."""
 
+import importlib
+import logging
 from collections.abc import Sequence
 
+import pandas as pd
 import torch
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from trl.trainer.utils import print_prompt_completions_sample
 
+from ..errors import printable
 from ..step.forward import SUMS
 
 
@@ -41,8 +47,9 @@ def sum_completions(answers: Sequence[Sequence[int]], clipped: Sequence[bool]) -
         clipped (`Sequence[bool]`):
             Whether each was cut off before its end.
     """
-    ngrams, repeated = zip(*map(count_repeats, answers), strict=True)
-    sums = (len(answers), sum(map(len, answers)), sum(clipped), sum(ngrams), sum(repeated))
+    repeats = [count_repeats(answer) for answer in answers]
+    ngrams, repeated = (sum(each[place] for each in repeats) for place in (0, 1))
+    sums = (len(answers), sum(map(len, answers)), sum(clipped), ngrams, repeated)
     return torch.tensor(sums, dtype=torch.double)
 
 
@@ -56,3 +63,39 @@ def describe_on_policy(sums: dict[str, float]) -> dict[str, float]:
     """
     means = {name: sums[of] / max(sums["num_tokens"], 1.0) for name, of in ON_POLICY_MEANS.items()}
     return means | {name: sums[of] / max(sums[over], 1.0) for name, (of, over) in COMPLETION_MEANS.items()}
+
+
+class CompletionLog(TrainerCallback):
+    """
+    Prints the last prompts and answers at each log, and hands them to Weights & Biases and Trackio as the table
+    `completions`, as TRL's trainers do; those of the main process.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            What reads the tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        self._last: list[tuple[list[int], list[int]]] = []
+
+    def keep(self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> None:
+        """Keeps the tokens of prompts and answers in place of those before."""
+        self._last = list(zip(prompts, answers, strict=True))
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        last, self._last = self._last, []
+        if not last or not state.is_world_process_zero:
+            return
+        prompts, answers = (
+            [printable(text) for text in self.tokenizer.batch_decode(list(side), skip_special_tokens=True)]
+            for side in zip(*last, strict=True)
+        )
+        if args.get_process_log_level() <= logging.WARNING:
+            count = args.num_completions_to_print
+            # the first ones, because TRL would choose some by the global random state
+            print_prompt_completions_sample(prompts[:count], answers[:count], {}, None, state.global_step)
+        table = pd.DataFrame({"step": state.global_step, "prompt": prompts, "completion": answers})
+        for name in {"wandb", "trackio"} & set(args.report_to):
+            tracker = importlib.import_module(name)
+            tracker.log({"completions": tracker.Table(dataframe=table)})

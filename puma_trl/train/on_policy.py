@@ -25,7 +25,8 @@ from ..data.padding_free import OnHost
 from ..data.render import end_token_ids
 from ..data.tokens import ControlTokens
 from ..on_policy_config import WARPERS
-from .completions import sum_completions
+from .completions import CompletionLog, sum_completions
+from .sampling import count_real_rows
 from .whole_model import whole_model
 
 
@@ -111,7 +112,9 @@ class OnPolicy:
     def __init__(self, trainer: Trainer):
         self.trainer, self.args = trainer, trainer.args
         processor, model = trainer.processing_class, trainer.accelerator.unwrap_model(trainer.model)
-        self.tokenizer = processor.tokenizer
+        self.log = CompletionLog(processor.tokenizer)
+        if self.args.log_completions:
+            trainer.add_callback(self.log)
         self.ends = end_token_ids(processor, model.generation_config)
         kwargs = dict(self.args.generation_kwargs or {})
         suppressed = self._find_suppressed(model.config.get_text_config().vocab_size)
@@ -119,7 +122,7 @@ class OnPolicy:
             do_sample=False,  # the noise does it
             eos_token_id=self.ends,
             max_new_tokens=self.args.max_completion_length,
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=processor.tokenizer.pad_token_id,
             repetition_penalty=self.args.repetition_penalty,
             suppress_tokens=sorted({*suppressed, *(kwargs.pop("suppress_tokens", None) or [])}),
             use_cache=True,
@@ -147,7 +150,7 @@ class OnPolicy:
             batches (`list[dict[str, Any]]`):
                 All micro-batches of the next step.
         """
-        args, step = self.args, self.trainer.state.global_step
+        args, accelerator, step = self.args, self.trainer.accelerator, self.trainer.state.global_step
         first = step * args.gradient_accumulation_steps
         chosen = [
             batch
@@ -156,13 +159,17 @@ class OnPolicy:
         ]
         if not chosen:
             return
-        with whole_model(self.trainer) as model, self.trainer.accelerator.autocast():
+        with whole_model(self.trainer) as model, accelerator.autocast():
             sampled = [self.sample(model, batch, step) for batch in chosen]
+        self.log.keep([each for batch in chosen for each in batch["prompts"].rows()], sum(sampled, []))
         for batch, answers in zip(chosen, sampled, strict=True):
             clipped = [answer[-1] not in self.ends for answer in answers]
             dropped = [row for row, is_clipped in enumerate(clipped) if is_clipped and args.mask_truncated_completions]
             self.trainer.data_collator.write_answers(batch, answers, dropped)
-            batch["completions"] = sum_completions(answers, clipped).to(batch["input_ids"].device)
+            real = None  # all of them count
+            if batch is batches[-1]:
+                real = count_real_rows(batch, accelerator, args.dataloader_drop_last, False)
+            batch["completions"] = sum_completions(answers[:real], clipped[:real]).to(batch["input_ids"].device)
 
     def sample(self, model: PreTrainedModel, batch: dict[str, Any], step: int) -> list[list[int]]:
         """

@@ -78,6 +78,26 @@ def keep_last(args: PumaKLConfig) -> Iterator[None]:
         args.dataloader_drop_last = asked
 
 
+def count_real_rows(
+    batch: dict[str, Any], accelerator: Accelerator, drops_last: bool, padding_free: bool
+) -> int | None:
+    """
+    Returns how many rows of a batch count, if others behind them are there only to fill the last batch of an epoch;
+    the arguments are those of [`mask_repeated_rows`].
+    """
+    state, num_processes = accelerator.gradient_state, accelerator.num_processes
+    if num_processes == 1 or drops_last or not state.end_of_dataloader or padding_free:
+        return None
+    dataset = state.active_dataloader.dataset
+    if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
+        return None
+    # Workaround (accelerate 1.15, huggingface/accelerate#4235): its `remainder` is unknown in an epoch that is resumed
+    batch_size = len(batch["row_id"]) if "row_id" in batch else batch["labels"].shape[0]
+    remainder = len(dataset) % (batch_size * num_processes)
+    num_real = max(remainder - accelerator.process_index * batch_size, 0)
+    return num_real if remainder and num_real < batch_size else None
+
+
 def mask_repeated_rows(batch: dict[str, Any], accelerator: Accelerator, drops_last: bool, padding_free: bool) -> None:
     """
     Takes the rows that accelerate repeats to fill the last batch of an epoch out of the loss.
@@ -96,20 +116,11 @@ def mask_repeated_rows(batch: dict[str, Any], accelerator: Accelerator, drops_la
         padding_free (`bool`):
             Whether batches are TRL's padding-free ones.
     """
-    state, num_processes = accelerator.gradient_state, accelerator.num_processes
-    if num_processes == 1 or drops_last or not state.end_of_dataloader or padding_free:
+    num_real = count_real_rows(batch, accelerator, drops_last, padding_free)
+    if num_real is None:
         return
-    dataset = state.active_dataloader.dataset
-    if "labels" not in batch or isinstance(dataset, torch.utils.data.IterableDataset):
-        return
-    # Workaround (accelerate 1.15, huggingface/accelerate#4235): its `remainder` is unknown in an epoch that is resumed
-    batch_size = len(batch["row_id"]) if "row_id" in batch else batch["labels"].shape[0]
-    remainder = len(dataset) % (batch_size * num_processes)
-    if remainder == 0:
-        return
-    num_real = max(remainder - accelerator.process_index * batch_size, 0)
     for side in ("", TEACHER):
-        if f"{side}labels" not in batch or num_real >= batch_size:
+        if f"{side}labels" not in batch:
             continue
         if f"{side}cu_seq_lens_q" not in batch:
             batch[f"{side}labels"][num_real:] = -100

@@ -83,6 +83,11 @@ def test_rows_without_an_answer(make, padding_free, answers):
     count = sum(len(answer) for answer in answers_of(batch["labels"]))
     assert count == sum(len(answer) for answer in answers_of(batch["teacher_labels"]))
     assert (count > 0) == any(answers)
+    if not padding_free:  # and nothing stands behind their prompts
+        for ids, mask, prompt, answer in zip(
+            batch["input_ids"], batch["attention_mask"].bool(), batch["prompts"].rows(), answers, strict=True
+        ):
+            assert ids[mask].tolist()[: len(prompt)] == prompt and (len(ids[mask]) > len(prompt)) == bool(answer)
     collator.write_answers(batch, [[5, 6], [7]])
     assert batch["labels"][batch["labels"] != -100].tolist() == [5, 6, 7]
 

@@ -59,7 +59,12 @@ def assert_same(run, reference):
     assert run.losses == pytest.approx(reference.losses, abs=1e-5)
     assert run.grad_norms == pytest.approx(reference.grad_norms, rel=1e-4)
     sampled = {key: answer for facts in run.facts for key, answer in facts["sampled"].items()}
-    assert sampled == reference.facts[0]["sampled"]
+    # besides, rows that fill the last batch of an epoch, which do not count
+    assert sampled.items() >= reference.facts[0]["sampled"].items()
+    names = [name for name in reference.log[0] | reference.log[1] if name.startswith(("on_policy/", "completions/"))]
+    for logs, expected in zip(run.log, reference.log, strict=False):
+        expected = {name: expected[name] for name in names if name in expected}
+        assert {name: logs[name] for name in expected} == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert run.weights.keys() == reference.weights.keys()
     for name, value in reference.weights.items():
         assert_close(run.weights[name], value, rtol=0, atol=1e-5, msg=name)

@@ -4,7 +4,13 @@ import pytest
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.policy import DataReport
-from puma_trl.record.report import count_steps, describe_report, describe_stage, print_startup
+from puma_trl.record.report import (
+    count_steps,
+    describe_report,
+    describe_sampling,
+    describe_stage,
+    print_startup,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,6 +25,21 @@ from puma_trl.record.report import count_steps, describe_report, describe_stage,
 )
 def test_describe_stage(tmp_path, settings, words):
     assert describe_stage(PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **settings)) == words
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"on_policy_share": 1}, "the student writes all answers (temperature 1, at most 512 tokens); KL alone there"),
+        (
+            {"on_policy_share": 0.25, "temperature": 0.7, "top_k": 50, "generation_kwargs": {"typical_p": 0.9}},
+            "the student writes the answers of 25% of the micro-batches (temperature 0.7, top_k 50, typical_p 0.9, "
+            "at most 512 tokens); KL alone there",
+        ),
+    ],
+)
+def test_describe_sampling(tmp_path, settings, words):
+    assert describe_sampling(PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **settings)) == words
 
 
 @pytest.mark.parametrize(

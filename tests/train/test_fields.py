@@ -109,7 +109,7 @@ WITH_PAIRS |= {name: SHARE | {name: value} for name, value in SAMPLING.items()}
 WITH_PAIRS["repetition_penalty"] |= {"temperature": 0.01}  # logits of random weights are small
 WITH_PAIRS["on_policy_share"] = "test_what_is_logged"
 WITH_PAIRS["max_completion_length"] = "test_answers_that_are_cut_off"
-WITH_PAIRS |= dict.fromkeys(("log_completions", "num_completions_to_print"), "test_settings_of_sampling_need_a_share")
+WITH_PAIRS |= dict.fromkeys(("log_completions", "num_completions_to_print"), "test_log_completions")
 REFUSED_BY_CONFIG = ["label_smoothing_factor", "loss_type"]  # with pairs, by `PumaKLConfig` itself
 # With text models: field → settings that change the first batch or the weights, or the test that shows the effect
 WITH_TEXT = {

@@ -3,6 +3,9 @@
 import copy
 import itertools
 import math
+import random
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.collator import DataCollatorForPumaPairs, split_sides
 from puma_trl.data.tokens import ControlTokens
-from puma_trl.errors import ConfigError
+from puma_trl.errors import ConfigError, printable
 from puma_trl.train.on_policy import GumbelNoise, OnPolicy, is_on_policy, make_warpers
 from puma_trl.train.trainer import PumaKLTrainer
 
@@ -405,3 +408,37 @@ def test_a_collator_without_prompts_is_refused(train, tiny_model, pairs, process
             train_dataset=pairs(2),
             processing_class=processor,
         )
+
+
+class Table:
+    def __init__(self, dataframe):
+        self.dataframe = dataframe
+
+
+@pytest.mark.parametrize("count", [None, 1])
+def test_log_completions(train, tiny_model, pairs, sampled, monkeypatch, capsys, count):
+    """Prompts and answers are printed at each log, and all of the step go to the tracker as a table."""
+    logged = []
+    monkeypatch.setitem(sys.modules, "trackio", SimpleNamespace(log=logged.append, Table=Table))
+    options = {"log_completions": True, "num_completions_to_print": count, "max_steps": 2, **ALWAYS}
+    trainer = train(tiny_model(), pairs(8), run=False, **options)
+    trainer.args.report_to = ["trackio"]
+    state = random.getstate()
+    trainer.train()
+    assert random.getstate() == state
+    printed = capsys.readouterr().out
+    assert printed.count("Completion") == 2 and printed.count("Angles") == 2 * (count or 4)
+    tables = [each["completions"].dataframe for each in logged]
+    tokenizer = trainer.processing_class.tokenizer
+    for step, table in enumerate(tables):
+        rows = {row["row_id"]: row["instruction_2"] for row in trainer.train_dataset}
+        expected = {rows[row]: answer for (at, row), answer in sampled.items() if at == step}
+        assert len(table) == 4 and set(table["step"]) == {step + 1}
+        for prompt, completion in zip(table["prompt"], table["completion"], strict=True):
+            (answer,) = [answer for question, answer in expected.items() if question in prompt]
+            assert completion == printable(tokenizer.decode(answer, skip_special_tokens=True))
+
+
+def test_nothing_is_printed_without_it(train, tiny_model, pairs, capsys):
+    train(tiny_model(), pairs(4), max_steps=1, **ALWAYS)
+    assert "Completion" not in capsys.readouterr().out
