@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..evaluation.gap_answers import SIDES
 from ..files import whole_file
 from ..record.charts import chart
 
@@ -23,7 +24,7 @@ class Line:
     Args:
         seeds (`list[dict[str, Any]]`):
             For each seed, `here` and `elsewhere`: the measurement on problems of the kinds that the run learns from,
-            and of other ones, and `signs`: what the run has warned of.
+            and of other ones, and `warnings`: what the run has warned of.
         against (`str`, *optional*):
             The variant of the same regime, beside `BASELINE`, that it is compared with.
     """
@@ -118,12 +119,13 @@ def make_table(lines: dict[str, Line], before: Line) -> list[str]:
     table = [f"| {' | '.join(names)} |", "|" + len(names) * "---|"]
     for variant, line in {"before": before, **lines}.items():
         cells = [variant, _spread(line.values("text_rich_accuracy")), _spread(line.accuracies)]
-        cells += [_spread(line.values("agreement")), _spread(line.values("vision_rich_accuracy", "elsewhere"))]
+        elsewhere = [line.values(f"{side}_accuracy", "elsewhere") for side in SIDES]
+        cells += [_spread(line.values("agreement")), " / ".join(map(_spread, elsewhere))]
         cells += ["" if line is before else _spread(closed_shares(line, before))]
         cells += [_spread(line.values("vision_rich_tokens"), 1)]
         others = [] if variant == BASELINE or line is before else [BASELINE, *filter(None, [line.against])]
         differences = {other: compare(line.accuracies, lines[other].accuracies) for other in others}
-        cells += ["; ".join(f"to {other} {difference}" for other, difference in differences.items() if difference)]
+        cells += ["; ".join(f"{other} {difference}" for other, difference in differences.items() if difference)]
         table.append(f"| {' | '.join(cells)} |")
     return table
 
@@ -160,22 +162,22 @@ def tell_elsewhere(regimes: Regimes) -> str:
     return f"- **Drawings of other kinds**, against {BASELINE}, {'. '.join(words)}."
 
 
-def tell_signs(regimes: Regimes) -> str:
-    """Returns a sentence: which runs have warned of a collapse, and of which signs."""
+def tell_warnings(regimes: Regimes) -> str:
+    """Returns a sentence: which runs have warned, and of what."""
     found = []
     for regime, lines in regimes.items():
         for variant, line in lines.items():
-            signs = [seed["signs"] for seed in line.seeds]
-            if any(signs):
-                words = ", ".join(sorted(set(itertools.chain(*signs))))
-                found.append(f"{regime}, {variant} ({sum(map(bool, signs))} of {len(signs)} seeds: {words})")
-    return f"- **Signs of collapse** that runs warned of: {'; '.join(found) or 'none'}."
+            warnings = [seed["warnings"] for seed in line.seeds]
+            if any(warnings):
+                words = ", ".join(sorted(set(itertools.chain(*warnings))))
+                found.append(f"{regime}, {variant} ({sum(map(bool, warnings))} of {len(warnings)} seeds: {words})")
+    return f"- **Warnings** of runs: {'; '.join(found) or 'none'}."
 
 
 def draw_lines(regimes: Regimes, path: Path) -> None:
     """Draws the vision-rich accuracy of each seed and the mean, and as a ring the mean on other kinds."""
     rows = math.ceil(len(regimes) / COLUMNS)
-    with chart(path, COLUMNS, rows, dpi=110, figsize=(5 * COLUMNS, 3.1 * rows), sharex=True) as axes:
+    with chart(path, COLUMNS, rows, dpi=110, figsize=(5 * COLUMNS, 3.1 * rows)) as axes:
         for axis, place in itertools.zip_longest(axes, regimes.items()):
             if place is None:
                 axis.set_visible(False)
@@ -222,7 +224,10 @@ def write_report(regimes: Regimes, before: dict[str, Line], path: Path, setting:
         "",
         setting,
         "",
-        f"![held-out vision-rich accuracy of every run; rings: on other kinds]({curves.name})",
+        f"![held-out vision-rich accuracy of every run]({curves.name})",
+        "",
+        "Vision-rich accuracy on held-out problems: a dot for each seed, a stroke for their mean, and a ring for the",
+        "mean on other kinds.",
         "",
         "## What it shows",
         "",
@@ -230,15 +235,15 @@ def write_report(regimes: Regimes, before: dict[str, Line], path: Path, setting:
         "",
         *tell_differences(regimes),
         tell_elsewhere(regimes),
-        tell_signs(regimes),
+        tell_warnings(regimes),
     ]
     for regime, variants in regimes.items():
         lines += ["", f"## {regime[0].upper()}{regime[1:]}", "", *make_table(variants, before[regime])]
     lines += [
         "",
-        "*Same answer*: to both sides. *Other kinds*: vision-rich accuracy on kinds that the tower has learned and",
-        "the run does not train on. *KL closed*: which share of the mean of forward and reverse KL between both sides",
-        "is gone at the end. *Tokens*: of a vision-rich reply.",
+        "*Same answer*: to both sides. *Other kinds*: text-rich / vision-rich accuracy on kinds that the tower has",
+        "learned and the run does not train on. *KL closed*: which share of the mean of forward and reverse KL",
+        "between both sides is gone at the end. *Tokens*: of a vision-rich reply.",
         "",
     ]
     with whole_file(path) as file:

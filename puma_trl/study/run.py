@@ -43,6 +43,11 @@ from .teacher import write_text_model
 RUN_LOG, RESULT, MODEL = "run.log", "result.json", "model.safetensors"
 # What variants.yaml says beside settings of the recipe
 AGAINST, HELDOUT, PHASES = "against", "heldout", "phases"
+# What trainings warn of, without its numbers
+WARNINGS = (
+    r"Sign of collapse at step \d+: (.+?) has (?:fallen|risen) to",
+    r"UserWarning: The (teacher predicts the answers worse)",
+)
 ANSWERING = threading.Lock()
 
 
@@ -187,8 +192,7 @@ def execute(run: Run, places: Places) -> None:
         model = run.folder / f"model{number}"
         flags = _as_flags(changes | {"output_dir": model})
         _call(["puma_trl.run", str(places.recipes / "stage2.yaml"), *flags], log)
-    found = measure(model, places.data / f"{run.heldout}.jsonl", run.folder, log)
-    write_json(result, found | {"signs": find_signs(log.read_text(encoding="utf-8", errors="replace"))})
+    write_json(result, measure(model, places.data / f"{run.heldout}.jsonl", run.folder, log))
     for path in run.folder.rglob("*.safetensors"):  # those of all runs would fill a small disk
         path.unlink()
 
@@ -204,9 +208,9 @@ def _answer(model: Path, data: Path, side: str, folder: Path, log: Path) -> Path
     return output
 
 
-def find_signs(log: str) -> list[str]:
-    """Returns what the watch over a training has warned of, without numbers."""
-    return sorted(set(re.findall(r"Sign of collapse at step \d+: (.+?) has (?:fallen|risen) to", log)))
+def find_warnings(log: str) -> list[str]:
+    """Returns what a training has warned of: signs of collapse, and a teacher that is worse than its student."""
+    return sorted({text for pattern in WARNINGS for text in re.findall(pattern, log)})
 
 
 def _start(heldout: str, places: Places) -> Path:
@@ -265,7 +269,7 @@ def _call(arguments: list[str], log: Path) -> None:
 
 def read_results(runs: list[Run], places: Places) -> tuple[Regimes, dict[str, Line]]:
     """
-    Reads what [`measure`] wrote.
+    Reads what [`measure`] found, and what the trainings have warned of.
 
     Returns:
         `tuple[Regimes, dict[str, Line]]`: regime → variant → line of the table, and regime → the model that its runs
@@ -275,7 +279,8 @@ def read_results(runs: list[Run], places: Places) -> tuple[Regimes, dict[str, Li
     before = {}
     for run in runs:
         line = regimes[run.regime].setdefault(run.variant, Line([], run.changes.get(AGAINST)))
-        line.seeds.append(json.loads((run.folder / RESULT).read_text()))
+        log = (run.folder / RUN_LOG).read_text(encoding="utf-8", errors="replace")
+        line.seeds.append(json.loads((run.folder / RESULT).read_text()) | {"warnings": find_warnings(log)})
         before[run.regime] = Line([json.loads(_start(run.heldout, places).read_text())])
     return regimes, before
 

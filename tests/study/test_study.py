@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from puma_trl.study import report as study_report
 from puma_trl.study import run as study
 from puma_trl.study.report import BASELINE, Line
 from puma_trl.study.teacher import write_text_model
+from puma_trl.train import metrics, watch
 
 
 PAIR = {"correct": True, "tokens": 3, "cut": False}
@@ -234,18 +236,39 @@ def test_phases_follow_each_other(places, monkeypatch):
     assert Path(answer1["--output"]).parent.parent == places.output / "own"
     assert Path(answer2["--output"]).parent == run.folder
     result = json.loads((run.folder / "result.json").read_text())
-    assert (result["here"]["pairs"], result["elsewhere"]["pairs"], result["signs"]) == (2, 3, ["the length"])
+    assert (result["here"]["pairs"], result["elsewhere"]["pairs"]) == (2, 3)
     study.execute(run, places)
     assert len(calls) == 5
     # what the model that all start from has answered is there for the next seed
     study.execute(dataclasses.replace(run, seed=4, folder=places.output / "run4"), places)
     assert [call[0] for call in calls[5:]] == ["puma_trl.run", "puma_trl.pairs", "puma_trl.run", "puma_trl.evaluation"]
+    places.tower.mkdir()
+    study.measure_start("other", places)
+    regimes, before = study.read_results([run], places)
+    line = regimes["regime"]["variant"]
+    assert (line.against, before["regime"].accuracies) == ("x", [1.0])
+    assert line.seeds == [result | {"warnings": ["the length"]}]
 
 
 def test_the_text_teacher_is_named(places, monkeypatch):
     calls = record_calls(monkeypatch, [pair_result(kind) for kind in (*study_data.KINDS, *study_data.TOWER_KINDS)])
     study.execute(study.Run("regime", "variant", 0, {"teacher": "model"}, places.output / "run"), places)
     assert dict(itertools.pairwise(calls[0]))["--teacher_model_name_or_path"] == str(places.teacher)
+
+
+def test_warnings():
+    """Found in a log as the trainer words them, once each and without numbers."""
+    accuracy = watch.Series(1, 1)
+    for step, value in ((1, 0.9), (2, 0.3)):
+        accuracy.add(step, value, 1)
+    ((_, sign),) = watch.find_signs({watch.TEACHER: accuracy}, SimpleNamespace(use_kl=True, teacher="live"))
+    worse = "The teacher predicts the answers worse"
+    assert worse in Path(metrics.__file__).read_text(encoding="utf-8")
+    log = f"step 1\nmetrics.py:287: UserWarning: {worse} from the text-rich side (cross-entropy 0.468 …\n"
+    log += 2 * f"Sign of collapse at step 2: {sign}\n"
+    expected = [worse.removeprefix("The "), f"the accuracy on the text-rich side (`{watch.TEACHER}`)"]
+    assert study.find_warnings(log) == expected
+    assert study.find_warnings("step 1 · loss 1.0\n") == []
 
 
 def test_text_model(tmp_path):
@@ -276,7 +299,8 @@ def seed(accuracy, elsewhere=0.5, kl=1.0, tokens=20.0):
     """What a run leaves."""
     values = {"vision_rich_accuracy": accuracy, "text_rich_accuracy": 1.0, "agreement": accuracy / 2}
     here = values | {"vision_rich_tokens": tokens, "forward_kl": kl, "reverse_kl": 2 * kl, "pairs": 10}
-    return {"here": here, "elsewhere": {"vision_rich_accuracy": elsewhere, "pairs": 5}, "signs": []}
+    other = {"vision_rich_accuracy": elsewhere, "text_rich_accuracy": 0.9, "pairs": 5}
+    return {"here": here, "elsewhere": other, "warnings": []}
 
 
 def test_closed_shares():
@@ -300,22 +324,22 @@ def test_report(tmp_path):
         "wrong answers": {BASELINE: Line(baseline), "PUMA": Line(baseline)},
     }
     before = dict.fromkeys(regimes, Line([seed(0.1)]))
-    regimes["clean answers"]["on-policy"].seeds[1] = worse[0] | {"signs": ["the length", "the entropy"]}
+    regimes["clean answers"]["on-policy"].seeds[1] = worse[0] | {"warnings": ["the length", "the entropy"]}
     study_report.write_report(regimes, before, tmp_path / "docs" / "study.md", "Setting.")
     text = (tmp_path / "docs" / "study.md").read_text()
     assert "is measured on 10 held-out problems of its kinds\nand 5 of others" in text and "over\n3 seeds" in text
     lines = [
-        "| before | 100.0 | 10.0 | 5.0 | 50.0 |  | 20.0 |  |",
-        f"| {BASELINE} | 100.0 ± 0.0 | 75.0 ± 5.0 | 37.5 ± 2.5 | 50.0 ± 0.0 | 0.0 ± 0.0 | 20.0 ± 0.0 |  |",
-        "| PUMA | 100.0 ± 0.0 | 90.0 ± 0.0 | 45.0 ± 0.0 | 50.0 ± 0.0 | 90.0 ± 0.0 | 20.0 ± 0.0 | "
-        f"to {BASELINE} +15.0 ± 2.9: better |",
-        f"to {BASELINE} +0.0 ± 2.9: no clear difference; to PUMA -15.0 ± 0.0: worse |",
+        "| before | 100.0 | 10.0 | 5.0 | 90.0 / 50.0 |  | 20.0 |  |",
+        f"| {BASELINE} | 100.0 ± 0.0 | 75.0 ± 5.0 | 37.5 ± 2.5 | 90.0 ± 0.0 / 50.0 ± 0.0 | 0.0 ± 0.0 | "
+        "20.0 ± 0.0 |  |",
+        "| PUMA | 100.0 ± 0.0 | 90.0 ± 0.0 | 45.0 ± 0.0 | 90.0 ± 0.0 / 50.0 ± 0.0 | 90.0 ± 0.0 | 20.0 ± 0.0 | "
+        f"{BASELINE} +15.0 ± 2.9: better |",
+        f"{BASELINE} +0.0 ± 2.9: no clear difference; PUMA -15.0 ± 0.0: worse |",
         f"- **PUMA** against {BASELINE}: better with clean answers (+15.0 ± 2.9); no clear difference with wrong "
         "answers (+0.0 ± 4.1).",
         "- **on-policy** against PUMA: worse with clean answers (-15.0 ± 0.0).",
         f"- **Drawings of other kinds**, against {BASELINE}, better: none. worse: clean answers, on-policy (-30.0).",
-        "- **Signs of collapse** that runs warned of: clean answers, on-policy (1 of 3 seeds: the entropy, the "
-        "length).",
+        "- **Warnings** of runs: clean answers, on-policy (1 of 3 seeds: the entropy, the length).",
     ]
     for line in lines:
         assert line in text
@@ -326,7 +350,7 @@ def test_report_of_one_seed(tmp_path):
     """Nothing is compared."""
     lines = {BASELINE: Line([seed(0.7)]), "PUMA": Line([seed(0.9)]), "on-policy": Line([seed(0.8)], "PUMA")}
     study_report.write_report({"clean": lines}, {"clean": Line([seed(0.1)])}, tmp_path / "study.md", "Setting.")
-    assert "| on-policy | 100.0 | 80.0 | 40.0 | 50.0 | 0.0 | 20.0 |  |" in (tmp_path / "study.md").read_text()
+    assert "| on-policy | 100.0 | 80.0 | 40.0 | 90.0 / 50.0 | 0.0 | 20.0 |  |" in (tmp_path / "study.md").read_text()
 
 
 def test_a_run_that_fails_is_named_with_its_log(tmp_path):
