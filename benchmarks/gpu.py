@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import table_head, table_row
+from common import ROOT, table_head, table_row
 from gpu_parts.measuring import describe_machine
 
 
 PARTS = ("loss", "step")
+CONFIGS = ROOT / "benchmarks" / "configs"
 COLUMNS = {
     "loss": {
         "loss": "{}",
@@ -89,6 +90,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
     args = parser.parse_args(argv)
+    if args.models and (args.tiny or "step" not in args.parts):
+        parser.error("--models has no effect " + ("with --tiny" if args.tiny else "without the part `step`"))
+    if unknown := [name for name in args.models or () if not (CONFIGS / f"{name}.json").is_file()]:
+        known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.json")))
+        parser.error(f"no configuration of {', '.join(unknown)}; there are {known}")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several GPUs one, or Trainer would use all at once
     try:
         device = torch.device(args.device)

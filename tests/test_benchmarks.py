@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,19 @@ def test_the_numbers_of_a_gpu_at_a_tiny_size(tmp_path):
     for row in result["step"]:
         assert "failed" not in row
         assert min(row["perf/tokens_per_second"], row["peak_gb"] + 1, row["plan_gb"], *row["largest"].values()) > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tiny", "--models", "Qwen2-VL-7B"], "--models has no effect with --tiny"),
+        (["--parts", "loss", "--models", "Qwen2-VL-7B"], "--models has no effect without the part `step`"),
+        (["--models", "Qwen2-VL-2B", "Qwen9"], "no configuration of Qwen9; there are Qwen2-VL-2B, "),
+    ],
+)
+def test_models_that_a_gpu_will_not_measure_are_told_at_once(flags, words):
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        run_script("gpu.py", "--device", "cpu", *flags)
 
 
 def test_the_loss_of_a_gpu_needs_pytorch_alone():
