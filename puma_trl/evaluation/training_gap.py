@@ -15,6 +15,7 @@ from ..data.policy import DataReport
 from ..data.shared import word_shared
 from ..errors import ConfigError, DataError
 from ..models.families import Family
+from ..train.trainer import PumaKLTrainer
 from ..train.whole_model import whole_model
 from .gap_answers import answer_sides, join_answers, longest_reply
 from .gap_summary import summarise_answers
@@ -100,7 +101,7 @@ class GapCallback(TrainerCallback):
     mean lengths of replies.
 
     Args:
-        trainer ([`~transformers.Trainer`]):
+        trainer ([`PumaKLTrainer`]):
             The trainer, whose `processing_class` reads the pairs.
         pairs ([`~datasets.Dataset`]):
             What [`load_gap_pairs`] returned.
@@ -109,7 +110,7 @@ class GapCallback(TrainerCallback):
             evaluation measures it too.
     """
 
-    def __init__(self, trainer: Trainer, pairs: Dataset, steps: int):
+    def __init__(self, trainer: PumaKLTrainer, pairs: Dataset, steps: int):
         self.trainer, self.pairs, self.steps = trainer, pairs, steps
         self.measured: tuple[int, dict[str, float]] | None = None
 
@@ -128,11 +129,18 @@ class GapCallback(TrainerCallback):
         return self.measured is not None and self.measured[0] == step
 
     def _measure(self, step: int) -> None:
-        summary = measure_gap(self.trainer, self.pairs)
+        trainer, is_training = self.trainer, self.trainer.model.training
+        should_log = trainer.control.should_log
+        trainer.pause_clock()
+        summary = measure_gap(trainer, self.pairs)
         logs = {f"eval_{name}": summary[name] for name in METRICS + LENGTHS}
         logs |= {"eval_gap_low": summary["gap_interval"][0], "eval_gap_high": summary["gap_interval"][1]}
         self.measured = (step, logs)
-        self.trainer.log(dict(logs))
+        # what training has measured since its last log, and that log, if this step has one, are still to come
+        trainer.model.eval()
+        trainer.log(dict(logs))
+        trainer.model.train(is_training)
+        trainer.control.should_log = should_log
 
 
 def measure_gap(trainer: Trainer, pairs: Dataset) -> dict[str, Any]:

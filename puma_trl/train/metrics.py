@@ -259,13 +259,17 @@ class TokenMeans:
         self._step_metrics.add_rows(batches)
         return batches, num_items
 
+    def pause_clock(self) -> None:
+        """Leaves the time until the next step out of the pace that is logged."""
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize(self.args.device)  # what is under way belongs to the steps
+        self._step_metrics.clock.stop()
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         self._step_metrics.forget("eval")
-        if self.args.device.type == "cuda":
-            torch.cuda.synchronize(self.args.device)  # what is under way belongs to the steps
-        self._step_metrics.clock.stop()
+        self.pause_clock()
         output = super().evaluation_loop(
             dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix=metric_key_prefix
         )

@@ -17,8 +17,11 @@ logger = get_logger(__name__)
 
 # What is judged is a mean over the logs of so many optimizer steps, or over so many evaluations
 STEPS, EVALUATIONS = 20, 2
-# By how much an accuracy must have fallen from its best, or a share risen from its lowest
+# By how much an accuracy of replies must have fallen from its best, or a share risen from its lowest
 SHARE = 0.2
+# The same for an accuracy of tokens, most of which a model that reads nothing still knows; and the factor by which the
+# cross-entropy must have risen from its lowest besides
+TOKEN_SHARE, CE_FACTOR = 0.05, 2.0
 # By which factor a length must have changed from what it was at first, and an entropy have risen or fallen
 LENGTH_FACTOR, RISE_FACTOR, FALL_FACTOR = 3.0, 3.0, 10.0
 # Nats per token up to which no entropy is too high
@@ -28,10 +31,10 @@ KEPT_KL = 0.5
 
 CALMER = "lower `learning_rate` or `on_policy_share`"
 
-TEACHER, TEXT_RICH = "teacher_mean_token_accuracy", "eval_text_rich_accuracy"
+TEACHER, TEACHER_CE, TEXT_RICH = "teacher_mean_token_accuracy", "teacher_ce", "eval_text_rich_accuracy"
 CUT_OFF, LENGTH, REPEATED = (f"completions/{name}" for name in ("clipped_ratio", "mean_length", "repeated_ngrams"))
 ENTROPY, KL = "on_policy/entropy", "on_policy/kl"
-OF_TRAINING = (TEACHER, CUT_OFF, LENGTH, REPEATED, ENTROPY, KL)
+OF_TRAINING = (TEACHER, TEACHER_CE, CUT_OFF, LENGTH, REPEATED, ENTROPY, KL)
 
 
 class Mean(NamedTuple):
@@ -138,7 +141,7 @@ class Watch(TrainerCallback):
         """
         step, is_training = logs["step"], "loss" in logs
         for name, value in logs.items():
-            if name == TEXT_RICH or name.startswith("eval_") and name.endswith(f"_{TEACHER}"):
+            if name == TEXT_RICH or name.startswith("eval_") and name.endswith((f"_{TEACHER}", f"_{TEACHER_CE}")):
                 self._series.setdefault(name, Series(EVALUATIONS, 1)).add(step, value, 1)
             elif is_training and name in OF_TRAINING:
                 self._series.setdefault(name, Series(STEPS, STEPS)).add(step, value, step - self._last_step)
@@ -164,13 +167,14 @@ def find_signs(known: dict[str, Series], args: PumaKLConfig) -> Iterator[tuple[s
             The settings, which the remedies depend on.
     """
     moves = args.use_kl and args.teacher in ("live", "ema")
+    frozen = "`teacher: frozen`, " if moves and (args.lambda_kl or args.on_policy_share) else ""
     for name, series in known.items():
-        # a teacher that stays as it is does worse on harder rows alone
-        if name not in OF_TRAINING or name == TEACHER and moves:
-            if series.high.value - series.now.value > SHARE:
-                remedy = f"{'`teacher: frozen`, ' if moves else ''}fewer `trainable_parts` or a lower `learning_rate`"
+        if name.endswith((TEACHER, TEXT_RICH)):
+            # a teacher that stays as it is does worse on harder rows alone
+            if (name != TEACHER or moves) and _has_fallen(name, known):
+                remedy = f"Start anew with {frozen}fewer `trainable_parts` or a lower `learning_rate`."
                 words = f"the accuracy on the text-rich side (`{name}`)"
-                yield name, _tell(words, "{:.1%}", series.now, series.high, f"Start anew with {remedy}.")
+                yield name, _tell(words, "{:.1%}", series.now, series.high, remedy)
         elif name == CUT_OFF and series.now.value - series.low.value > SHARE:
             words = "the share of sampled answers that are cut off at `max_completion_length`"
             remedy = f"Raise that if they make sense (`log_completions: true` shows some), else {CALMER}."
@@ -187,6 +191,15 @@ def find_signs(known: dict[str, Series], args: PumaKLConfig) -> Iterator[tuple[s
                 yield name, _tell(words, "{:.0f} tokens", series.now, series.first, remedy)
         elif name == ENTROPY:
             yield from _judge_entropy(series, known[KL], name)
+
+
+def _has_fallen(name: str, known: dict[str, Series]) -> bool:
+    accuracy = known[name]
+    fall = accuracy.high.value - accuracy.now.value
+    if name == TEXT_RICH:
+        return fall > SHARE
+    ce = known[f"{name.removesuffix(TEACHER)}{TEACHER_CE}"]
+    return fall > TOKEN_SHARE and ce.now.value > CE_FACTOR * ce.low.value
 
 
 def _judge_entropy(series: Series, kl: Series, name: str) -> Iterator[tuple[str, str]]:

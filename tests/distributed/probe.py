@@ -73,7 +73,7 @@ def main():
         argv.remove("--slow")
     if "--collapse" in argv:  # whatever the teacher does is a sign after three steps
         argv.remove("--collapse")
-        watch.STEPS, watch.SHARE = 3, -1.0
+        watch.STEPS, watch.TOKEN_SHARE, watch.CE_FACTOR = 3, -1.0, 0.0
     without_loading = "--memory_without_loading" in argv
     if without_loading:
         argv.remove("--memory_without_loading")

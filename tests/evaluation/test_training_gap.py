@@ -75,6 +75,10 @@ def test_gap_is_logged_and_changes_nothing_that_is_learned(folder, use_kl):
         assert {f"eval_{name}" for name in METRICS} <= logs.keys()
         assert logs["eval_gap"] == logs["eval_text_rich_accuracy"] - logs["eval_vision_rich_accuracy"]
         assert logs["eval_gap_low"] <= logs["eval_gap"] <= logs["eval_gap_high"]
+    history = json.loads((folder / "out" / "trainer_state.json").read_text())["log_history"]
+    training = [logs for logs in history if "loss" in logs]
+    assert [logs["step"] for logs in training] == [1, 2, 3]  # also where the gap is measured at the same step
+    assert training[0].keys() == training[1].keys() and not training[1].keys() & found[2].keys() - {"epoch", "step"}
     assert (folder / "out" / "curves.png").is_file()
     with_gap = (folder / "out" / "model.safetensors").read_bytes()
     run.main(flags(folder, use_kl=use_kl, gap_eval_steps=1, output_dir=folder / "out2"))

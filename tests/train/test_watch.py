@@ -38,6 +38,11 @@ def completions(lengths, cut_off=None, repeated=None):
     return history(**curves, completions__repeated_ngrams=repeated or still)
 
 
+def taught(accuracies, ces=None, steps=20):
+    ces = ces or [2 * (1 - accuracy) for accuracy in accuracies]
+    return history(steps, teacher_mean_token_accuracy=accuracies, teacher_ce=ces)
+
+
 def sampled(entropies, kls):
     return history(on_policy__entropy=entropies, on_policy__kl=kls)
 
@@ -45,7 +50,11 @@ def sampled(entropies, kls):
 @pytest.mark.parametrize(
     ("logs", "step", "words"),
     [
-        (history(teacher_mean_token_accuracy=[0.98, 0.99, 0.9, 0.78]), 80, "fallen to 78.0%, from 99.0% at step 40. "),
+        (
+            taught([0.98, 0.99, 0.95, 0.93], [0.1, 0.09, 0.2, 0.19]),
+            80,
+            "fallen to 93.0%, from 99.0% at step 40. Start",
+        ),
         (completions([50.0, 40.0, 16.0]), 60, "length of sampled answers has fallen to 16 tokens, from 50 tokens at"),
         (completions([50.0, 90.0, 151.0]), 60, "length of sampled answers has risen to 151 tokens"),
         (completions([50.0] * 4, [0.3, 0.1, 0.25, 0.31]), 80, "`max_completion_length` has risen to 31.0%, from 10"),
@@ -64,7 +73,8 @@ def test_signs(logs, step, words):
 @pytest.mark.parametrize(
     "logs",
     [
-        history(teacher_mean_token_accuracy=[0.9, 0.99, 0.85, 0.8]),
+        taught([0.9, 0.99, 0.8, 0.93], [0.1, 0.1, 0.15, 0.1]),
+        taught([0.99, 0.96, 0.95], [0.001, 0.1, 0.2]),
         completions([50.0, 20.0, 140.0]),
         completions([500.0, 300.0, 60.0, 50.0], [0.9, 0.4, 0.1, 0.0]),  # which has learned to come to an end
         completions([50.0] * 4, [0.9, 0.3, 0.1, 0.2], [0.4, 0.1, 0.2, 0.25]),
@@ -79,17 +89,17 @@ def test_learning_is_no_sign(logs):
 
 def test_single_steps_are_no_sign():
     """Means are over the same steps however often is logged; one batch, however odd, moves them little."""
-    curve = [0.98] * 30 + [0.5] + [0.98] * 9 + [0.0] * 10
-    ((step, sign),) = find(history(1, teacher_mean_token_accuracy=curve))
-    assert 44 <= step <= 46
-    assert find(history(1, teacher_mean_token_accuracy=[0.9, 0.5] * 20)) == []
-    ((step, _),) = find(history(500, teacher_mean_token_accuracy=[0.98, 0.5]))
+    curve = [0.98] * 30 + [0.5] + [0.98] * 9 + [0.5] * 10
+    ((step, sign),) = find(taught(curve, steps=1))
+    assert 42 <= step <= 43
+    assert find(taught([0.9, 0.5] * 20, steps=1)) == []
+    ((step, _),) = find(taught([0.98, 0.5], steps=500))
     assert step == 1000
 
 
 def test_steps_without_sampled_answers():
     """With a share below 1 some logs have none."""
-    logs = history(1, teacher_mean_token_accuracy=[0.9] * 120)
+    logs = taught([0.9] * 120, steps=1)
     for number, each in enumerate(logs[::3]):
         each |= {"on_policy/entropy": 0.2 if number < 20 else 3.0, "on_policy/kl": 0.1}
     ((step, sign),) = find(logs)
@@ -106,7 +116,9 @@ def test_evaluations():
     ((step, sign),) = find(measured(0.8, 0.5, 0.5))
     assert step == 150 and "has fallen to 50.0%, from 80.0% at step 50" in sign
     assert [step for step, _ in find(measured(1.0, 0.05))] == [100]
-    logs = measured(1.0, 0.05, name="eval_other_teacher_mean_token_accuracy")
+    logs = measured(1.0, 0.9, name="eval_other_teacher_mean_token_accuracy")
+    for each, ce in zip(logs, (0.1, 0.5), strict=True):
+        each["eval_other_teacher_ce"] = ce
     assert [step for step, _ in find(logs, teacher="frozen")] == [100]
     for name in ("eval_vision_rich_accuracy", "eval_mean_token_accuracy"):
         assert find(measured(1.0, 0.05, name=name)) == []
@@ -115,13 +127,14 @@ def test_evaluations():
 
 def test_teachers_that_stay():
     """Only rows can have become harder for them."""
-    logs = history(teacher_mean_token_accuracy=[0.98, 0.7])
+    logs = taught([0.98, 0.7])
     assert len(find(logs, teacher="ema")) == 1 and find(logs, teacher="frozen") == []
 
 
 def test_remedies_fit_the_teacher():
     logs = [{"eval_text_rich_accuracy": value, "step": step} for step, value in enumerate((1.0, 0.0), 1)]
-    for values, is_named in (({}, True), ({"teacher": "frozen"}, False), ({"use_kl": False}, False)):
+    no_kl = ({"teacher": "frozen"}, {"use_kl": False}, {"lambda_kl": 0.0})
+    for values, is_named in (({}, True), *((values, False) for values in no_kl)):
         ((_, sign),) = find(logs, **values)
         assert ("`teacher: frozen`" in sign) == is_named and "fewer `trainable_parts`" in sign
 
@@ -130,7 +143,8 @@ def test_remedies_fit_the_teacher():
 def collapsing(monkeypatch):
     """Lets whatever the teacher does be a sign after two steps."""
     monkeypatch.setattr(watch, "STEPS", 2)
-    monkeypatch.setattr(watch, "SHARE", -1.0)
+    monkeypatch.setattr(watch, "TOKEN_SHARE", -1.0)
+    monkeypatch.setattr(watch, "CE_FACTOR", 0.0)
 
 
 FLAGS = {"max_steps": 4, "save_strategy": "steps", "save_steps": 100, "resume_from_checkpoint": True}
