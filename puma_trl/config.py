@@ -14,6 +14,7 @@ from .errors import ConfigError
 from .fields import check_values
 from .on_policy_config import OnPolicyConfig, check_on_policy
 from .redact import hide_secrets
+from .vllm_config import VLLMConfig, check_vllm
 
 
 TEACHERS = ("live", "frozen", "ema", "model")
@@ -37,13 +38,13 @@ def as_names(value: str | list[str] | None) -> list[str]:
 
 
 @dataclass
-class PumaKLConfig(OnPolicyConfig, SFTConfig):
+class PumaKLConfig(VLLMConfig, OnPolicyConfig, SFTConfig):
     r"""
     Configuration class for the [`PumaKLTrainer`].
 
     This class includes only the parameters that are specific to Math-PUMA training. For a full list of training
     arguments, please refer to the [`~trl.SFTConfig`] documentation, and for those of answers that the student writes
-    itself to [`OnPolicyConfig`].
+    itself to [`OnPolicyConfig`] and [`VLLMConfig`].
 
     Args:
         use_kl (`bool`, *optional*, defaults to `True`):
@@ -263,6 +264,7 @@ class PumaKLConfig(OnPolicyConfig, SFTConfig):
             self.part_learning_rates = read_rates(self.part_learning_rates)
         check_teacher(self)
         check_on_policy(self)
+        check_vllm(self)
         self._check_training_settings()
         self._check_data_settings()
 

@@ -30,6 +30,7 @@ _SHARE_OR_COUNT = (
 )
 _SEED = (lambda value: 0 <= value < 2**32, "between 0 and 4294967295")
 _BELOW_ONE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+_PORT = (lambda value: 0 < value < 2**16, "between 1 and 65535")
 RANGES = {
     "adam_beta1": _BELOW_ONE,
     "adam_beta2": _BELOW_ONE,
@@ -80,6 +81,12 @@ RANGES = {
     "top_k": _AT_LEAST[0],
     "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "warmup_steps": (lambda value: value == 0 or _SHARE_OR_COUNT[0](value), f"0, {_SHARE_OR_COUNT[1]}"),
+    "vllm_gpu_memory_utilization": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "vllm_group_port": _PORT,
+    "vllm_max_model_length": _AT_LEAST[1],
+    "vllm_server_port": _PORT,
+    "vllm_server_timeout": _AT_LEAST[0],
+    "vllm_tensor_parallel_size": _AT_LEAST[1],
     "weight_decay": _AT_LEAST[0],
 }
 # Columns of a list of fields, and those of them for names and defaults
@@ -151,7 +158,6 @@ NOT_HERE = {
     "stage": _STAGE,
     "system": "Write system prompts into the data, as docs/data.md says.",
     "task": _STAGE,
-    "use_vllm": "Training samples with transformers' `generate`; evaluation has `--backend openai`.",
     "wandb_entity": "Set WANDB_ENTITY in `env`.",
 }
 # Fields that have no effect in a recipe: value that says nothing (`...`: none), what to do

@@ -52,7 +52,8 @@ class OnPolicyConfig:
         repetition_penalty (`float`, *optional*, defaults to `1.0`):
             Penalty above 1 for tokens that prompt or answer have already.
         generation_kwargs (`dict[str, Any]`, *optional*):
-            Further fields of [`~transformers.GenerationConfig`], such as `{no_repeat_ngram_size: 8}`.
+            Further fields of [`~transformers.GenerationConfig`], such as `{no_repeat_ngram_size: 8}`, or with
+            `use_vllm` of vLLM's `SamplingParams`: `bad_words`, `frequency_penalty`, `presence_penalty`, `min_tokens`.
         mask_truncated_completions (`bool`, *optional*, defaults to `False`):
             Whether answers that are cut off at `max_completion_length` are left out of the loss.
         log_completions (`bool`, *optional*, defaults to `False`):
@@ -80,7 +81,8 @@ class OnPolicyConfig:
         default=1.0, metadata={"help": "Penalty above 1 for tokens that prompt or answer have already."}
     )
     generation_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "Further fields of transformers' `GenerationConfig` for sampled answers."}
+        default=None,
+        metadata={"help": "Further fields of `GenerationConfig`, or with vLLM of `SamplingParams`."},
     )
     mask_truncated_completions: bool = field(
         default=False,
@@ -136,6 +138,8 @@ def check_on_policy(args: Any) -> None:
     for ours, names in _OURS.items():
         if found := [name for name in names if name in kwargs]:
             raise ConfigError(f"`generation_kwargs` has `{found[0]}`. Set `{ours}` instead.")
+    if args.use_vllm:
+        return  # which takes others, see `check_vllm`
     if unknown := sorted(kwargs.keys() - set(OF_GENERATION_KWARGS)):
         raise ConfigError(
             f"`generation_kwargs` has `{unknown[0]}`, which is decided elsewhere or is not of sampling. It may have "

@@ -1,5 +1,8 @@
+from dataclasses import fields
+
 import pytest
 from transformers import GenerationConfig
+from trl import DistillationConfig
 
 from puma_trl.best import IS_GREATER_BETTER
 from puma_trl.config import PumaKLConfig
@@ -7,6 +10,7 @@ from puma_trl.errors import ConfigError
 from puma_trl.evaluation.training_gap import METRICS
 from puma_trl.on_policy_config import OF_GENERATION_KWARGS, OF_ON_POLICY
 from puma_trl.train.metrics import MEANS
+from puma_trl.vllm_config import OF_SAMPLING_PARAMS, OF_VLLM, VLLMConfig
 
 
 @pytest.mark.parametrize(
@@ -95,6 +99,73 @@ def test_generation_kwargs_are_of_transformers(tmp_path):
     kwargs = {"typical_p": 0.9, "no_repeat_ngram_size": 3}
     args = PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, on_policy_share=1, generation_kwargs=kwargs)
     assert args.generation_kwargs == kwargs
+
+
+OTHER_VLLM = {
+    "use_vllm": True, "vllm_mode": "server", "vllm_model_impl": "transformers", "vllm_enable_sleep_mode": True,
+    "vllm_server_base_url": "http://here", "vllm_server_host": "here", "vllm_server_port": 80,
+    "vllm_server_timeout": 1.0, "vllm_group_port": 90, "vllm_gpu_memory_utilization": 0.5,
+    "vllm_max_model_length": 99, "vllm_tensor_parallel_size": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def vllm(tmp_path, monkeypatch):
+    """Returns a function that makes a config for sampling by a server; vLLM seems installed."""
+    monkeypatch.setattr("puma_trl.vllm_config.is_vllm_available", lambda: True)
+    values = {"bf16": False, "use_cpu": True, "on_policy_share": 1, "use_vllm": True, "vllm_mode": "server"}
+    return lambda **others: PumaKLConfig(str(tmp_path), **values | others)
+
+
+def test_settings_of_vllm_are_those_of_trl():
+    theirs = {field.name: field.default for field in fields(DistillationConfig)}
+    assert {field.name: field.default for field in fields(VLLMConfig)} == {name: theirs[name] for name in OF_VLLM}
+    left_out = {"vllm_structured_outputs_regex"}
+    assert {*OF_VLLM} == {name for name in theirs if "vllm" in name} - left_out
+
+
+@pytest.mark.parametrize("name", OF_VLLM)
+def test_settings_of_vllm_need_it_and_a_share(vllm, name):
+    other = {"use_vllm": False, "vllm_mode": "colocate", name: OTHER_VLLM[name]}
+    if name != "use_vllm":
+        with pytest.raises(ConfigError, match=rf"^`{name}: .*` is for sampling through vLLM, but `use_vllm` is false"):
+            vllm(**other)
+    with pytest.raises(ConfigError, match="^`use_vllm: true` is for answers .*`on_policy_share` is 0"):
+        vllm(on_policy_share=0)
+    assert getattr(vllm(**{name: OTHER_VLLM[name]}), name) == OTHER_VLLM[name]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"vllm_mode": "colocate"}, "^`vllm_mode: colocate` needs a GPU"),
+        ({"vllm_mode": "local"}, "^`vllm_mode` is 'local', but it must be one of server, colocate"),
+        ({"vllm_gpu_memory_utilization": 1.5}, "^`vllm_gpu_memory_utilization` is 1.5, but it must be above 0"),
+        ({"temperature": 3.0}, "^`temperature` is 3.0, but vLLM takes at most 2"),
+        ({"generation_kwargs": {"no_repeat_ngram_size": 3}}, "^`generation_kwargs` has `no_repeat_ngram_size`, which"),
+        ({"generation_kwargs": {"max_tokens": 3}}, "Set `max_completion_length` instead"),
+        ({"generation_kwargs": {"temperature": 1}}, "Set `temperature` instead"),
+        ({"generation_kwargs": {"seed": 1}}, "^`generation_kwargs` has `seed`, which is decided elsewhere"),
+        ({"generation_kwargs": {"bad_words": "so"}}, "`bad_words: 'so'`, but it must be a list of at most 32 words"),
+        ({"generation_kwargs": {"min_tokens": 0.5}}, "`min_tokens: 0.5`, but it must be a whole number between 0 and"),
+        ({"generation_kwargs": {"presence_penalty": 3}}, "it must be a number between -2 and 2"),
+    ],
+)
+def test_what_vllm_cannot_use(vllm, values, message):
+    with pytest.raises(ConfigError, match=message):
+        vllm(**values)
+
+
+def test_what_vllm_takes_of_generation_kwargs(vllm):
+    kwargs = {"bad_words": ["so"], "min_tokens": 2, "presence_penalty": 0.5, "frequency_penalty": -1}
+    assert vllm(generation_kwargs=kwargs).generation_kwargs == kwargs
+    assert kwargs.keys() == {*OF_SAMPLING_PARAMS}
+
+
+def test_vllm_that_is_not_installed(vllm, monkeypatch):
+    monkeypatch.setattr("puma_trl.vllm_config.is_vllm_available", lambda: False)
+    with pytest.raises(ConfigError, match=r"^`use_vllm: true` needs vLLM, .* Run `pip install trl\[vllm\]`.$"):
+        vllm()
 
 
 def test_packing_is_allowed_without_kl(tmp_path):

@@ -23,6 +23,7 @@ LINE = (
         "best",
         "checks",
         "on_policy_config",
+        "vllm_config",
         "config",
         "recipe",
     ),

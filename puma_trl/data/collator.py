@@ -108,6 +108,8 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         on_policy (`bool`, *optional*, defaults to `False`):
             Whether batches carry their prompts ([`Prompts`], as `prompts` and `teacher_prompts`), so that
             [`~DataCollatorForPumaPairs.write_answers`] can put other answers behind them. Rows need no answer then.
+        keep_images (`bool`, *optional*, defaults to `False`):
+            Whether the student's `prompts` hold the pictures as well, for vLLM, which reads them itself.
         return_tensors (`str`, *optional*, defaults to `"pt"`):
             Type of tensor to return. Only `"pt"` is supported.
 
@@ -132,6 +134,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
     config: PreTrainedConfig | None = None
     teacher: TeacherSide | None = None
     on_policy: bool = False
+    keep_images: bool = False
     return_tensors: str = "pt"
     _teacher: "DataCollatorForPumaPairs" = field(init=False, repr=False)
     _renderer: Renderer = field(init=False, repr=False)
@@ -278,11 +281,23 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
         needs_blank = not has_images and side in self.placeholder_sides
         if self.on_policy:
             batch["prompts"] = Prompts.of_batch(batch, self._pad_token_id, needs_blank, dropped)
+            if self.keep_images and side == "student":
+                batch["prompts"].images = self._as_read([example["images"] for example in examples], batch)
+                tokenizer = get_tokenizer(self._renderer.reader)
+                batch["prompts"].unexpanded = tokenizer(prompts, add_special_tokens=False)["input_ids"]
             if not all(outputs):  # what ends an answer goes too
                 answers = [row[row != -100].tolist() for row in batch["labels"]]
                 answers = [answer if output else [] for answer, output in zip(answers, outputs, strict=True)]
                 batch |= batch["prompts"].with_answers(answers)
         return self._add_placeholder(batch) if needs_blank else batch
+
+    def _as_read(self, images: list[list[Image.Image]], batch: dict[str, Any]) -> list[list[Image.Image]]:
+        """Returns pictures in the size in which they are read, for a program that knows of no `max_pixels`."""
+        if "image_grid_thw" not in batch:
+            return images
+        patch = self.processor.image_processor.patch_size
+        sizes = ((width * patch, height * patch) for _, height, width in batch["image_grid_thw"].tolist())
+        return [[image.resize(next(sizes), Image.Resampling.BICUBIC) for image in row] for row in images]
 
     @property
     def _pad_token_id(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch.nn.functional import pad
 
 from .padding_free import PER_TOKEN
@@ -28,6 +29,10 @@ class Prompts:
             Whether the batch has a blank picture.
         dropped (`list[int]`):
             Rows that bear no labels, whatever their answers.
+        images (`list[list[PIL.Image.Image]]`, *optional*):
+            Each row's pictures, where another program than the model's processor reads them.
+        unexpanded (`list[list[int]]`, *optional*):
+            Each row's ids before the processor puts as many tokens as it takes in the place of a picture, likewise.
     """
 
     tokens: dict[str, torch.Tensor]
@@ -36,6 +41,8 @@ class Prompts:
     pictures: tuple[str, ...]
     has_blank: bool
     dropped: list[int] = field(default_factory=list)
+    images: list[list[Image]] | None = None
+    unexpanded: list[list[int]] | None = None
 
     @classmethod
     def of_batch(cls, batch: dict[str, Any], pad_token_id: int, has_blank: bool, dropped: list[int]) -> "Prompts":

@@ -116,8 +116,14 @@ class OnPolicy:
         if self.args.log_completions:
             trainer.add_callback(self.log)
         self.ends = end_token_ids(processor, model.generation_config)
-        kwargs = dict(self.args.generation_kwargs or {})
         suppressed = self._find_suppressed(model.config.get_text_config().vocab_size)
+        self.vllm = None
+        if self.args.use_vllm:
+            from .vllm_sampling import VLLMSampler  # which takes a while to import
+
+            self.vllm = VLLMSampler(trainer, self.ends, suppressed)
+            return
+        kwargs = dict(self.args.generation_kwargs or {})
         self.config = GenerationConfig(
             do_sample=False,  # the noise does it
             eos_token_id=self.ends,
@@ -159,8 +165,11 @@ class OnPolicy:
         ]
         if not chosen:
             return
-        with whole_model(self.trainer) as model, accelerator.autocast():
-            sampled = [self.sample(model, batch, step) for batch in chosen]
+        if self.vllm is not None:
+            sampled = self.vllm.sample(chosen, step)
+        else:
+            with whole_model(self.trainer) as model, accelerator.autocast():
+                sampled = [self.sample(model, batch, step) for batch in chosen]
         self.log.keep([each for batch in chosen for each in batch["prompts"].rows()], sum(sampled, []))
         for batch, answers in zip(chosen, sampled, strict=True):
             clipped = [answer[-1] not in self.ends for answer in answers]

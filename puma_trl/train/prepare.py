@@ -394,4 +394,5 @@ def make_collator(
         config=config,
         teacher=teacher,
         on_policy=args.on_policy_share > 0,
+        keep_images=args.use_vllm,
     )

@@ -12,6 +12,7 @@ from trl import ModelConfig
 from ..best import IS_GREATER_BETTER, find_metric
 from ..config import FOLLOWING, PumaKLConfig, PumaScriptArguments
 from ..errors import ConfigError
+from ..vllm_config import OF_COLOCATE, OF_SERVER
 
 
 logger = get_logger(__name__)
@@ -216,6 +217,11 @@ def check_collator(args: PumaKLConfig, collator: Callable | None, takes_images: 
             f"`on_policy_share` is {args.on_policy_share}, but `data_collator` keeps no prompts to write answers to. "
             "Give it `on_policy=True`, or leave it out."
         )
+    if args.use_vllm and not getattr(collator, "keep_images", False):
+        raise ConfigError(
+            "`use_vllm` is true, but `data_collator` keeps no pictures for vLLM. Give it `keep_images=True`, or leave "
+            "it out."
+        )
 
 
 Settings = PumaKLConfig | PumaScriptArguments | ModelConfig
@@ -248,6 +254,10 @@ def _idle(args: PumaKLConfig) -> Iterator[tuple[tuple[str, ...], str]]:
         yield teacher, f"teacher: {args.teacher}"
     if args.on_policy_share == 1 and args.eval_strategy == "no":
         yield ("lambda_kl",), "on_policy_share: 1"
+    if args.use_vllm:
+        yield OF_SERVER if args.vllm_mode == "colocate" else OF_COLOCATE, f"vllm_mode: {args.vllm_mode}"
+    if args.vllm_server_base_url:
+        yield ("vllm_server_host", "vllm_server_port"), f"vllm_server_base_url: {args.vllm_server_base_url}"
     if not args.log_completions:
         yield ("num_completions_to_print",), "log_completions: false"
     if os.path.isdir(args.teacher_model_name_or_path or ""):

@@ -35,6 +35,7 @@ from puma_trl.train.unused import (
     UNUSED_WITHOUT_METRICS,
     find_idle,
 )
+from puma_trl.vllm_config import OF_VLLM
 
 from ..checkpoints.test_assemble import write_language_model
 from ..models.family_models import build_family
@@ -110,6 +111,7 @@ WITH_PAIRS["repetition_penalty"] |= {"temperature": 0.01}  # logits of random we
 WITH_PAIRS["on_policy_share"] = "test_what_is_logged"
 WITH_PAIRS["max_completion_length"] = "test_answers_that_are_cut_off"
 WITH_PAIRS |= dict.fromkeys(("log_completions", "num_completions_to_print"), "test_log_completions")
+WITH_PAIRS |= dict.fromkeys(OF_VLLM, "test_settings_of_vllm_reach_it")
 REFUSED_BY_CONFIG = ["label_smoothing_factor", "loss_type"]  # with pairs, by `PumaKLConfig` itself
 # With text models: field → settings that change the first batch or the weights, or the test that shows the effect
 WITH_TEXT = {
@@ -153,7 +155,7 @@ IDLE_WITHOUT_KL += ["teacher_sync_steps", "teacher_update_rate"]
 
 
 # And these are refused then, by `PumaKLConfig` itself
-REFUSED_WITHOUT_KL = [*OF_TEACHER_MODEL, "on_policy_share", *OF_ON_POLICY]
+REFUSED_WITHOUT_KL = [*OF_TEACHER_MODEL, "on_policy_share", *OF_ON_POLICY, *OF_VLLM]
 
 
 def of_one_kind(*kinds):
@@ -434,7 +436,7 @@ def test_keys_of_dataset_kwargs(make):
         make(TEXT, {"dataset_kwargs": {"append_concat_token": True}})
 
 
-def test_settings_that_another_one_idles_are_named(make, pairs, caplog):
+def test_settings_that_another_one_idles_are_named(make, pairs, caplog, monkeypatch):
     make(pairs, {"use_kl": False, "lambda_kl": 0.3, "teacher": "ema", "num_train_epochs": 2, "save_steps": 7})
     idle = (
         "`lambda_kl: 0.3` (`use_kl: false`), `teacher: ema` (`use_kl: false`), `num_train_epochs: 2` (`max_steps: 2`)"
@@ -466,6 +468,13 @@ def test_settings_that_another_one_idles_are_named(make, pairs, caplog):
     assert find_idle(PumaKLConfig("out", bf16=False, use_cpu=True, report_to="none", **on_policy)) == [
         "`lambda_kl: 0.3` (`on_policy_share: 1`)",
         "`num_completions_to_print: 2` (`log_completions: false`)",
+    ]
+    monkeypatch.setattr("puma_trl.vllm_config.is_vllm_available", lambda: True)
+    vllm = {"on_policy_share": 1, "use_vllm": True, "vllm_mode": "server", "vllm_model_impl": "transformers"}
+    vllm |= {"vllm_server_base_url": "http://here", "vllm_server_port": 80}
+    assert find_idle(PumaKLConfig("out", bf16=False, use_cpu=True, report_to="none", **vllm)) == [
+        "`vllm_model_impl: transformers` (`vllm_mode: server`)",
+        "`vllm_server_port: 80` (`vllm_server_base_url: http://here`)",
     ]
     data = PumaScriptArguments(dataset_name=[__file__], dataset_train_split="tset", dataset_config="main")
     why = "(`dataset_name: files`)"
