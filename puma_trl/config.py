@@ -42,9 +42,8 @@ class PumaKLConfig(VLLMConfig, OnPolicyConfig, SFTConfig):
     r"""
     Configuration class for the [`PumaKLTrainer`].
 
-    This class includes only the parameters that are specific to Math-PUMA training. For a full list of training
-    arguments, please refer to the [`~trl.SFTConfig`] documentation, and for those of answers that the student writes
-    itself to [`OnPolicyConfig`] and [`VLLMConfig`].
+    This class includes only the parameters that are specific to Math-PUMA training. Please refer to [`~trl.SFTConfig`]
+    for training arguments, and to [`OnPolicyConfig`] and [`VLLMConfig`] for answers that the student writes itself.
 
     Args:
         use_kl (`bool`, *optional*, defaults to `True`):
