@@ -10,6 +10,9 @@ from puma_trl.train import watch
 from puma_trl.train.watch import Watch
 
 
+NAMES = ("mean_length", "clipped_ratio", "repeated_ngrams")
+
+
 class Trainer:
     """What the watch needs of one."""
 
@@ -85,6 +88,37 @@ def test_signs(logs, step, words):
 )
 def test_learning_is_no_sign(logs):
     assert find(logs) == []
+
+
+# Of runs of the mini study (recipes/mini/study), a log every 20 steps: accuracy and cross-entropy of the teacher
+OF_THE_STUDY = [
+    # everything trains, with a live teacher, by cross-entropy alone, with an average as the teacher: replies on the
+    # text-rich side end at 5 %, 18 % and 10 %
+    (40, [0.934, 0.827, 0.807, 0.819, 0.817], [0.221, 0.522, 0.535, 0.519, 0.547]),
+    (40, [0.952, 0.855, 0.854, 0.86, 0.878], [0.154, 0.429, 0.453, 0.455, 0.41]),
+    (60, [0.999, 0.962, 0.911, 0.885, 0.876], [0.00346, 0.118, 0.261, 0.34, 0.37]),
+    # the language model is frozen: half of the answers wrong, answers without steps, a teacher that knows nothing
+    (None, [0.902, 0.898, 0.894, 0.896, 0.886, 0.9], [1.08, 1.12, 1.17, 1.15, 1.27, 1.11]),
+    (None, [0.373, 0.371, 0.37, 0.374, 0.377, 0.371], [8.25, 8.18, 8.22, 8.05, 8.12, 8.21]),
+    (None, [0.792, 0.787, 0.795, 0.793, 0.797, 0.784], [2.3, 2.35, 2.26, 2.3, 2.28, 2.39]),
+]
+
+
+@pytest.mark.parametrize(("step", "accuracies", "ces"), OF_THE_STUDY)
+def test_curves_of_the_mini_study(step, accuracies, ces):
+    assert [when for when, _ in find(taught(accuracies, ces))] == ([step] if step else [])
+
+
+def test_sampled_curves_of_the_mini_study():
+    """With share 1, a log every 10 steps: one that learns, and one that comes to answer nothing, with a KL of 0."""
+    names = ("on_policy/entropy", "on_policy/kl", *(f"completions/{name}" for name in NAMES))
+    learns = [(0.153, 1.37, 18.1, 0.0, 0.0), (0.112, 0.731, 19.0, 0.0, 0.0), (0.0667, 0.36, 18.6, 0.0, 0.0)]
+    learns += [(0.0395, 0.177, 18.8, 0.0, 0.0), (0.0322, 0.0808, 19.2, 0.0, 0.0), (0.0267, 0.0531, 18.8, 0.0, 0.0)]
+    ends = [(0.18, 0.825, 25.4, 0.194, 0.243), (0.119, 0.0899, 8.36, 0.081, 0.859), (2.5e-5, 2.2e-9, 1.0, 0.0, 0.0)]
+    for values, step in ((learns, None), (ends, 30)):
+        found = find(history(10, **dict(zip(names, zip(*values, strict=True), strict=True))))
+        assert [when for when, _ in found] == ([step] if step else [])
+        assert all("the mean length of sampled answers has fallen" in sign for _, sign in found)
 
 
 def test_single_steps_are_no_sign():
