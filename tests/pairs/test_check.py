@@ -155,6 +155,14 @@ LEAKS = [
     (ANGLE + f" Solution: {SOLUTION}", "Find the third angle.", SOLUTION, [TEXT]),
     ("The angles are 60 and 60. Find the third.", "Find the third.", "180 - 120 = 60. Answer: 60", [NUMBERS]),
     ("A has 25, B 5. How many has A?", "A has 25. How many has A?", "Answer: 25", [NUMBERS, NUMBERS]),
+    # rows with letters are no options
+    (
+        "Row A: 1, 2. Row B: 48, 4. Find 1 of row A.",
+        "Row B: 48, 4. Find 1 of row A.",
+        "Answer: 48",
+        [NUMBERS, NUMBERS],
+    ),
+    ("Row A: 1, 2. Row B: 3, 4. The answer is 110.", "Find the sum.", SOLUTION, [TEXT]),
     # an answer in words
     ("Is it an obtuse isosceles triangle?", "Which is it?", "an obtuse isosceles triangle", [TEXT]),
     ("Name the triangle.", "Which is it?", "an obtuse isosceles triangle", []),

@@ -69,9 +69,16 @@ def _before_options(prompt: str) -> str:
     prompt = prompt[: listed.start()] if listed else prompt
     options = list(OPTION.finditer(prompt))
     first = next((option for option in options if option[1] == "A"), None)
-    if first is None or not any(option[1] == "B" and option.start() > first.start() for option in options):
+    second = first and next((each for each in options if each[1] == "B" and each.start() > first.start()), None)
+    # the rows of a table are named in the same way: "Row A: 1, 2. Row B: 3, 4."
+    if second is None or (name := _word_before(prompt, first)) is not None and name == _word_before(prompt, second):
         return prompt
     return prompt[: first.start()]
+
+
+def _word_before(prompt: str, option: re.Match) -> str | None:
+    word = re.search(r"[^\W\d_]+$", prompt[: option.start()].rstrip(" "))
+    return word and word[0].casefold()
 
 
 def _announces(prompt: str, answer: str) -> bool:
