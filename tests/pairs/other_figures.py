@@ -155,11 +155,11 @@ OTHER_SOLVERS = {
 
 
 def _isosceles(row, given, answer):
-    """Angle ACB, or ABC where D is on the line, is 1 degree; where BD bisects it, ABC is 2."""
+    """Angle ACB, or ABC where D is on the line, is 1 degree; where BD bisects ABC, AC and BC are the equal sides."""
     if row["level"] == 1:
         return 179 - given
     if row["level"] == 3:
-        return given + 1
+        return given * 3 / 2
     return 179 if "Angle BAC" in row["instruction"] else given - 1
 
 

@@ -1,6 +1,7 @@
 """The levels of modality: what words and figure bear, in one process and in two, in files and in what is refused."""
 
 import json
+import math
 import re
 from collections import defaultdict
 
@@ -184,3 +185,18 @@ def test_pictures_that_are_not_encoded_are_stored_once_too(tmp_path):
 def test_what_is_refused(arguments, match):
     with pytest.raises(ConfigError, match=match):
         list(generate_pairs(30, 0, **arguments))
+
+
+def test_the_stroke_across_a_divided_side_stands_beside_its_point(monkeypatch):
+    """At `vision_intensive` it alone tells which sides are equal; and that sides of the triangle are, the words."""
+    drawing = Drawing(monkeypatch)
+    tasks = zip(_sample_tasks(8, ["isosceles_angle"], "train", (3,), 1, STYLE), range(60), strict=False)
+    for task, _ in tasks:
+        _pair(task)
+        (marked,) = [args for name, args in drawing.calls if name == "equal_sides"]
+        corners = next(args[0] for name, args in drawing.calls if name == "polygon")
+        assert marked[0] == (corners[0], corners[1])
+        part = marked[1]
+        assert len({corners[0], corners[2]} & set(part)) == 1 and math.dist(*part) > 0.5 * math.dist(*corners[::2])
+        text = word(_make_problem(task), task.kind, 3, "vision_intensive", task.seed)
+        assert "degrees. Two sides of triangle ABC are equal, as marked. BD bisects angle ABC" in text

@@ -154,7 +154,9 @@ def _draw_isosceles(canvas: Canvas, level: int, base: float, given: str, find: s
     extra = {1: b, 2: (1.6, 0.0), 3: (c[0] + foot * (a[0] - c[0]), foot * a[1])}[level]
     a, b, c, d = canvas.fit([a, b, c, extra], room=1.2, turn=math.radians(canvas.rng.uniform(-180, 180)))
     canvas.polygon([a, b, c])
-    canvas.equal_sides((a, b), (a, c))
+    # D on AC would hide a stroke in the middle of AC where the triangle is nearly equilateral
+    whole = max((a, d), (d, c), key=lambda part: math.dist(*part)) if level == 3 else (a, c)
+    canvas.equal_sides((a, b), whole)
     if level > 1:
         canvas.line(c if level == 2 else b, d)
     points = {"A": a, "B": b, "C": c, "D": d}

@@ -39,7 +39,14 @@ PROPERTIES: dict[str, tuple[tuple[str, str], ...]] = {
         ("other part of the segment", "length of the segment with the question mark"),
     ),
     "parallel_angles": _PARALLELS,
-    "isosceles_angle": ((r"In triangle ABC the sides AB and AC are equal\. ", ""),),
+    "isosceles_angle": (
+        # the stroke across AC stands on a part of it
+        (
+            r"In triangle ABC the sides AB and AC are equal\. (?=BD bisects)",
+            "Two sides of triangle ABC are equal, as marked. ",
+        ),
+        (r"In triangle ABC the sides AB and AC are equal\. ", ""),
+    ),
     "exterior_angle": (
         (r"In triangle ABC, BC is extended beyond C to D( and beyond B to E)?\. ", ""),
         (r"(E, )?B, C and D lie on a line\. ", ""),
