@@ -4,6 +4,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import GenerationConfig
+from transformers.generation import (
+    ExponentialDecayLengthPenalty,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+)
 
 from .errors import ConfigError
 
@@ -23,6 +29,13 @@ OF_GENERATION_KWARGS = (
     "sequence_bias",
     "suppress_tokens",
 )
+# Those that transformers looks at when it samples, and not before; it leaves out a size below 1 without a word
+_PROCESSORS = {
+    "bad_words_ids": NoBadWordsLogitsProcessor,
+    "exponential_decay_length_penalty": lambda value: ExponentialDecayLengthPenalty(value, 0, 0),
+    "no_repeat_ngram_size": NoRepeatNGramLogitsProcessor,
+    "sequence_bias": SequenceBiasLogitsProcessor,
+}
 # Field of ours → what it is called in `generate`
 _OURS = {"max_completion_length": ("max_new_tokens", "max_length")} | {
     name: (name,) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -149,11 +162,39 @@ def check_on_policy(args: Any) -> None:
         raise ConfigError(
             f"`generation_kwargs` has `{bad[0]}: {kwargs[bad[0]]}`, but it must be a number between 0 and 1."
         )
+    _check_tokens(kwargs)
+    _check_lengths(kwargs, args.max_completion_length)
     try:
         GenerationConfig(do_sample=True, **kwargs).validate(strict=True)
-    except (ValueError, TypeError) as error:
+        for name, make in _PROCESSORS.items():
+            if kwargs.get(name) is not None:
+                make(kwargs[name])
+    except (ValueError, TypeError, IndexError, KeyError) as error:
         raise ConfigError(f"`generation_kwargs: {kwargs}` cannot be used: {error}") from error
 
 
 def _is_share(value: Any) -> bool:
     return isinstance(value, float) and 0 < value < 1
+
+
+def _check_tokens(kwargs: dict[str, Any]) -> None:
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        value = kwargs.get(name)
+        if value is not None and not (isinstance(value, list) and all(map(_is_count, value))):
+            raise ConfigError(f"`generation_kwargs` has `{name}: {value}`, but it must be a list of ids of tokens.")
+
+
+def _check_lengths(kwargs: dict[str, Any], longest: int) -> None:
+    """Makes sure that an answer may end before it is cut off."""
+    least = kwargs.get("min_new_tokens")
+    if least is None:
+        return
+    if not _is_count(least) or not 0 < least < longest:
+        raise ConfigError(
+            f"`generation_kwargs` has `min_new_tokens: {least}`, but it must be a whole number from 1 to below "
+            f"`max_completion_length`, {longest}: no answer could end."
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

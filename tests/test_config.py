@@ -86,6 +86,16 @@ def test_sampled_answers_need_a_teacher(tmp_path):
         ({"max_new_tokens": 5}, "`generation_kwargs` has `max_new_tokens`. Set `max_completion_length` instead"),
         ({"num_beams": 4}, "`generation_kwargs` has `num_beams`, which is decided elsewhere or is not of sampling"),
         ({"typical_p": 1.5}, "`generation_kwargs` has `typical_p: 1.5`, but it must be a number between 0 and 1"),
+        ({"suppress_tokens": "end"}, "`generation_kwargs` has `suppress_tokens: end`, but it must be a list of ids"),
+        ({"begin_suppress_tokens": [-1]}, r"has `begin_suppress_tokens: \[-1\]`, but it must be a list of ids"),
+        (
+            {"min_new_tokens": 512},
+            "has `min_new_tokens: 512`, but it must be a whole number from 1 to below",
+        ),
+        ({"no_repeat_ngram_size": -1}, "`generation_kwargs: .*` cannot be used: .*ngram_size"),
+        ({"bad_words_ids": "word"}, "`generation_kwargs: .*` cannot be used: .*bad_words_ids"),
+        ({"sequence_bias": [[5, 1.0]]}, "`generation_kwargs: .*` cannot be used: "),
+        ({"exponential_decay_length_penalty": 3}, "`generation_kwargs: .*` cannot be used: "),
         ({"cache_implementation": "fast"}, "(?s)`generation_kwargs: .*` cannot be used: .*cache_implementation"),
     ],
 )

@@ -36,7 +36,7 @@ def describe_sampling(args: PumaKLConfig) -> str:
     which = (
         "all answers"
         if args.on_policy_share == 1
-        else f"the answers of {args.on_policy_share:.0%} of the micro-batches"
+        else f"the answers of {100 * args.on_policy_share:g}% of the micro-batches"
     )
     limits = {"top_p": 1, "top_k": 0, "min_p": None, "repetition_penalty": 1}
     more = [f"{name} {getattr(args, name):g}" for name, plain in limits.items() if getattr(args, name) != plain]

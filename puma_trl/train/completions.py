@@ -61,7 +61,9 @@ def describe_on_policy(sums: dict[str, float]) -> dict[str, float]:
         sums (`dict[str, float]`):
             Sums over all ranks, by the names of `ON_POLICY_SUMS`.
     """
-    means = {name: sums[of] / max(sums["num_tokens"], 1.0) for name, of in ON_POLICY_MEANS.items()}
+    means = {}
+    if sums["num_tokens"]:  # all answers may have been left out
+        means = {name: sums[of] / sums["num_tokens"] for name, of in ON_POLICY_MEANS.items()}
     return means | {name: sums[of] / max(sums[over], 1.0) for name, (of, over) in COMPLETION_MEANS.items()}
 
 

@@ -160,15 +160,17 @@ class StepMetrics:
     def _means(self, sums: dict[str, float], mode: str) -> dict[str, float]:
         count = max(sums["num_tokens"], 1.0)
         means = {name: sums[of] / count for name, of in MEANS.items() if of in sums}
-        if "teacher_correct" in sums:
-            means["modality_gap"] = means["teacher_mean_token_accuracy"] - means["mean_token_accuracy"]
-            if mode == "train":
-                self.total_train_tokens += int(sums["input_tokens"])
-                if self._first is not None:
-                    for name, value in sums.items():
-                        self._first[name] += value
-            means["num_tokens"] = self.total_train_tokens
-        return means
+        if "teacher_correct" not in sums:
+            return means
+        means["modality_gap"] = means["teacher_mean_token_accuracy"] - means["mean_token_accuracy"]
+        if mode == "train":
+            self.total_train_tokens += int(sums["input_tokens"])
+            if self._first is not None:
+                for name, value in sums.items():
+                    self._first[name] += value
+            if not sums["num_tokens"]:  # rows without an answer, of which a mean of 0 would look like a collapse
+                means = {}
+        return means | {"num_tokens": self.total_train_tokens}
 
     def compare_sides(self, step: int, is_end: bool = False) -> str | None:
         """
@@ -243,6 +245,7 @@ class TokenMeans:
         num_tokens = next((logs["num_tokens"] for logs in reversed(state.log_history) if "num_tokens" in logs), 0)
         self._total_train_tokens = num_tokens  # TRL's
         self._step_metrics.begin(num_tokens)
+        self._has_told_left_out = False
         half = (torch.bfloat16, torch.float16)
         if self.args.device.type == "cuda" and (self.args.bf16 or self.args.fp16 or self.model.dtype in half):
             costs = Costs(self.model, self.teacher.model if self.args.teacher == "model" else None)
@@ -283,13 +286,27 @@ class TokenMeans:
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
-            self._metrics["train"] |= {name: [value] for name, value in self._measure("train").items()}
+            means = self._measure("train")
+            self._metrics["train"] |= {name: [value] for name, value in means.items()}
+            self._tell_if_left_out(means)
             if self.args.part_learning_rates and "learning_rate" in logs:
                 logs |= {f"learning_rate/{group['part']}": group["lr"] for group in self.optimizer.param_groups}
             warning = self._step_metrics.compare_sides(self.state.global_step, is_end="train_runtime" in logs)
             if warning and self.is_world_process_zero():
                 warnings.warn(warning)
         super().log(logs, start_time)
+
+    def _tell_if_left_out(self, means: dict[str, float]) -> None:
+        """Warns once in a training if no sampled answer since the last log has counted."""
+        if "completions/mean_length" not in means or "on_policy/kl" in means or self._has_told_left_out:
+            return
+        self._has_told_left_out = True
+        if self.is_world_process_zero():
+            warnings.warn(
+                f"All answers sampled by step {self.state.global_step} since the last log were cut off at "
+                f"`max_completion_length: {self.args.max_completion_length}`, and `mask_truncated_completions: true` "
+                "leaves them out, so nothing was learned from them. Raise the one, or set the other to false."
+            )
 
     def _measure(self, mode: str | None = None) -> dict[str, float]:
         """

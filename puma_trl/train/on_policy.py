@@ -8,7 +8,8 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, Trainer
+from accelerate.logging import get_logger
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, Trainer, TrainerState
 from transformers.generation import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -24,10 +25,14 @@ from ..config import PumaKLConfig
 from ..data.padding_free import OnHost
 from ..data.render import end_token_ids
 from ..data.tokens import ControlTokens
+from ..errors import ConfigError
 from ..on_policy_config import WARPERS
 from .completions import CompletionLog, sum_completions
 from .sampling import count_real_rows
 from .whole_model import whole_model
+
+
+logger = get_logger(__name__)
 
 
 def is_on_policy(number: int, share: float, seed: int) -> bool:
@@ -116,7 +121,8 @@ class OnPolicy:
         if self.args.log_completions:
             trainer.add_callback(self.log)
         self.ends = end_token_ids(processor, model.generation_config)
-        suppressed = self._find_suppressed(model.config.get_text_config().vocab_size)
+        vocab_size = model.config.get_text_config().vocab_size
+        suppressed = self._find_suppressed(vocab_size)
         self.vllm = None
         if self.args.use_vllm:
             from .vllm_sampling import VLLMSampler  # which takes a while to import
@@ -124,6 +130,7 @@ class OnPolicy:
             self.vllm = VLLMSampler(trainer, self.ends, suppressed)
             return
         kwargs = dict(self.args.generation_kwargs or {})
+        _require_words(kwargs, vocab_size, suppressed, self.ends)
         self.config = GenerationConfig(
             do_sample=False,  # the noise does it
             eos_token_id=self.ends,
@@ -146,6 +153,31 @@ class OnPolicy:
         )
         return unknown.union(*(each.ids for each in control)) - set(self.ends)
 
+    def _count_micro_batches(self, step: int) -> int:
+        """Returns the number of micro-batches before an optimizer step; the last step of an epoch may have fewer."""
+        size, loader = self.args.gradient_accumulation_steps, self.trainer.callback_handler.train_dataloader
+        if not hasattr(loader, "__len__"):  # outside of a training
+            return step * size
+        epochs, steps = divmod(step, math.ceil(len(loader) / size))
+        return epochs * len(loader) + steps * size
+
+    def tell_if_idle(self, state: TrainerState) -> None:
+        """
+        Warns at the beginning of a training if the share is so small that it has no such micro-batch.
+
+        Args:
+            state ([`~transformers.TrainerState`]):
+                The state of the trainer.
+        """
+        args, count = self.args, self._count_micro_batches(state.max_steps)
+        if args.on_policy_share * count >= 1:
+            return
+        if not any(is_on_policy(number, args.on_policy_share, args.seed) for number in range(count)):
+            logger.warning(
+                f"`on_policy_share: {args.on_policy_share:g}` is of the {count:,} micro-batches of this run none, so "
+                "no answer is sampled. Raise it, or leave it out."
+            )
+
     def write_answers(self, batches: list[dict[str, Any]]) -> None:
         """
         Puts the student's answers into those of an optimizer step's micro-batches that are on-policy, in place.
@@ -157,7 +189,7 @@ class OnPolicy:
                 All micro-batches of the next step.
         """
         args, accelerator, step = self.args, self.trainer.accelerator, self.trainer.state.global_step
-        first = step * args.gradient_accumulation_steps
+        first = self._count_micro_batches(step)
         chosen = [
             batch
             for number, batch in enumerate(batches, first)
@@ -213,6 +245,46 @@ class OnPolicy:
         tokens = model.generate(**inputs, logits_processor=processors, synced_gpus=False)
         ends, width = set(self.ends), inputs["input_ids"].shape[1]
         return [_cut(row, ends) for row in tokens[:, width:].tolist()]
+
+
+def _require_words(kwargs: dict[str, Any], vocab_size: int, suppressed: set[int], ends: Sequence[int]) -> None:
+    """
+    Makes sure that `generation_kwargs` name tokens of the model, and leave some to write and one to end with.
+
+    Args:
+        kwargs (`dict[str, Any]`):
+            The setting.
+        vocab_size (`int`):
+            Number of the model's tokens.
+        suppressed (`set[int]`):
+            Tokens that are never written, whatever the setting says.
+        ends (`Sequence[int]`):
+            Tokens that end an answer.
+    """
+    bias = kwargs.get("sequence_bias") or []
+    sequences = {
+        "suppress_tokens": [kwargs.get("suppress_tokens") or []],
+        "begin_suppress_tokens": [kwargs.get("begin_suppress_tokens") or []],
+        "bad_words_ids": kwargs.get("bad_words_ids") or [],
+        "sequence_bias": list(bias) if isinstance(bias, dict) else [words for words, _ in bias],
+    }
+    for name, found in sequences.items():
+        if unknown := [token for words in found for token in words if token >= vocab_size]:
+            raise ConfigError(
+                f"`generation_kwargs` has the token {unknown[0]} in `{name}`, but the model knows tokens up to "
+                f"{vocab_size - 1}. Leave it out."
+            )
+    never = suppressed.union(*sequences["suppress_tokens"])
+    if never.issuperset(ends):
+        raise ConfigError(
+            f"`generation_kwargs` suppresses every token that ends an answer ({', '.join(map(str, ends))}), so all "
+            "would be cut off at `max_completion_length`. Leave one out of `suppress_tokens`."
+        )
+    if never.union(*sequences["begin_suppress_tokens"]).issuperset(set(range(vocab_size)).difference(ends)):
+        raise ConfigError(
+            "`generation_kwargs` suppresses every token that an answer can begin with. Leave some out of "
+            "`suppress_tokens` or `begin_suppress_tokens`."
+        )
 
 
 def _make_generator(seed: str, device: torch.device) -> torch.Generator:

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
     TrainerCallback,
+    TrainerState,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -204,6 +205,11 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         return describe_sample(batch, self.processing_class, self.teacher_side and self.teacher_side.processor)
 
     # Step
+
+    def _begin_metrics(self, state: TrainerState) -> None:
+        super()._begin_metrics(state)
+        if self._on_policy is not None:
+            self._on_policy.tell_if_idle(state)
 
     def _set_signature_columns_if_needed(self):
         if self._signature_columns is None and self._is_pair_data:
