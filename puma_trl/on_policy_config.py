@@ -162,6 +162,11 @@ def check_on_policy(args: Any) -> None:
         raise ConfigError(
             f"`generation_kwargs` has `{bad[0]}: {kwargs[bad[0]]}`, but it must be a number between 0 and 1."
         )
+    if kwargs.get("cache_implementation") in ("paged", "quantized"):
+        raise ConfigError(
+            f"`generation_kwargs` has `cache_implementation: {kwargs['cache_implementation']}`, which needs settings "
+            "that it cannot have. Take `static`, `dynamic` or `offloaded`."
+        )
     _check_tokens(kwargs)
     _check_lengths(kwargs, args.max_completion_length)
     try:

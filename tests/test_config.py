@@ -96,6 +96,7 @@ def test_sampled_answers_need_a_teacher(tmp_path):
         ({"bad_words_ids": "word"}, "`generation_kwargs: .*` cannot be used: .*bad_words_ids"),
         ({"sequence_bias": [[5, 1.0]]}, "`generation_kwargs: .*` cannot be used: "),
         ({"exponential_decay_length_penalty": 3}, "`generation_kwargs: .*` cannot be used: "),
+        ({"cache_implementation": "quantized"}, "has `cache_implementation: quantized`, which needs settings that it"),
         ({"cache_implementation": "fast"}, "(?s)`generation_kwargs: .*` cannot be used: .*cache_implementation"),
     ],
 )

@@ -117,7 +117,10 @@ def word_measures(logs: dict[str, Any]) -> list[str]:
     found = [f"{name} {_number(logs[name])}" for name in ("loss", "kl", "ce") if name in logs]
     if "on_policy/kl" in logs:
         found.append(f"on-policy kl {_number(logs['on_policy/kl'])}")
+    if "completions/mean_length" in logs:
         found.append(f"{logs['completions/mean_length']:.0f} tokens an answer")
+        if cut_off := logs["completions/clipped_ratio"]:
+            found[-1] += f", {cut_off:.0%} cut off"
     if "modality_gap" in logs:
         found.append(f"gap {100 * logs['modality_gap']:.1f} pt")
     elif "mean_token_accuracy" in logs:

@@ -33,8 +33,13 @@ SPEED = {"perf/tokens_per_second": 1234.5, "perf/peak_memory_gib": 31.2, "learni
         ),
         ({"train_runtime": 754.0, "train_loss": 0.5}, "120 steps · 13 min in training · mean loss 0.50"),
         (
-            {"loss": 0.03, "on_policy/kl": 0.03, "on_policy/entropy": 1.0, "completions/mean_length": 21.4},
+            {"loss": 0.03, "on_policy/kl": 0.03, "on_policy/entropy": 1.0}
+            | {"completions/mean_length": 21.4, "completions/clipped_ratio": 0.0},
             "step 120/1000 · loss 0.03 · on-policy kl 0.03 · 21 tokens an answer · 12 min left",
+        ),
+        (
+            {"loss": 0.0, "completions/mean_length": 512.0, "completions/clipped_ratio": 1.0},
+            "step 120/1000 · loss 0 · 512 tokens an answer, 100% cut off · 12 min left",
         ),
         ({"mine": 3, "epoch": 1.0}, "step 120/1000 · mine 3"),
     ],
