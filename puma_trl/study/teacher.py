@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 
 def write_text_model(model: Path, output: Path) -> None:
@@ -18,9 +19,14 @@ def write_text_model(model: Path, output: Path) -> None:
     source = AutoModelForImageTextToText.from_pretrained(model)
     config = source.config.text_config
     rope = {name: config.rope_parameters[name] for name in ("rope_type", "rope_theta")}
-    known = {name: getattr(config, name) for name in Qwen2Config().to_diff_dict() if hasattr(config, name)}
-    text = Qwen2ForCausalLM(Qwen2Config(**known | {"rope_parameters": rope}))
-    text.model.load_state_dict(source.model.language_model.state_dict())
+    known = {name: getattr(config, name) for name in LlamaConfig().to_diff_dict() if hasattr(config, name)}
+    # not Qwen2's class, for which transformers makes a tokenizer of Qwen's own words of any other beside it
+    text = LlamaForCausalLM(LlamaConfig(**known | {"rope_parameters": rope, "attention_bias": True}))
+    weights = source.model.language_model.state_dict()
+    for name in [name for name in weights if name.endswith("self_attn.q_proj.bias")]:
+        # which Qwen2 does not have
+        weights[name.replace("q_proj", "o_proj")] = torch.zeros(config.hidden_size)
+    text.model.load_state_dict(weights)
     text.lm_head.load_state_dict(source.lm_head.state_dict())
     text.generation_config = source.generation_config
     text.save_pretrained(output)

@@ -281,11 +281,13 @@ def test_text_model(tmp_path):
     write_text_model(tmp_path / "model", tmp_path / "text")
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "model")
     text = AutoModelForCausalLM.from_pretrained(tmp_path / "text")
-    assert type(text).__name__ == "Qwen2ForCausalLM"
+    assert type(text).__name__ == "LlamaForCausalLM"
     ids = torch.randint(20, 300, (2, 30), generator=torch.Generator().manual_seed(0))
     assert_close(text(input_ids=ids).logits, model(input_ids=ids).logits)
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "text")  # what a run reads; of a text model its tokenizer
     assert tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    words = "Find the total of 345 and 28."
+    assert tokenizer(words)["input_ids"] == processor.tokenizer(words)["input_ids"]
     assert tokenizer.chat_template == processor.chat_template
 
 
