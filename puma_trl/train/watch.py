@@ -22,6 +22,8 @@ SHARE = 0.2
 # The same for an accuracy of tokens, most of which a model that reads nothing still knows; and the factor by which the
 # cross-entropy must have risen from its lowest besides
 TOKEN_SHARE, CE_FACTOR = 0.05, 2.0
+# Share of repeated 4-grams above which answers are nonsense, though they may be so since the first window
+REPEATING = 0.5
 # By which factor a length must have changed from what it was at first, and an entropy have risen or fallen
 LENGTH_FACTOR, RISE_FACTOR, FALL_FACTOR = 3.0, 3.0, 10.0
 # Nats per token up to which no entropy is too high
@@ -179,7 +181,7 @@ def find_signs(known: dict[str, Series], args: PumaKLConfig) -> Iterator[tuple[s
             words = "the share of sampled answers that are cut off at `max_completion_length`"
             remedy = f"Raise that if they make sense (`log_completions: true` shows some), else {CALMER}."
             yield name, _tell(words, "{:.1%}", series.now, series.low, remedy)
-        elif name == REPEATED and series.now.value - series.low.value > SHARE:
+        elif name == REPEATED and (series.now.value - series.low.value > SHARE or series.now.value > REPEATING):
             words = "the share of repeated 4-grams in sampled answers"
             remedy = f"Set `repetition_penalty` above 1, or {CALMER}."
             yield name, _tell(words, "{:.1%}", series.now, series.low, remedy)
@@ -214,6 +216,8 @@ def _judge_entropy(series: Series, kl: Series, name: str) -> Iterator[tuple[str,
 
 
 def _tell(words: str, form: str, now: Mean, before: Mean, remedy: str) -> str:
+    if now is before:
+        return f"{words} is {form.format(now.value)}. {remedy}"
     moved = "fallen" if now.value < before.value else "risen"
     return (
         f"{words} has {moved} to {form.format(now.value)}, from {form.format(before.value)} at step {before.step}. "

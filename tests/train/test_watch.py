@@ -62,6 +62,7 @@ def sampled(entropies, kls):
         (completions([50.0, 90.0, 151.0]), 60, "length of sampled answers has risen to 151 tokens"),
         (completions([50.0] * 4, [0.3, 0.1, 0.25, 0.31]), 80, "`max_completion_length` has risen to 31.0%, from 10"),
         (completions([50.0] * 3, None, [0.1, 0.2, 0.32]), 60, "4-grams in sampled answers has risen to 32.0%, from"),
+        (completions([40.0], [1.0], [0.95]), 20, "4-grams in sampled answers is 95.0%. Set"),  # which came too fast
         (sampled([0.4, 0.6, 1.3], [0.5, 0.4, 0.1]), 60, "entropy of sampled answers has risen to 1.3 nats per token"),
         (sampled([0.4, 0.1, 0.03], [0.5, 0.4, 0.3]), 60, "fallen to 0.03 nats per token, from 0.4 nats per token at"),
     ],
@@ -115,10 +116,10 @@ def test_sampled_curves_of_the_mini_study():
     learns = [(0.153, 1.37, 18.1, 0.0, 0.0), (0.112, 0.731, 19.0, 0.0, 0.0), (0.0667, 0.36, 18.6, 0.0, 0.0)]
     learns += [(0.0395, 0.177, 18.8, 0.0, 0.0), (0.0322, 0.0808, 19.2, 0.0, 0.0), (0.0267, 0.0531, 18.8, 0.0, 0.0)]
     ends = [(0.18, 0.825, 25.4, 0.194, 0.243), (0.119, 0.0899, 8.36, 0.081, 0.859), (2.5e-5, 2.2e-9, 1.0, 0.0, 0.0)]
-    for values, step in ((learns, None), (ends, 30)):
-        found = find(history(10, **dict(zip(names, zip(*values, strict=True), strict=True))))
-        assert [when for when, _ in found] == ([step] if step else [])
-        assert all("the mean length of sampled answers has fallen" in sign for _, sign in found)
+    found = [find(history(10, **dict(zip(names, zip(*each, strict=True), strict=True)))) for each in (learns, ends)]
+    assert [[when for when, _ in each] for each in found] == [[], [20, 30]]
+    (_, repeats), (_, falls) = found[1]
+    assert "4-grams in sampled answers is 55.1%" in repeats and "mean length of sampled answers" in falls
 
 
 def test_single_steps_are_no_sign():
