@@ -5,6 +5,7 @@ import itertools
 import math
 import random
 import sys
+from collections import defaultdict
 from types import SimpleNamespace
 
 import pytest
@@ -72,13 +73,21 @@ def test_where_they_begin_depends_on_the_seed():
 
 
 def test_a_share_of_which_nothing_comes_changes_nothing(train, tiny_model, pairs, monkeypatch):
-    """Bit for bit, what batches carry besides included."""
+    """Bit for bit: not set, set to 0, and where batches carry what answers could be written with."""
     monkeypatch.setattr("puma_trl.train.on_policy.is_on_policy", lambda *args: False)
-    runs = [train(tiny_model(), pairs(8), on_policy_share=share) for share in (0.0, 0.5)]
-    one, other = map(weights, runs)
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    settings = [{}, {"on_policy_share": 0.0}, {"on_policy_share": 0.5}]
+    runs = [train(tiny_model(), pairs(8), lambda_kl=0.3, **each) for each in settings]
+    (plain, *others), (batch, *batches) = ([of(run) for run in runs] for of in (weights, first_batch))
+    for other in others:
+        assert plain.keys() == other.keys() and all(torch.equal(plain[name], other[name]) for name in plain)
+    more = {"prompts", "teacher_prompts"}
+    assert [each.keys() - batch.keys() for each in batches] == [set(), more] and not more & batch.keys()
+    for other in batches:
+        assert all(torch.equal(each, other[name]) for name, each in batch.items() if torch.is_tensor(each))
     logs = [[{key: each[key] for key in ("loss", "kl", "ce")} for each in run.state.log_history[:3]] for run in runs]
-    assert logs[0] == logs[1]
+    assert logs[0] == logs[1] == logs[2]
+    for each in logs[0]:  # and the loss is that of given answers
+        assert each["loss"] == pytest.approx(0.3 * each["kl"] + 0.7 * each["ce"], rel=1e-5)
 
 
 # Sampling
@@ -209,8 +218,8 @@ def test_families(name, pairs, tmp_path):
 # Learning
 
 
-def by_hand(model, row, collator, answer, alpha_kl):
-    """Returns the KL of each token of an answer from full logits, and the student's log-probabilities (N, V)."""
+def by_hand(model, row, collator, answer):
+    """Returns log-probabilities (N, V) of an answer from full logits: the student's, and the teacher's."""
     batch = collator([row])
     collator.write_answers(batch, [answer])
     sides = split_sides({name: value for name, value in batch.items() if torch.is_tensor(value)})
@@ -219,9 +228,12 @@ def by_hand(model, row, collator, answer, alpha_kl):
         predicts = side.pop("labels")[:, 1:] != -100
         with torch.set_grad_enabled(with_grad):
             both.append(log_softmax(model(**side).logits[:, :-1][predicts].double(), -1))
-    student, teacher = both
-    forward, reverse = (teacher.exp() * (teacher - student)).sum(-1), (student.exp() * (student - teacher)).sum(-1)
-    return alpha_kl * forward + (1 - alpha_kl) * reverse, student
+    return both
+
+
+def both_kl(student, teacher):
+    """Returns forward and reverse KL of each token (N,)."""
+    return (teacher.exp() * (teacher - student)).sum(-1), (student.exp() * (student - teacher)).sum(-1)
 
 
 @pytest.mark.parametrize("alpha_kl", [1.0, 0.0])
@@ -255,7 +267,9 @@ def test_the_mean_gradient_is_that_over_all_answers(train, tiny_model, pairs, al
     collator = DataCollatorForPumaPairs(trainer.processing_class, on_policy=True)
     probabilities, gradients = [], []
     for answer in answers:
-        kl, student = by_hand(model, row, collator, answer, alpha_kl)
+        student, teacher = by_hand(model, row, collator, answer)
+        forward, reverse = both_kl(student, teacher)
+        kl = alpha_kl * forward + (1 - alpha_kl) * reverse
         places = torch.tensor([allowed.index(token) for token in answer])
         log_p = log_softmax(student[:, allowed] / 2.0, -1).gather(-1, places[:, None]).sum()
         probabilities.append(log_p.exp().detach())
@@ -289,13 +303,14 @@ def test_the_loss_is_the_kl_alone(train, tiny_model, pairs):
 
 def test_accumulation_is_one_large_batch(train, tiny_model, pairs, sampled):
     found = []
+    few = {"suppress_tokens": [*range(7, 385)]}  # so that some answers end early
     for size, accumulation in ((4, 1), (2, 2)):
         options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
-        trainer = train(tiny_model(), pairs(8), **ALWAYS, **options, temperature=3.0)
+        trainer = train(tiny_model(), pairs(8), **ALWAYS, **options, temperature=3.0, generation_kwargs=few)
         found.append((weights(trainer), dict(sampled)))
         sampled.clear()
     (one, answers), (other, others) = found
-    assert answers == others and len({len(answer) for answer in answers.values()}) >= 1
+    assert answers == others and len({len(answer) for answer in answers.values()}) > 2
     for name, value in one.items():
         assert_close(other[name], value, rtol=0, atol=1e-6, msg=name)
 
@@ -392,10 +407,37 @@ def test_what_is_logged(train, tiny_model, pairs, sampled):
     assert sorted(by_kind) == [(False, True), (True, False)]
     (logs,) = [logs for logs in trainer.state.log_history if "on_policy/kl" in logs]
     assert not {"ce", "kl", "entropy", "modality_gap", "mean_token_accuracy"} & logs.keys()
-    assert logs["completions/mean_length"] == sum(map(len, sampled.values())) / len(sampled)
-    assert 0 < logs["on_policy/entropy"] and 0 <= logs["completions/repeated_ngrams"] <= 1
     both = [logs["num_tokens"] for logs in trainer.state.log_history[:2]]
     assert 0 < both[0] < both[1]
+
+
+def test_means_over_sampled_answers(train, tiny_model, pairs, sampled):
+    """All of them by hand, from full logits and the answers themselves."""
+    few = {"suppress_tokens": [*range(7, 387)], "min_new_tokens": 6}  # so that some end early, and n-grams repeat
+    options = {"max_steps": 1, "learning_rate": 0.0, "temperature": 3.0, "generation_kwargs": few}
+    options |= {"per_device_train_batch_size": 8, "max_completion_length": 8}
+    trainer = train(tiny_model(), pairs(8), on_policy_share=1.0, **options)
+    logs, ends = trainer.state.log_history[0], trainer._on_policy.ends
+    answers = {row: answer for (_, row), answer in sampled.items()}
+    tokens, ngrams, repeated, clipped = defaultdict(list), 0, 0, 0
+    for row in trainer.train_dataset:
+        answer = answers[row["row_id"]]
+        student, teacher = by_hand(trainer.model.eval(), row, trainer.data_collator, answer)
+        forward, reverse = both_kl(student, teacher)
+        found = {"forward_kl": forward, "reverse_kl": reverse, "entropy": -(student.exp() * student).sum(-1)}
+        for name, side in (("mean_token_accuracy", student), ("teacher_mean_token_accuracy", teacher)):
+            found[name] = side.argmax(-1) == torch.tensor(answer)
+        for name, values in found.items():
+            tokens[name] += values.tolist()
+        before = [answer[start : start + 4] for start in range(len(answer) - 3)]
+        ngrams += len(before)
+        repeated += sum(each in before[:place] for place, each in enumerate(before))
+        clipped += answer[-1] not in ends
+    for name, values in tokens.items():
+        assert logs[f"on_policy/{name}"] == pytest.approx(sum(values) / len(values), rel=1e-4), name
+    assert logs["completions/mean_length"] == sum(map(len, answers.values())) / 8
+    assert logs["completions/repeated_ngrams"] == repeated / ngrams > 0
+    assert logs["completions/clipped_ratio"] == clipped / 8 and 0 < clipped < 8
 
 
 def test_a_collator_without_prompts_is_refused(train, tiny_model, pairs, processor, tmp_path):
