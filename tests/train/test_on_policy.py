@@ -381,6 +381,18 @@ def test_answers_that_are_cut_off(train, tiny_model, pairs):
     assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
 
 
+def test_answers_that_end_count_beside_those_that_are_cut_off(train, tiny_model, pairs, sampled):
+    few = {"suppress_tokens": [*range(7, 385)]}
+    options = {"on_policy_share": 1.0, "max_completion_length": 2, "generation_kwargs": few}
+    trainer = train(tiny_model(), pairs(8), run=False, mask_truncated_completions=True, **options)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    trainer._on_policy.write_answers([batch])
+    answers = [sampled[0, row] for row in batch["row_id"]]
+    expected = [answer if answer[-1] in trainer._on_policy.ends else [] for answer in answers]
+    assert [row[row != -100].tolist() for row in batch["labels"]] == expected and [] in expected and any(expected)
+    assert [row[row != -100].tolist() for row in batch["teacher_labels"]] == expected
+
+
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_rows_without_an_answer(train, tiny_model, pairs, share):
     """They are learned from where the student writes the answer, and nowhere else."""
@@ -416,7 +428,10 @@ def test_means_over_sampled_answers(train, tiny_model, pairs, sampled):
     few = {"suppress_tokens": [*range(7, 387)], "min_new_tokens": 6}  # so that some end early, and n-grams repeat
     options = {"max_steps": 1, "learning_rate": 0.0, "temperature": 3.0, "generation_kwargs": few}
     options |= {"per_device_train_batch_size": 8, "max_completion_length": 8}
-    trainer = train(tiny_model(), pairs(8), on_policy_share=1.0, **options)
+    model = tiny_model()
+    with torch.no_grad():  # the likeliest words are among these
+        model.get_output_embeddings().weight[387:].mul_(20)
+    trainer = train(model, pairs(8), on_policy_share=1.0, **options)
     logs, ends = trainer.state.log_history[0], trainer._on_policy.ends
     answers = {row: answer for (_, row), answer in sampled.items()}
     tokens, ngrams, repeated, clipped = defaultdict(list), 0, 0, 0
@@ -433,6 +448,7 @@ def test_means_over_sampled_answers(train, tiny_model, pairs, sampled):
         ngrams += len(before)
         repeated += sum(each in before[:place] for place, each in enumerate(before))
         clipped += answer[-1] not in ends
+    assert 0 < sum(tokens["mean_token_accuracy"]) != sum(tokens["teacher_mean_token_accuracy"]) > 0
     for name, values in tokens.items():
         assert logs[f"on_policy/{name}"] == pytest.approx(sum(values) / len(values), rel=1e-4), name
     assert logs["completions/mean_length"] == sum(map(len, answers.values())) / 8
