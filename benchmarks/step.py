@@ -64,8 +64,10 @@ def make_rows(args: argparse.Namespace, folder: Path) -> Any:
     return Dataset.from_list(rows)
 
 
-def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool, padding_free: bool = False) -> Any:
-    """Returns the trainer over that batch, each of whose epochs is one step."""
+def make_trainer(
+    args: argparse.Namespace, rows: Any, folder: Path, use_kl: bool, padding_free: bool = False, **settings: Any
+) -> Any:
+    """Returns the trainer over a batch of rows, each of whose epochs is one step."""
     from puma_trl.config import PumaKLConfig
     from puma_trl.mini import build_model, build_processor
     from puma_trl.models.families import get_family
@@ -105,8 +107,9 @@ def make_trainer(args: argparse.Namespace, folder: Path, use_kl: bool, padding_f
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        **settings,
     )
-    return PumaKLTrainer(model, config, train_dataset=make_rows(args, folder), processing_class=processor)
+    return PumaKLTrainer(model, config, train_dataset=rows, processing_class=processor)
 
 
 class Watch:
@@ -194,7 +197,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
     variant, watch = args.variants[0], Watch()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(args, Path(folder), variant != "sft", variant == "padding-free")
+        rows = make_rows(args, Path(folder))
+        trainer = make_trainer(args, rows, Path(folder), variant != "sft", variant == "padding-free")
         if variant.startswith("passes"):
             measure_passes(args, trainer, watch, all_logits=variant != "passes")
         else:
@@ -206,11 +210,11 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     return watch.result() | {"parameters": parameters, "padding": padding}
 
 
-def measure_apart(args: argparse.Namespace, variant: str) -> dict[str, float]:
-    """Measures one variant in a process of its own."""
+def measure_apart(args: argparse.Namespace, variant: str, script: str = "step.py") -> dict[str, float]:
+    """Measures one variant of a script in a process of its own."""
     names = ("hidden_size", "layers", "vocab", "batch_size", "image_size", "prompt_words", "answer_words", "spread")
     names += ("repeats",)
-    command = [sys.executable, str(Path(__file__).with_name("step.py")), "--measure", "--variants", variant]
+    command = [sys.executable, str(Path(__file__).with_name(script)), "--measure", "--variants", variant]
     command += [part for name in names for part in (f"--{name}", str(getattr(args, name)))]
     process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:

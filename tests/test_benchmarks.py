@@ -125,3 +125,15 @@ def test_recipes_at_the_widths_of_a_full_size_model():
     ratios = {line.split("`")[1]: float(line.split("|")[-2]) for line in lines if line.startswith("| `")}
     assert ratios.keys() == {"recipes/stage2.yaml", "recipes/qwen2_vl/lora/stage2.yaml"}
     assert all(0.75 < ratio < 1.3 for ratio in ratios.values()), ratios
+
+
+@pytest.mark.slow
+def test_what_a_sampled_step_costs():
+    lines = run_script("on_policy.py", "--quick").splitlines()
+    head, given, sampled = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line[:2] == "| ")
+    for row in (given, sampled):
+        *parts, step = map(float, row[1:5])
+        assert min(parts[1:]) > 0 and sum(parts) < step
+    assert given[1] == "0.00" and float(sampled[1]) > 0 and given[5] == given[7] == "1.00×"
+    assert given[-1] == sampled[-1] != "0" and given[-2] == "–" and int(sampled[-2]) <= int(sampled[-3])
+    assert "extra peak of a sampled step / N × V floats" in lines[-1]
