@@ -425,12 +425,12 @@ def test_what_is_logged(train, tiny_model, pairs, sampled):
 
 def test_means_over_sampled_answers(train, tiny_model, pairs, sampled):
     """All of them by hand, from full logits and the answers themselves."""
-    few = {"suppress_tokens": [*range(7, 387)], "min_new_tokens": 6}  # so that some end early, and n-grams repeat
+    few = {"suppress_tokens": [*range(7, 385)], "min_new_tokens": 6}  # so that some end early, and n-grams repeat
     options = {"max_steps": 1, "learning_rate": 0.0, "temperature": 3.0, "generation_kwargs": few}
     options |= {"per_device_train_batch_size": 8, "max_completion_length": 8}
     model = tiny_model()
     with torch.no_grad():  # the likeliest words are among these
-        model.get_output_embeddings().weight[387:].mul_(20)
+        model.get_output_embeddings().weight[385:].mul_(20)
     trainer = train(model, pairs(8), on_policy_share=1.0, **options)
     logs, ends = trainer.state.log_history[0], trainer._on_policy.ends
     answers = {row: answer for (_, row), answer in sampled.items()}
@@ -488,6 +488,7 @@ def test_log_completions(train, tiny_model, pairs, sampled, monkeypatch, capsys,
     assert printed.count("Completion") == 2 and printed.count("Angles") == 2 * (count or 4)
     tables = [each["completions"].dataframe for each in logged]
     tokenizer = trainer.processing_class.tokenizer
+    assert len(tables) == 2
     for step, table in enumerate(tables):
         rows = {row["row_id"]: row["instruction_2"] for row in trainer.train_dataset}
         expected = {rows[row]: answer for (at, row), answer in sampled.items() if at == step}
