@@ -76,7 +76,11 @@ def test_a_share_of_which_nothing_comes_changes_nothing(train, tiny_model, pairs
     """Bit for bit: not set, set to 0, and where batches carry what answers could be written with."""
     monkeypatch.setattr("puma_trl.train.on_policy.is_on_policy", lambda *args: False)
     settings = [{}, {"on_policy_share": 0.0}, {"on_policy_share": 0.5}]
-    runs = [train(tiny_model(), pairs(8), lambda_kl=0.3, **each) for each in settings]
+    runs, states = [], []
+    for each in settings:
+        runs.append(train(tiny_model(), pairs(8), lambda_kl=0.3, **each))
+        states.append(torch.get_rng_state())
+    assert all(torch.equal(state, states[0]) for state in states)  # which dropout would draw from
     (plain, *others), (batch, *batches) = ([of(run) for run in runs] for of in (weights, first_batch))
     for other in others:
         assert plain.keys() == other.keys() and all(torch.equal(plain[name], other[name]) for name in plain)
@@ -194,8 +198,11 @@ def test_the_state_of_the_trainer_stays(train, tiny_model, pairs):
 
 @pytest.mark.parametrize("name", [*MINI, *OTHERS])
 def test_families(name, pairs, tmp_path):
-    """Without padding a family writes the same answers, of rows with and without pictures."""
-    found = []
+    """
+    Of rows with and without pictures a family writes what its own forward finds likeliest, and without padding the
+    same.
+    """
+    found, options = [], ALWAYS | {"temperature": 1e-6}
     for padding_free in (False, True) if name != "gemma3" else (False,):
         processor, model = build_family(name)
         model.set_attn_implementation("varlen" if padding_free else "sdpa")
@@ -203,13 +210,20 @@ def test_families(name, pairs, tmp_path):
         args |= {"max_steps": 1, "save_strategy": "no", "trainable_parts": ["all"], "optim": "sgd"}
         trainer = PumaKLTrainer(
             model,
-            PumaKLConfig(str(tmp_path), padding_free=padding_free, gradient_checkpointing=False, **args, **ALWAYS),
+            PumaKLConfig(str(tmp_path), padding_free=padding_free, gradient_checkpointing=False, **args, **options),
             train_dataset=pairs(4, vision_rich_images=lambda index: index % 3),
             processing_class=processor,
         )
         batch = first_batch(trainer)
         trainer._on_policy.write_answers([batch])
         found.append(batch["labels"][batch["labels"] != -100].tolist())
+        if not padding_free:
+            rows = {row["row_id"]: row for row in trainer.train_dataset}
+            for row_id, labels in zip(batch["row_id"], batch["labels"], strict=True):
+                answer = labels[labels != -100]
+                student, _ = by_hand(model.eval(), rows[row_id], trainer.data_collator, answer.tolist())
+                student[:, trainer._on_policy.config.suppress_tokens] = float("-inf")
+                assert (student.gather(1, answer[:, None])[:, 0] > student.amax(1) - 1e-5).all()
         trainer.train()
         assert trainer.state.log_history[-1]["train_loss"] > 0
     assert len(found[0]) > 4 and found[0] == found[-1]
