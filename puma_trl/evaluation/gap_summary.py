@@ -67,10 +67,11 @@ def summarise(label: str, model: str, pairs: list[dict[str, Any]]) -> dict[str, 
     divergences = {name: sum(pair[name] * pair["num_tokens"] for pair in pairs) / tokens for name in DIVERGENCES}
     groups = {}
     for field in GROUPS:
-        values = sorted({pair[field] for pair in pairs if pair.get(field) is not None}, key=modality_rank)
-        if values:
-            chosen = {str(value): [pair for pair in pairs if pair.get(field) == value] for value in values}
-            groups[field] = {value: summarise_answers(members) for value, members in chosen.items()}
+        # by their text, since files may say 1 as well as "1"
+        said = [(str(pair[field]), pair) for pair in pairs if pair.get(field) not in (None, "")]
+        chosen = {name: [pair for each, pair in said if each == name] for name in {name for name, _ in said}}
+        if chosen:
+            groups[field] = {name: summarise_answers(chosen[name]) for name in sorted(chosen, key=modality_rank)}
     names = {"label": label, "model": model, "answer_tokens": tokens}
     return names | summarise_answers(pairs) | divergences | {"by": groups}
 

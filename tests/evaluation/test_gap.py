@@ -104,7 +104,9 @@ def test_accuracy_on_both_sides(checked_pairs):
     assert [pair["agree"] for pair in pairs] == [False, True, False, True, False]
     divergence = {"num_tokens": 2, "forward_kl": 0.5, "reverse_kl": 1.0}
     control = {"shuffled_forward_kl": 2.0, "shuffled_reverse_kl": 3.0}
-    groups = [{"kind": "angles" if index % 2 else "sums"} for index in range(5)]
+    groups = [{"kind": "angles" if index % 2 else "sums", "modality": ""} for index in range(5)]
+    for index, level in enumerate((1, "1", ["a"])):  # of files of several forms
+        groups[index]["level"] = level
     weighted = [pair | group | divergence | control for pair, group in zip(pairs, groups, strict=True)]
     weighted[0] |= {"num_tokens": 12, "forward_kl": 1.5}
     summary = summarise("oracle", "path/oracle", weighted)
@@ -115,7 +117,8 @@ def test_accuracy_on_both_sides(checked_pairs):
     assert summary["gap_interval"][0] < 0.6 < summary["gap_interval"][1]
     assert (summary["agreement"], summary["vision_rich_tokens"], summary["vision_rich_cut"]) == (0.4, 4, 0.2)
     assert {value: group["gap"] for value, group in summary["by"]["kind"].items()} == {"angles": 0.0, "sums": 1.0}
-    assert "level" not in summary["by"]
+    assert {value: group["pairs"] for value, group in summary["by"]["level"].items()} == {"1": 2, "['a']": 1}
+    assert "modality" not in summary["by"]
     assert summary["answer_tokens"] == 20
     assert summary["forward_kl"] == pytest.approx((12 * 1.5 + 8 * 0.5) / 20)
     assert summary["shuffled_reverse_kl"] == 3.0
