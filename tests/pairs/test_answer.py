@@ -4,8 +4,10 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +20,12 @@ from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import DataError, EvaluationError
 from puma_trl.evaluation.gap_answers import options_of, same_answer
 from puma_trl.evaluation.local_model import load_for_generation
+from puma_trl.evaluation.settings import ReplySettings
 from puma_trl.mini import build_model
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.answer.choice import Judged, Yield, agrees, choose, judge_replies, without_thoughts
-from puma_trl.pairs.answer.problems import GOLD, Problem, read_problems
-from puma_trl.pairs.answer.replies import write_chat
+from puma_trl.pairs.answer.problems import GOLD, Problem, digest, read_problems
+from puma_trl.pairs.answer.replies import Asking, write_chat
 from puma_trl.pairs.answer.sampling import PickToken, Sampler
 
 from ..conftest import TINY
@@ -231,6 +234,36 @@ def test_other_settings_do_not_mix(model, data, tmp_path, asked):
     other = write_rows(tmp_path / "pairs.jsonl", [pair(index, image_url_2=None) for index in range(COUNT - 1)])
     with pytest.raises(EvaluationError, match="data '"):
         main(options(model, other, tmp_path / "own.jsonl"))
+    (tmp_path / ".own.progress.settings.json").unlink()
+    with pytest.raises(EvaluationError, match="own.progress.settings.json, which says how they were made"):
+        main(options(model, data, tmp_path / "own.jsonl"))
+
+
+def test_other_pictures_are_other_data(data, tmp_path):
+    """They may have the same names, and bytes in the data the same length."""
+    copy = write_rows(tmp_path / "pairs.jsonl", read_rows(data))
+    shutil.copytree(data.parent / "pictures", tmp_path / "pictures")
+
+    def digests():
+        problems, _ = read_problems([str(copy)], tmp_path)
+        stored = [replace(each, row=each.row | {"image_url_2": as_bytes(each)}) for each in problems]
+        return digest(problems, "vision_rich"), digest(stored, "vision_rich"), digest(problems, "text_rich")
+
+    def as_bytes(problem):
+        return [{"bytes": Path(image["path"]).read_bytes(), "path": None} for image in problem.row["image_url_2"]]
+
+    before = digests()
+    assert before == digests() and before[0] == digest(read_problems([str(data)], tmp_path)[0], "vision_rich")
+    Image.new("RGB", (28, 28), (1, 90, 0)).save(tmp_path / "pictures" / "0.png")
+    assert [old == new for old, new in zip(before, digests(), strict=True)] == [False, False, True]
+
+
+@pytest.mark.parametrize("changes", [{"id": "0"}, {"response": None}, {"is_cut": 1}])
+def test_rows_that_are_no_replies_are_refused(changes, tmp_path):
+    row = {"id": 0, "row_id": "a", "sample": 1, "response": "", "is_cut": True}
+    progress = write_rows(tmp_path / ".own.progress.jsonl", [row | changes])
+    with pytest.raises(EvaluationError, match="own.progress.jsonl, line 1: a reply has id, row_id"):
+        Asking([], "text_rich", 1, ReplySettings("m"), progress).read()
 
 
 def test_a_seed_gives_the_same_reply_in_any_batch(model, data):
@@ -255,10 +288,10 @@ class Numbers:
         return self.number
 
 
-@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.7), (1.0, 1e-6)])
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (2.0, 0.7), (1.0, 1e-6), (1e-39, 1.0)])
 def test_tokens_are_drawn_by_their_probabilities(temperature, top_p):
     scores = torch.tensor([0.3, 2.0, -1.0, 1.2, 0.0])
-    expected = torch.softmax(scores / temperature, dim=-1)
+    expected = torch.softmax((scores - scores.max()) / temperature, dim=-1)
     order = expected.argsort(descending=True)
     inside = expected[order].cumsum(-1) - expected[order] < top_p
     expected = torch.zeros(5).scatter(0, order, expected[order] * inside)
@@ -492,6 +525,8 @@ def test_rows_that_cannot_be_answered(rows, message, data, tmp_path):
     [
         (["--temperature", "0"], "--temperature 0"),
         (["--temperature", "-1"], "--temperature"),
+        (["--temperature", "nan"], "--temperature` is nan"),
+        (["--temperature", "inf"], "--temperature` is inf"),
         (["--top_p", "0"], "--top_p"),
         (["--n", "0"], "--n"),
         (["--output", "own.json"], "own.json"),
@@ -505,3 +540,10 @@ def test_options_are_checked_first(more, message):
 def test_the_data_is_not_written_over(data):
     with pytest.raises(DataError, match="would be written over"):
         main(["answer", "--model", "no model", "--data", str(data), "--output", str(data)])
+
+
+@pytest.mark.parametrize("name", ["own.jsonl", "own.md"])
+def test_files_of_others_are_not_written_over(name, tmp_path):
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(DataError, match=f"{name} is there, but not the replies"):
+        main(["answer", "--model", "no model", "--data", "no data", "--output", str(tmp_path / "own.jsonl")])

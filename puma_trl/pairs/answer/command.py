@@ -11,6 +11,7 @@ command reads. All replies are kept beside them in `.own.progress.jsonl`, with w
 """
 
 import argparse
+import math
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,7 +89,7 @@ def answer_pairs(
         split=split,
         model=settings.model if is_local else None,
     )
-    asking = Asking(problems, side, num_samples, settings, output.with_name(f".{output.stem}.progress.jsonl"))
+    asking = Asking(problems, side, num_samples, settings, _progress_path(output))
     if not (ask_model if is_local else ask_server)(asking):
         return None
     counts = Yield()
@@ -111,20 +112,30 @@ def answer_pairs(
     return page
 
 
+def _progress_path(output: Path) -> Path:
+    return output.with_name(f".{output.stem}.progress.jsonl")
+
+
 def _check_options(data: list[str], output: Path, settings: ReplySettings, num_samples: int) -> None:
     if output.suffix != ".jsonl":
         raise DataError(f"`--output` is '{output}', but rows are written as JSON lines. Give a name with .jsonl.")
     if any(Path(name).exists() and output.exists() and output.samefile(name) for name in data):
         raise DataError(f"`--output` is '{output}', which is read, and would be written over. Choose another name.")
+    foreign = [path for path in (output, output.with_suffix(".md")) if path.exists()]
+    if foreign and not _progress_path(output).exists():
+        raise DataError(
+            f"{foreign[0]} is there, but not the replies it would be made of ({_progress_path(output).name}), and "
+            "would be written over. Choose another `--output`, or delete the file."
+        )
     if num_samples < 1 or settings.batch_size < 1 or settings.max_new_tokens < 1:
         raise DataError(
             f"`--n` is {num_samples}, `--batch_size` {settings.batch_size} and `--max_new_tokens` "
             f"{settings.max_new_tokens}, but each must be at least 1."
         )
-    if settings.temperature < 0 or not 0 < settings.top_p <= 1:
+    if not 0 <= settings.temperature < math.inf or not 0 < settings.top_p <= 1:
         raise DataError(
-            f"`--temperature` {settings.temperature:g} must not be negative, and `--top_p` {settings.top_p:g} must be "
-            "above 0 and at most 1."
+            f"`--temperature` is {settings.temperature:g} and `--top_p` {settings.top_p:g}, but the first must be a "
+            "number that is not negative, and the second above 0 and at most 1."
         )
     if not settings.temperature and num_samples > 1:
         raise DataError(

@@ -195,11 +195,16 @@ def _find_flaw(row: dict[str, Any], problem: Problem, folder: Path) -> str | Non
     return find_change(problem, problem.gold, folder)
 
 
+def _picture_digest(image: dict[str, Any]) -> str:
+    content = Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
+    return hashlib.sha256(content).hexdigest()
+
+
 def digest(problems: list[Problem], side: str) -> str:
     """Returns a digest of what is asked, by which a continued run knows that the data is the same."""
     content = hashlib.sha256()
     for problem in problems:
         prompt = problem.prompt(side)
-        names = [os.path.basename(image["path"] or "") or len(image["bytes"]) for image in prompt.images]
-        content.update(json.dumps([problem.row_id, prompt.text, list(prompt.history), names]).encode())
+        pictures = [_picture_digest(image) for image in prompt.images]
+        content.update(json.dumps([problem.row_id, prompt.text, list(prompt.history), pictures]).encode())
     return content.hexdigest()[:16]

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...data.places import IMAGE_PLACE
+from ...data.texts import shorten
 from ...errors import EvaluationError
 from ...evaluation.files import read_jsonl
 from ...evaluation.generate import chat_messages
@@ -28,6 +29,9 @@ from ...evaluation.responses import (
 from ...evaluation.server import Server
 from ...evaluation.settings import ReplySettings
 from .problems import Problem, digest
+
+
+REPLY = {"id": int, "row_id": str, "sample": int, "response": str, "is_cut": bool}  # columns of the progress file
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,12 @@ class Asking:
     def read(self) -> dict[int, dict[str, Any]]:
         """Returns number → row of the replies so far; of a batch that was written twice the first."""
         rows: dict[int, dict[str, Any]] = {}
-        for _, row in read_jsonl(self.progress) if self.progress.exists() else ():
+        for line, row in read_jsonl(self.progress) if self.progress.exists() else ():
+            if any(type(row.get(name)) is not kind for name, kind in REPLY.items()):
+                raise EvaluationError(
+                    f"{self.progress}, line {line}: a reply has {', '.join(REPLY)}, but this row is "
+                    f"{shorten(str(row))}. Delete the line: its reply is asked for again."
+                )
             rows.setdefault(row["id"], row)
         return rows
 
@@ -89,9 +98,14 @@ class Asking:
             EvaluationError: if the replies so far were made with other settings.
         """
         now, before = self._describe(), read_settings(self.progress)
+        if not before and self.progress.exists():
+            raise EvaluationError(
+                f"{self.progress} has replies, but {settings_path(self.progress).name}, which says how they were "
+                "made, is not beside it. Put it back, choose another `--output`, or delete the file to start again."
+            )
         merge_ranks(self.progress)
         repair_last_line(self.progress)
-        different = [name for name in now if before and before.get(name) != now[name]]
+        different = [name for name in now if before.get(name) != now[name]]
         if different and self.progress.exists():
             changes = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in different)
             raise EvaluationError(

@@ -30,7 +30,9 @@ class PickToken(LogitsProcessor):
         self.draws, self.temperature, self.top_p = draws, temperature, top_p
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        probabilities = torch.softmax(scores.float() / self.temperature, dim=-1)
+        scores = scores.float()
+        # below 0 first, so that a tiny temperature leads to the likeliest token and not to infinity minus infinity
+        probabilities = torch.softmax((scores - scores.amax(dim=-1, keepdim=True)) / self.temperature, dim=-1)
         probabilities, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
         inside = probabilities.cumsum(dim=-1) - probabilities < self.top_p
         ends = (probabilities * inside).cumsum(dim=-1)
