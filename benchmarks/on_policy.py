@@ -121,7 +121,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
         if args.variants[0] == "1":
             length = len(build_processor("qwen2_vl").tokenizer(answer)["input_ids"]) + 1  # and what ends it
             settings = {"on_policy_share": 1.0, "max_completion_length": length}
-            settings["generation_kwargs"] = {"min_new_tokens": length}
+            settings["generation_kwargs"] = {"min_new_tokens": length - 1}  # the last one may end it
         trainer = step.make_trainer(args, rows, Path(folder), use_kl=True, **settings)
         watch_parts(trainer, watch)
         trainer.add_callback(EndOfStep())
