@@ -426,6 +426,15 @@ def test_pairs_of_any_form_are_written_as_published(data, tmp_path):
     assert again[0].row["history"] == again[0].row["history_2"] == [{"role": "system", "content": "Be brief."}]
 
 
+def test_what_the_data_says_of_a_problem_is_written_again(data, tmp_path):
+    """So that `gap` has its groups on answers too, and both levels of a rung stay known."""
+    said = {"kind": "bar_total", "level": 2, "modality": "vision_only", "text_rich_modality": "text_lite"}
+    file = write_rows(tmp_path / "rows.jsonl", [pair(0, **said), pair(1)])
+    (first, second), _ = read_problems([str(file)], tmp_path, image_root=str(data.parent))
+    assert said.items() <= first.write("own", tmp_path).items()
+    assert not {"modality", "text_rich_modality"} & set(second.write("own", tmp_path))
+
+
 def test_a_chat_has_pictures_at_their_places(data):
     rows = [pair(0, image_url=["pictures/0.png", "pictures/1.png"], instruction="Is <image> as <image>?")]
     rows += [pair(0, system="Be brief.", system_2="Be brief.", history=[["a", "b"]], history_2=[["a", "b"]])]

@@ -160,6 +160,16 @@ def test_two_levels_in_files(tmp_path, monkeypatch):
     assert len(list(tmp_path.glob("images/**/*.png"))) == 15
 
 
+def test_words_without_a_picture_do_not_send_to_one():
+    for row in generate_pairs(2 * len(KINDS), 0, levels=LEVELS):
+        assert row["image_url"] == "" and "the picture" not in row["instruction"]
+    # with the figure, each side sends to it
+    options = {"levels": LEVELS, "modality": MODALITIES[1:-1], "text_rich_modality": "text_dominant"}
+    for row in generate_pairs(6, 0, ["shape_count"], **options):
+        sides = row["instruction"], row["instruction_2"]
+        assert all(text.endswith(" Count the shapes in the picture.") for text in sides)
+
+
 def test_pictures_that_are_not_encoded_are_stored_once_too(tmp_path):
     rows = generate_pairs(2, 0, modality=["text_lite"], text_rich_modality="text_dominant")
     write_pairs(rows, tmp_path / "pairs.jsonl", "images")

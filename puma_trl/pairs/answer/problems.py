@@ -28,6 +28,8 @@ from ..check.scan import make_checker
 
 # The column that keeps the answer of the data; no form reads it
 GOLD = "gold_answer"
+# Columns that are written again, since they say of the problem what its texts do not
+FACTS = (*GROUPS, "text_rich_modality")
 SHOWN = 3
 
 
@@ -40,7 +42,7 @@ class Problem:
         row (`dict[str, Any]`):
             The pair as it was read, with `row_id`.
         facts (`dict[str, Any]`):
-            Its `kind`, `level` and `modality`, where the data says them.
+            Its `kind`, `level`, `modality` and `text_rich_modality`, where the data says them.
     """
 
     row: dict[str, Any]
@@ -166,8 +168,8 @@ def read_problems(
     with Progress("reading", 0, disable=int(os.environ.get("RANK", 0)) > 0) as progress:
         for chunk in find_chunks(sources):
             facts = {
-                number: {name: raw[name] for name in GROUPS if isinstance(raw, dict) and raw.get(name) is not None}
-                for number, raw in read_chunk(sources[chunk.source], chunk, GROUPS)
+                number: {name: raw[name] for name in FACTS if isinstance(raw, dict) and raw.get(name) is not None}
+                for number, raw in read_chunk(sources[chunk.source], chunk, FACTS)
             }
             rows = checker.check(chunk)
             total += len(rows)

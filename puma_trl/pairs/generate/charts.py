@@ -312,6 +312,7 @@ def shape_count(rng: random.Random, level: int) -> Problem:
         answer=str(answer),
         key=(level, question, *(counts.values() if level == 3 else totals.values())),
         draw=lambda canvas: _draw_shapes(canvas, shapes),
+        question_alone=question,
     )
 
 

@@ -289,7 +289,7 @@ def _text_side(task: _Task) -> dict:
     problem = _make_problem(task)
     return {
         "image_url": "",
-        "instruction": f"{problem.facts} {problem.question}",
+        "instruction": f"{problem.facts} {problem.question_alone or problem.question}",
         "output": f"{problem.steps} Answer: {problem.answer}",
         "kind": task.kind,
         "level": task.level,

@@ -16,7 +16,8 @@ class Problem:
 
     Args:
         facts (`str`):
-            Everything that the figure shows, in words and numbers. The text-rich prompt is facts + question.
+            Everything that the figure shows, in words and numbers. The text-rich prompt is facts + question (without
+            a picture, facts + `question_alone`).
         question (`str`):
             What is asked, without any number. It is the vision-rich prompt.
         steps (`str`):
@@ -27,6 +28,8 @@ class Problem:
             The content, equal for two problems that differ only in wording or order. Splits are disjoint by it.
         draw (`Callable[[Canvas], None]`):
             Draws the figure with all numbers of the facts.
+        question_alone (`str`, *optional*):
+            What is asked where there is no picture. Defaults to the question.
     """
 
     facts: str
@@ -35,6 +38,7 @@ class Problem:
     answer: str
     key: tuple
     draw: Callable[[Canvas], None]
+    question_alone: str | None = None
 
 
 Kind = Callable[[random.Random, int], Problem]
