@@ -7,7 +7,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..data.render import prompt_of
-from .answers import final_answer, parse_options, same_quantity, same_words
+from .answers import final_answer, find_truths, gold_answer, parse_options, same_quantity, same_truth, same_words
 from .local_model import Generator, Prompt
 from .progress import Progress
 
@@ -25,7 +25,8 @@ def same_answer(reply: str, gold: str, options: tuple[str, ...] = ()) -> bool:
     Returns whether a reply ends in the answer that the gold output ends in.
 
     Both go through the `final` rule. Two answers are the same if they are the same quantity, whatever its notation and
-    unit, or the same text without regard to case and spaces. A gold output that ends in no answer is compared whole.
+    unit, or the same text without regard to case and spaces. A gold output that states no answer, or is prose with a
+    number by the way, is compared whole; to yes or no counts what the reply says of it.
 
     Args:
         reply (`str`):
@@ -35,9 +36,11 @@ def same_answer(reply: str, gold: str, options: tuple[str, ...] = ()) -> bool:
         options (`tuple[str, ...]`, *optional*):
             Texts of the options, where the gold answer is one of them.
     """
-    expected = read_answer(gold, options)
+    expected = gold_answer(gold, options)
     if expected is None:
         return same_words(gold, reply)
+    if not options and find_truths(expected):
+        return same_truth(expected, reply)
     answer = read_answer(reply, options)
     return answer is not None and equal_answers(expected, answer)
 

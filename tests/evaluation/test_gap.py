@@ -68,6 +68,45 @@ def checked_pairs(pair_file, processor, tiny_model):
         ("It is 79 cm.", "Answer: 79", True),
         ("\\boxed{\\frac{3}{4}}", "Answer: 0.75", True),
         ("<think>78?</think>79", "Answer: 79", True),
+        # what is denied or left open
+        ("The answer is not 79.", "Answer: 79", False),
+        ("I don't think it is 79.", "Answer: 79", False),
+        ("78 or 79", "Answer: 79", False),
+        ("It is 78 or 79.", "Answer: 79", False),
+        # units: of one kind by their size, of two kinds never
+        ("It takes 120 minutes.", "Answer: 2 hours", True),
+        ("It takes 2 minutes.", "Answer: 2 hours", False),
+        ("30 cm", "Answer: 30°", False),
+        ("30 degrees", "Answer: 30°", True),
+        ("5 km/h", "Answer: 5 km", False),
+        ("10 m/s", "Answer: 36 km/h", True),
+        ("2 L", "Answer: 2000 cm^3", True),
+        ("0.5", "Answer: 50%", True),
+        ("50", "Answer: 50%", True),
+        ("0.05", "Answer: 50%", False),
+        # times
+        ("The train leaves at 3:15 am.", "The train leaves at 3:15 pm.", False),
+        ("It leaves at 15:15.", "The train leaves at 3:15 pm.", True),
+        ("It leaves at 3 am.", "It leaves at 3 pm.", False),
+        # several values
+        ("x = -3 or x = 3", "Answer: x = 3 or x = -3", True),
+        ("Answer: x = ±3", "Answer: x = 3 or x = -3", True),
+        ("Answer: -3", "Answer: x = 3 or x = -3", False),
+        ("Answer: x = 4, y = 3", "Answer: x = 3, y = 4", False),
+        ("Answer: 4", "Answer: x = 3, y = 4", False),
+        # yes and no
+        ("Yes, because 5 > 3.", "Yes", True),
+        ("No, 5 > 3.", "Answer: yes", False),
+        ("不是", "是", False),
+        # prose with a number by the way
+        ("There are 4.", "The figure is a rhombus because all 4 sides are equal.", False),
+        ("All 4 sides are equal.", "All 4 sides are equal.", True),
+        ("4", "All 4 sides are equal. So it is a rhombus.", False),
+        ("5", "The triangle is isosceles because AB = 5.", False),
+        ("5", "No, it is 5", False),
+        ("5", "It is 5 because 2 + 3 = 5.", True),
+        ("7", "There are 7 apples left.", True),
+        ("104", "The angle is 104 degrees. This follows from the sum.", True),
     ],
 )
 def test_same_answer(reply, gold, same):

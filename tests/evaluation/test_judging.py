@@ -50,6 +50,15 @@ CHOICES = "Choices:\nA:50°\nB:60°\nC:sample A\nD:$2\\sqrt{3}$ cm"
         ("x^2-1", "(x-1)(x+1)", True),
         ("False", "false", True),
         ("14", "null", False),
+        # units of another kind, times of day, roots in any order
+        ("30°", "30 cm", False),
+        ("2 hours", "2 minutes", False),
+        ("2 hours", "120 min", True),
+        ("50%", "0.5", True),
+        ("3:15 pm", "3:15 am", False),
+        ("3:15 pm", "3:15 p.m.", True),
+        ("x = 3 or x = -3", "x = -3 or x = 3", True),
+        ("x = 3 or x = -3", "-3", False),
     ],
 )
 def test_math_verify_in_free_form(gold, extraction, same):

@@ -18,6 +18,7 @@ from puma_trl.data.files import find_sources
 from puma_trl.data.forms import find_forms
 from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import DataError, EvaluationError
+from puma_trl.evaluation.answers import is_prose
 from puma_trl.evaluation.gap_answers import options_of, same_answer
 from puma_trl.evaluation.local_model import load_for_generation
 from puma_trl.evaluation.settings import ReplySettings
@@ -461,6 +462,11 @@ def test_a_chat_has_pictures_at_their_places(data):
         ("It is 20.", "B", ("10", "20"), True, True),
         ("It is 10.", "B", ("10", "20"), False, False),
         ("They are parallel.", "They are parallel.", (), True, True),
+        ("The answer is not 104.", "It is 104.", (), False, False),
+        ("4 or 5", "Answer: B", ("4", "5"), False, False),
+        ("There are 4.", "It is a rhombus because all 4 sides are equal.", (), False, False),
+        ("Yes, because 5 > 3.", "Yes", (), True, True),
+        ("No, 5 < 8.", "Yes", (), False, False),
     ],
 )
 def test_judges(answer, gold, listed, exact, math_verify):
@@ -476,6 +482,15 @@ def test_which_right_answers_are_kept():
     chosen = {choose(judged, "random", str(seed))[0].sample for seed in range(20)}
     assert chosen == {1, 3, 4} and choose(judged, "random", "5") == choose(judged, "random", "5")
     assert all(choose(judged[1:2], keep, "s") == [] for keep in ("shortest", "random", "all"))
+
+
+def test_gold_answers_in_prose_are_counted():
+    golds = ["Answer: 4", "All 4 sides are equal.", "Yes", "They are parallel lines.", "B"]
+    assert [is_prose(gold) for gold in golds] == [False, True, False, True, False]
+    assert (
+        "2 gold answers are prose" in Yield(["a:1", "a:2"]).reasons and "(a:1, a:2)" in Yield(["a:1", "a:2"]).reasons
+    )
+    assert "prose" not in Yield().reasons
 
 
 def test_a_kind_may_have_the_name_of_the_total():

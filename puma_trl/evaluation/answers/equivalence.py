@@ -1,16 +1,14 @@
 """Whether two answers mean the same, as the official judges take it: notation and units do not matter."""
 
-import math
 import re
 from collections.abc import Sequence
 
 from .options import LETTERS, Options, read_stated
-from .quantities import BEHIND, evaluate, find_quantities, plain_math, strip_unit
+from .quantities import evaluate, plain_math, strip_unit
+from .units import find_unit, is_close, same_measure, same_time
 
 
-METRES = {"km": 1000.0, "m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "千米": 1000.0, "米": 1.0, "厘米": 0.01}
-WORDS = {"kilo": "km", "centi": "cm", "milli": "mm", "deci": "dm", "": "m"}
-POWERS = {"square": 2, "sq": 2, "平方": 2, "cubic": 3, "cu": 3, "立方": 3}
+BETWEEN = re.compile(r"\s*(,(?!\d{3}(?!\d))|[;，；、]|\b(?:or|and)\b|或者?|和)\s*", re.IGNORECASE)
 LONE_LETTER = re.compile(rf"(?<![A-Za-z])[{LETTERS}](?![A-Za-z])")
 
 
@@ -18,7 +16,8 @@ def same_quantity(gold: str, answer: str) -> bool | None:
     """
     Returns whether two answers are the same quantity, `None` where one of them is not one.
 
-    "12" and "12 cm^2" are, and "0.5 m" and "50 cm"; "0.5 m" and "0.5 cm" are not. A name before "=" does not count.
+    "12" and "12 cm^2" are, "0.5 m" and "50 cm", "50%" and "0.5", "3:15 pm" and "15:15"; "0.5 m" and "0.5 cm", or "2 h"
+    and "2 min", are not. A name before "=" does not count, nor does the order of roots: "x = 3 or x = -3".
 
     Args:
         gold (`str`):
@@ -26,15 +25,15 @@ def same_quantity(gold: str, answer: str) -> bool | None:
         answer (`str`):
             Another one.
     """
+    same = same_time(gold, answer)
+    if same is None:
+        same = _same_roots(gold, answer)
+    if same is not None:
+        return same
     values = evaluate(gold), evaluate(answer)
     if None in values:
         return None
-    units = _metric_unit(gold), _metric_unit(answer)
-    if None not in units and units[0] != units[1]:
-        if units[0][1] != units[1][1]:
-            return False
-        values = tuple(value * unit[0] for value, unit in zip(values, units, strict=True))
-    return math.isclose(*values, rel_tol=1e-6, abs_tol=1e-9)
+    return same_measure(values, (find_unit(gold), find_unit(answer)))
 
 
 def same_words(gold: str, answer: str) -> bool:
@@ -73,20 +72,21 @@ def _bare(text: str) -> str:
     return "".join(plain_math(text).casefold().split()).strip(".。,;:*\"'")
 
 
-def _metric_unit(text: str) -> tuple[float, int] | None:
-    """Returns the metres of the unit behind a quantity, and its power; `None` where there is no metric length."""
-    text = plain_math(text).rpartition("=")[2]
-    found = find_quantities(text)
-    unit = BEHIND.match(text, found[0].end) if found else None
-    if unit is None:
+def _same_roots(gold: str, answer: str) -> bool | None:
+    """Returns whether two answers are the same values in any order, `None` unless both list those of one name."""
+    roots = _roots(gold), _roots(answer)
+    if None in roots or len(roots[0][1]) != len(roots[1][1]) or len(roots[0][0] | roots[1][0]) > 1:
         return None
-    match = re.fullmatch(
-        r"(?:(square|sq|cubic|cu)\.? )?(?:(km|dm|cm|mm|m)|(kilo|centi|milli|deci|)met(?:er|re)s?|"
-        r"(平方|立方)?(千米|厘米|米))(?:\^?([23]))?",
-        " ".join(unit.group().split()),
-    )
-    if match is None:
+    return all(map(is_close, *(sorted(values) for _, values in roots)))
+
+
+def _roots(text: str) -> tuple[set[str], list[float]] | None:
+    """Returns the names (without numbers) and the values of a text such as "x = 3 or x = -3", "x = ±3", "3 or -3"."""
+    text = re.sub(r"([A-Za-z]\w*\s*=\s*)?(?:±|\\pm)\s*([^\s,;]+)$", r"\g<1>\2 or -\2", plain_math(text).strip(" .。"))
+    parts, joints = BETWEEN.split(text)[::2], BETWEEN.split(text)[1::2]
+    values = [evaluate(part) for part in parts]
+    if not joints or None in values:
         return None
-    name = match[2] or match[5] or WORDS[match[3] or ""]
-    power = int(match[6] or POWERS.get(match[1] or match[4], 1))
-    return METRES[name] ** power, power
+    names = {re.sub(r"[_\d{}]+", "", part.rpartition("=")[0]).strip() for part in parts} - {""}
+    is_open = all(joint.lower() in ("or", "或", "或者") for joint in joints)
+    return (names, values) if names or is_open else None

@@ -14,9 +14,11 @@ The order of evidence, in which a part of the reply that says nothing of the kin
 In multiple choice the first of 2 to 4 that names an option counts before one that states something else.
 """
 
+import math
 import re
 from collections.abc import Sequence
 
+from .denials import is_denied, with_alternatives
 from .options import OPENING, Options, read_loose, read_stated
 from .quantities import (
     REASON,
@@ -44,10 +46,13 @@ KINDS = ("choice", "number", "list", "text")
 
 BRACKETS = re.compile(r"\[[^\[\]]*\]")
 # Points, intervals and pairs, which are no expressions.
-TUPLE = re.compile(r"[(\[]\s*[^()\[\]\n,]{1,30},\s*[^()\[\]\n]{1,30}[)\]]|(?<![\d:])\d{1,6} ?: ?\d{1,6}(?![\d:])")
+TUPLE = re.compile(
+    r"[(\[]\s*[^()\[\]\n,]{1,30},\s*[^()\[\]\n]{1,30}[)\]]|"
+    r"(?<![\d:])\d{1,6} ?: ?\d{1,6}(?![\d:])(?:\s?[APap]\.?[Mm]\b)?"
+)
 # A sentence that ends in "y = 2x + 1" or "x > 3": letters of one or two characters, no words
 RELATION = re.compile(
-    r"(?<![A-Za-z])([A-Za-z](?:\([a-z]\))? ?(=|[<>]=?|[≤≥]) ?((?:(?![A-Za-z]{3})[\w ()+*/^.√π×·-]){1,60}))$"
+    r"(?<![A-Za-z])([A-Za-z](?:\([a-z]\))? ?(=|[<>]=?|[≤≥≠]) ?((?:(?![A-Za-z]{3})[\w ()+*/^.√π×·-]){1,60}))$"
 )
 MARKUP = " \t\r\n*<>$`\"'“”:：。"
 NO_ANSWER = re.compile(
@@ -89,8 +94,35 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
     Returns:
         The answer, or `None` where the reply ends in none.
     """
-    text = cut_next_question(strip_thoughts(reply.translate(FULL_WIDTH)))
+    text = _prepare(reply)
     known = Options.of(options) if kind == "choice" else None
+    answer = _announced(text, kind, known) or _read_loose(text, kind, known)
+    if answer is None and kind == "choice" and known.equal_to("yes") and known.equal_to("no"):
+        holds = read_restated(text, question)
+        answer = None if holds is None else known.equal_to("yes" if holds else "no")
+    return answer
+
+
+def read_announced(reply: str, kind: str) -> str | None:
+    """Returns the answer that a reply boxes, announces or sets in bold, as [`final_answer`] does without options."""
+    return _announced(_prepare(reply), kind, Options.of(()) if kind == "choice" else None)
+
+
+def find_loose(reply: str) -> tuple[str, int, int] | None:
+    """
+    Finds the relation, pair, ratio or quantity that a reply which announces none ends in.
+
+    Returns:
+        Its sentence in plain characters, and where it starts and ends there.
+    """
+    return _find_text(_prepare(reply))
+
+
+def _prepare(reply: str) -> str:
+    return cut_next_question(strip_thoughts(reply.translate(FULL_WIDTH)))
+
+
+def _announced(text: str, kind: str, known: Options | None) -> str | None:
     stated = None
     for statement in find_statements(text):
         read = _read_block if statement.is_block else _read_bold if statement.is_bold else _read_phrase
@@ -98,11 +130,7 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
         if answer is not None and (kind != "choice" or answer in tuple(known.letters)):
             return answer
         stated = stated or answer
-    answer = stated or _read_loose(text, kind, known)
-    if answer is None and kind == "choice" and known.equal_to("yes") and known.equal_to("no"):
-        holds = read_restated(text, question)
-        answer = None if holds is None else known.equal_to("yes" if holds else "no")
-    return answer
+    return stated
 
 
 def _read_phrase(statement: Statement, kind: str, options: Options | None) -> str | None:
@@ -168,7 +196,7 @@ def _last_number(text: str, words: bool = True) -> str | None:
     for sentence in reversed(split_sentences(text)):
         quantity = None if says_nothing(sentence) else _stated_quantity(before_reason(sentence), words)
         if quantity is not None:
-            return str(quantity)
+            return None if math.isnan(quantity.value) else str(quantity)
     return None
 
 
@@ -176,10 +204,11 @@ def _stated_quantity(sentence: str, words: bool = True) -> Quantity | None:
     """
     Returns the quantity that a sentence states: what there is ("there are 3"), else the last one behind its last
     equals sign. Bounds ("more than 5"), wholes ("out of 10"), years ("in 2019") and remarks in parentheses count only
-    where there is nothing else.
+    where there is nothing else, and what is denied ("not 6") never. "4 or 5" is one quantity, without a value.
     """
-    figures = find_quantities(sentence)
-    quantities = sorted(figures + find_number_words(sentence), key=lambda each: each.start) if words else figures
+    figures = [each for each in find_quantities(sentence) if not is_denied(sentence, each)]
+    named = [each for each in find_number_words(sentence) if not is_denied(sentence, each)] if words else []
+    quantities = sorted(figures + named, key=lambda each: each.start)
     there = THERE.search(sentence)
     if there and not re.search(r"\b(?:leaving|leaves)\b", sentence):
         counted = [each for each in quantities if there.end() <= each.start <= there.end() + 30]
@@ -194,21 +223,26 @@ def _stated_quantity(sentence: str, words: bool = True) -> Quantity | None:
         lambda each: not (each.plain and 1900 <= each.value < 2100 and YEAR.search(sentence[: each.start][-16:])),
     ):
         choices = [each for each in choices if keep(each)] or choices
-    return choices[-1] if choices else None
+    return with_alternatives(sentence, quantities, choices[-1]) if choices else None
 
 
 def _last_text(text: str) -> str | None:
     """Returns the last relation, pair, ratio or quantity of the last sentence that holds one, as it is written."""
-    for sentence in reversed(split_sentences(plain_math(text))):
+    found = _find_text(text)
+    return found and found[0][found[1] : found[2]].strip()
+
+
+def _find_text(text: str) -> tuple[str, int, int] | None:
+    for sentence in map(before_reason, reversed(split_sentences(plain_math(text)))):
         relation = RELATION.search(sentence.rstrip(".。 "))
         if relation and (relation[2] != "=" or evaluate(relation[3]) is None):
-            return relation[1]
+            return sentence, *relation.span(1)
         quantity = _stated_quantity(sentence)
         pair = max(TUPLE.finditer(sentence), key=re.Match.end, default=None)
         if pair and (quantity is None or pair.end() >= quantity.end):
-            return pair.group()
+            return sentence, *pair.span()
         if quantity is not None:
-            return with_unit(sentence, quantity)
+            return sentence, quantity.start, quantity.start + len(with_unit(sentence, quantity))
     return None
 
 

@@ -1,9 +1,11 @@
 """Which option of a multiple-choice question a text names: by its letter, by its text, or by its value."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .denials import OR, is_denied, with_alternatives
 from .quantities import Quantity, before_reason, evaluate, find_number_words, find_quantities, plain_math
 from .statements import NAMES, says_nothing, split_sentences
 
@@ -39,10 +41,16 @@ DENIED = (
         r"(?:eliminated|excluded|discarded|ruled out|wrong|incorrect|false|too\s\w|不对|错误?|不正确|不符|排除)"
     ),
 )
+# Letters of which it is left open which one is meant
+OPEN = re.compile(
+    r"(?<![A-Za-z0-9_])(?:[(（]?[A-H][)）]?[,，、]\s?){0,6}[(（]?[A-H][)）]?[,，]?\s?(?:or|或者?|还是)\s?"
+    r"(?:(?:option|choice)\s)?[(（]?[A-H](?![A-Za-z0-9])"
+)
 # A text that opens with a letter, which a mark, the end, or a reason follows.
 OPENING = re.compile(
     r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|letter|选项|选)\s*[:：_]?\s*)?[\"'“*]*"
-    r"(?:[(（\[]{1,2}\s*([A-Ha-h])\s*[)）\]]{1,2}|([A-H])(?=\s*(?:$|[(（).,，。．;；:：*\"'”>\]\n—–]|-\s|(?:since|because|as|for|and|is|"
+    r"(?:[(（\[]{1,2}\s*([A-Ha-h])\s*[)）\]]{1,2}"
+    r"(?!(?:\s?[,，、]\s?[(（]?[A-H][)）]?){0,6}[,，]?\s?(?:or|或者?|还是)\s?(?:option\s|choice\s)?[(（]?[A-H](?![A-Za-z]))|([A-H])(?=\s*(?:$|[(（).,，。．;；:：*\"'”>\]\n—–]|-\s|(?:since|because|as|for|and|is|"
     r"which|with|but|so|if)\b|[一-鿿，]|\s[^a-z\s=≈≠<>≥≤+×·/^√]))"
     r"(?![)）]?\s?(?:[,、]|and|or)\s?(?:and |or )?[(（]?[A-H](?![A-Za-z]))|([a-h])(?=\s*(?:$|[).:]\s*)))",
     re.IGNORECASE,
@@ -179,6 +187,7 @@ def _marked_letter(text: str, options: Options) -> str | None:
     if len({text[place] for place in listed}) < 2:
         listed = set()
     wrong = _denied_places(text)
+    left_open = {place for match in OPEN.finditer(text) for place in range(*match.span())}
     found, denied = [], {text[place] for place in wrong} & set(options.letters)
     for match in LETTER.finditer(text):
         letter = (match[1] or match[2]).upper()
@@ -189,7 +198,7 @@ def _marked_letter(text: str, options: Options) -> str | None:
             continue
         if place in wrong or WRONG.match(after) or NEGATED.search(before):
             denied.add(letter)
-        else:
+        elif place not in left_open:
             found.append(letter)
     if not found and denied and len(options.texts) - len(denied) == 1:
         return next(letter for letter in options.letters if letter not in denied)
@@ -243,13 +252,16 @@ def read_mention(text: str, options: Options) -> str | None:
     for sentence in reversed(sentences):
         if sentence.endswith("?"):
             continue
-        found, denied = [], set()
+        found, denied, end = [], set(), 0
         for match in options.mention.finditer(sentence):
             before, word = sentence[max(0, match.start() - 24) : match.start()], match.group()
             if evaluate(word) is not None or (word in TRUTHS and not _answers(before, sentence[match.end() :])):
                 continue  # quantities are compared as values
+            is_other, end = OR.fullmatch(sentence, end, match.start()) and found[-1:] != [word], match.end()
             if NEGATED.search(before):
                 denied.add(word)
+            elif is_other and found:
+                denied |= {found[-1], word}
             else:
                 found.append(word)
         found = [word for word in found if word not in denied]
@@ -283,11 +295,14 @@ def read_value(text: str, options: Options) -> str | None:
         if says_nothing(sentence):
             continue
         quantities = find_quantities(sentence) or find_number_words(sentence)
+        quantities = [each for each in quantities if not is_denied(sentence, each)]
         sentence = before_reason(sentence)
         letters = [letter for quantity in quantities if (letter := options.of_value(quantity))]
         if not named and quantities:
             stated = [each for each in quantities if each.end <= len(sentence)] or quantities
             behind = [each for each in stated if each.start > sentence.rfind("=")] or stated
+            if math.isnan(with_alternatives(sentence, quantities, behind[-1]).value):
+                return None
             letter = options.of_value(behind[-1]) or (letters[0] if len(set(letters)) == 1 else None)
             if letter:
                 return letter

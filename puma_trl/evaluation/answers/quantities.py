@@ -21,7 +21,7 @@ LENGTHS = (
 )
 OTHERS = (
     "degrees?|deg|radians?|rad|percent|grams?|kilograms?|kg|mg|g|tons?|lit(?:er|re)s?|ml|mL|l|L|seconds?|secs?|"
-    "minutes?|mins?|hours?|hrs?|h|s|days?|weeks?|months?|years?|mph|kph|dollars?|cents?"
+    r"minutes?|mins?|hours?|hrs?|h|s|[APap]\.?[Mm]|days?|weeks?|months?|years?|mph|kph|dollars?|cents?"
 )
 CHINESE = "(?:平方|立方)?(?:厘米|分米|毫米|千米|公里|米)|度|元|个|秒|分钟|小时|千克|克|升|人|岁"
 UNIT = (
@@ -30,6 +30,9 @@ UNIT = (
 )
 BEHIND = re.compile(rf"\s*{UNIT}")
 UNIT_AT_END = re.compile(rf"(?<=[\d)π°])\s*{UNIT}(?:\s*{UNIT})?\s*$")
+
+# "x = 3 or x" before the last "=": one of several quantities
+SEVERAL = re.compile(r"=[^=]*(?:[,;，；、](?!\d{3})|\b(?:or|and)\b|[或和])[^=]*$", re.IGNORECASE)
 
 # What follows these does not state the answer but says why.
 REASON = re.compile(
@@ -59,6 +62,7 @@ REWRITES = tuple(
         (r"\\infty(?![A-Za-z])", "∞"),
         (r"\\(?:geqslant|geq|ge)(?![A-Za-z])|>=", "≥"),
         (r"\\(?:leqslant|leq|le)(?![A-Za-z])|<=", "≤"),
+        (r"\\(?:neq|ne)(?![A-Za-z])|!=", "≠"),
         (r"\\[\[\]()]|\\(?=[%$])|\$|\*\*|`|\u200b", ""),
         (r"[−–](?=[\d.√π(\\])", "-"),
         ("²", "^2"),
@@ -70,7 +74,7 @@ REWRITES = tuple(
     )
 )
 # Most sentences have nothing of that, and no quantity
-REWRITTEN = re.compile(r"[<>]=|[\\$`*~²³−–√{\u200b]|\d\s*[xX]\s*\d|\d \d|sqrt")
+REWRITTEN = re.compile(r"[<>!]=|[\\$`*~²³−–√{\u200b]|\d\s*[xX]\s*\d|\d \d|sqrt")
 NUMERAL = re.compile(r"[\dπ]")
 # braces inside out; as many passes as they are deep
 BRACES = tuple(
@@ -182,7 +186,10 @@ def before_reason(text: str, reason: re.Pattern = WHY) -> str:
 def evaluate(text: str) -> float | None:
     """Returns the value of a text that is one quantity, with or without a unit or a name before "=", else `None`."""
     text = plain_math(text).strip(" \t\n.,;:")
-    text = text.rpartition("=")[2].strip()
+    name, _, text = text.rpartition("=")
+    if SEVERAL.search(name):
+        return None
+    text = text.strip()
     found = find_quantities(text)
     if len(found) != 1 or found[0].start > 0:
         return None

@@ -45,6 +45,12 @@ PHRASE = re.compile(
     rf"|(?:故|应|应该|所以|因此|则|可)\s*选(?:择|项)?\s*[:：]?|(?:^|[，。,;；\s])(?:选择|选)\s*[:：]?(?=\s*[\(（]?[A-H])",
     re.IGNORECASE,
 )
+# "I don't think that the answer is 5"
+DOUBT = re.compile(
+    r"\b(?:not (?:true|correct|right|the case|so) that|n['’]t true that|(?:do not|don['’]t|would not|wouldn['’]t|"
+    r"cannot|can['’]t) (?:think|believe|say|conclude)|doubt)\b[^,;.，；。\n]{0,40}$",
+    re.IGNORECASE,
+)
 # The letter that a line ends in, behind a word that draws a conclusion.
 CONCLUSION = re.compile(
     r"\b(?:so|hence|thus|therefore|choose|pick|select|go with|leav(?:es|ing)(?: only)?)\b,?\s{1,4}"
@@ -57,8 +63,9 @@ DENIAL = re.compile(r"\b(?:not|neither|nor|incorrect|wrong|false)\b|n't|不", re
 BOLD = re.compile(r"\*\*(?!\s)([^*\n]{1,60})(?<![\s:：])\*\*(?!\s*[:：])")
 # The letter stands before what says that it is right.
 VERDICT = re.compile(
-    r"(?:^|(?<=[\s(（*\"'“，。；：,有]))(?:(?i:option|choice|answer|选项)\s{0,4})?[\"'“*]{0,4}[(（]?(?P<letter>[A-H])(?![A-Za-z])"
-    r"[)）]?[\"'”*.:]{0,4}\s{0,4}(?:[^.\n]{0,60}?\s)??(?:(?:is|must be|should be|would be|looks)\s{1,4}"
+    r"(?:^|(?<=[\s(（*\"'“，。；：,有]))(?<!\bor\s)(?:(?i:option|choice|answer|选项)\s{0,4})?[\"'“*]{0,4}[(（]?(?P<letter>[A-H])(?![A-Za-z])"
+    r"(?![)）]?,?\s?(?:or\b|或))[)）]?[\"'”*.:]{0,4}\s{0,4}(?:[^.\n]{0,60}?\s)??"
+    r"(?:(?:is|must be|should be|would be|looks)\s{1,4}"
     r"(?:(?:therefore|thus|also)\s{1,4})?(?:the\s{1,4})?(?:correct|right|best|answer|true)\b(?! at first)|"
     r"fits?\s{1,4}(?:better|best)\b|"
     r"(?:选项)?\s{0,4}(?:符合|满足)|(?:选项)?\s{0,4}(?:是|为)?正确(?!\S{0,2}错)|(?:选项)?\s{0,4}是答案)",
@@ -171,7 +178,11 @@ def find_statements(text: str) -> Iterator[Statement]:
 
 def find_phrases(text: str) -> Iterator[Statement]:
     """Yields what phrases such as "the answer is" announce, the last one first; "C is correct" announces C."""
-    places: list[tuple[int, str | None]] = [(match.end(), None) for match in PHRASE.finditer(text)]
+    places: list[tuple[int, str | None]] = [
+        (match.end(), None)
+        for match in PHRASE.finditer(text)
+        if not DOUBT.search(text[max(0, match.start() - 80) : match.start()])
+    ]
     for match in VERDICT.finditer(text):
         if not DENIAL.search(match.group()) and not NAMES.search(text[max(0, match.start() - 16) : match.start()]):
             places.append((match.start("letter"), match["letter"]))

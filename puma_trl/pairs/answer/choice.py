@@ -10,11 +10,11 @@ from typing import Any
 
 from ...data.render import Renderer
 from ...data.texts import is_blank
-from ...evaluation.answers import strip_thoughts
+from ...evaluation.answers import find_truths, gold_answer, strip_thoughts
 from ...evaluation.benchmarks import BENCHMARKS
 from ...evaluation.gap_answers import SIDES, read_answer, same_answer
 from ...evaluation.judging import is_equivalent
-from .problems import Problem, find_change
+from .problems import SHOWN, Problem, find_change
 
 
 RIGHT, REPEATED = "right", "the same text again"
@@ -65,7 +65,9 @@ def agrees(answer: str, gold: str, options: tuple[str, ...], judge: str) -> bool
         return True
     if judge == "exact" or options:
         return False
-    ends = read_answer(gold), read_answer(answer)
+    ends = gold_answer(gold), read_answer(answer)
+    if ends[0] is not None and find_truths(ends[0]):
+        return False
     item = {"answer": ends[0], "question_type": "free-form"}
     return None not in ends and is_equivalent(BENCHMARKS["mathverse"], item, ends[1])
 
@@ -163,9 +165,16 @@ def choose(judged: Sequence[Judged], keep: str, seed: str) -> list[Judged]:
 
 
 class Yield:
-    """Counts what came of the replies, and words it."""
+    """
+    Counts what came of the replies, and words it.
 
-    def __init__(self):
+    Args:
+        prose (`Sequence[str]`, *optional*):
+            Row ids of the problems whose gold answer is prose.
+    """
+
+    def __init__(self, prose: Sequence[str] = ()):
+        self.prose = tuple(prose)
         self.total = Counter()
         self.by_kind: dict[str, Counter] = defaultdict(Counter)
         self.by_length: dict[int, Counter] = defaultdict(Counter)
@@ -193,10 +202,16 @@ class Yield:
 
     @property
     def reasons(self) -> str:
-        """Says why replies are not kept."""
+        """Says why replies are not kept, and which gold answers are prose."""
         left = Counter(self.verdicts)
         left["right, but another was chosen"] = left.pop(RIGHT, 0) - self.kept
-        return f"Not kept: {'; '.join(f'{why}: {count:,}' for why, count in left.most_common() if count) or 'none'}."
+        words = f"Not kept: {'; '.join(f'{why}: {count:,}' for why, count in left.most_common() if count) or 'none'}."
+        if self.prose:
+            words += (
+                f" {len(self.prose):,} gold answers are prose without an answer: only the same words are right there "
+                f"({', '.join(self.prose[:SHOWN])}{', …' if len(self.prose) > SHOWN else ''})."
+            )
+        return words
 
     def describe(self) -> str:
         """Returns the page: tables in Markdown, and why replies are not kept."""

@@ -70,6 +70,7 @@ def answer_pairs(
     _check_options(data, output, settings, num_samples)
     if judge == "math_verify" and find_spec("math_verify") is None:
         raise DataError("`--judge math_verify` needs a package that is not installed: pip install puma_trl[eval].")
+    from ...evaluation.answers import is_prose
     from ...evaluation.files import json_line
     from ...evaluation.local_model import load_for_prompts
     from ...files import whole_file
@@ -92,7 +93,7 @@ def answer_pairs(
     asking = Asking(problems, side, num_samples, settings, _progress_path(output))
     if not (ask_model if is_local else ask_server)(asking):
         return None
-    counts = Yield()
+    counts = Yield([each.row_id for each in problems if not each.options and is_prose(each.gold)])
     named = {} if round is None else {"round": round}
     with whole_file(output) as file:
         for problem, replies in zip(problems, group_replies(asking), strict=True):

@@ -1,0 +1,121 @@
+"""What the units of quantities measure, and times of day."""
+
+import math
+import re
+
+from .quantities import BEHIND, find_quantities, plain_math
+
+
+MINUTES_OF_HALF_A_DAY = 720
+
+LENGTHS = {
+    **{"km": 1000.0, "m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001},
+    **{"千米": 1000.0, "公里": 1000.0, "米": 1.0, "分米": 0.1, "厘米": 0.01, "毫米": 0.001},
+    **{"in": 0.0254, "inch": 0.0254, "inche": 0.0254, "ft": 0.3048, "foot": 0.3048, "feet": 0.3048},
+    **{"yd": 0.9144, "yard": 0.9144, "mi": 1609.344, "mile": 1609.344},
+}
+PREFIXES = {"kilo": 1000.0, "deci": 0.1, "centi": 0.01, "milli": 0.001, "": 1.0}
+POWERS = {"square": 2, "sq": 2, "平方": 2, "cubic": 3, "cu": 3, "立方": 3}
+# Name without the "s" of the plural -> what it measures, and how many of its base unit it is
+OTHERS = {
+    name: (measure, size)
+    for measure, sizes in {
+        "angle": {"° °C degree deg 度": 1.0, "radian rad": 180 / math.pi},
+        "time": {"second sec s 秒": 1, "minute min 分钟": 60, "hour hr h 小时": 3600, "day": 86400, "week": 604800},
+        "months": {"month": 1.0, "year": 12.0},
+        "morning": {"am a.m. AM A.M.": 1.0},
+        "afternoon": {"pm p.m. PM P.M.": 1.0},
+        "mass": {"gram g 克": 0.001, "kilogram kg 千克": 1.0, "mg": 1e-6, "ton": 1000.0},
+        "length 3": {"liter litre l L 升": 1e-3, "ml mL": 1e-6},
+        "speed": {"mph": 0.44704, "kph": 1 / 3.6},
+        "dollars": {"dollar": 1.0, "cent": 0.01},
+        "yuan": {"元": 1.0},
+        "percent": {"% percent": 1.0},
+    }.items()
+    for names, size in sizes.items()
+    for name in names.split()
+}
+CLOCK = re.compile(r"(\d{1,2})(?:[:：.](\d\d))?\s?(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
+
+
+def find_unit(text: str) -> tuple[str, float] | None:
+    """
+    Returns what the unit behind a quantity measures, and how many of its base unit it is; `None` without a unit of
+    which that is known.
+
+    Args:
+        text (`str`):
+            A quantity, which may stand behind a name and "=".
+    """
+    text = plain_math(text).rpartition("=")[2]
+    found = find_quantities(text)
+    unit = BEHIND.match(text, found[0].end) if found else None
+    if unit is None:
+        return None
+    above, _, below = " ".join(unit.group().split()).partition("/")
+    first = _measure(above)
+    if not below or first is None:
+        return first
+    second = _measure(below)
+    if second is None:
+        return None
+    measure = "speed" if (first[0], second[0]) == ("length 1", "time") else f"{first[0]} per {second[0]}"
+    return measure, first[1] / second[1]
+
+
+def same_measure(values: tuple[float, float], units: tuple[tuple[str, float] | None, ...]) -> bool:
+    """
+    Returns whether two quantities are the same.
+
+    One without a unit may have that of the other, and be a share or the percentage: "50%" is "0.5" and "50".
+
+    Args:
+        values (`tuple[float, float]`):
+            Their values.
+        units (`tuple[tuple[str, float] | None, ...]`):
+            Their units, as [`find_unit`] returns them.
+    """
+    if None not in units:
+        scaled = [value * unit[1] for value, unit in zip(values, units, strict=True)]
+        return units[0][0] == units[1][0] and is_close(*scaled)
+    shares = [
+        value / 100 if unit and unit[0] == "percent" else value for value, unit in zip(values, units, strict=True)
+    ]
+    return is_close(*values) or is_close(*shares)
+
+
+def is_close(first: float, second: float) -> bool:
+    """Returns whether two values are the same but for rounding."""
+    return math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def same_time(first: str, second: str) -> bool | None:
+    """
+    Returns whether two texts are the same time of day, `None` where they are no times, or neither says which half.
+
+    "3:15 pm" is "15:15" and "3:15 p.m.", not "3:15 am"; without a half of the day "3:15" may be either.
+    """
+    times = [CLOCK.fullmatch(text.strip(" \t\n.。$")) for text in (first, second)]
+    if None in times or not any(time[3] for time in times):
+        return None
+    minutes = [int(time[1]) % (12 if time[3] else 24) * 60 + int(time[2] or 0) for time in times]
+    halves = [(time[3] or "").lower() for time in times]
+    shifted = [at + MINUTES_OF_HALF_A_DAY * (half == "p") for at, half in zip(minutes, halves, strict=True)]
+    if "" in halves and minutes[halves.index("")] < 13 * 60:
+        return (shifted[0] - shifted[1]) % MINUTES_OF_HALF_A_DAY == 0
+    return shifted[0] == shifted[1]
+
+
+def _measure(name: str) -> tuple[str, float] | None:
+    match = re.fullmatch(r"(?:(square|sq|cubic|cu)\.? )?(平方|立方)?(.+?)(?:\^?([23]))?", name)
+    if match is None:
+        return None
+    word = match[3]
+    if word in OTHERS or word.removesuffix("s") in OTHERS:
+        return OTHERS.get(word) or OTHERS[word.removesuffix("s")]
+    metres = re.fullmatch(r"(kilo|centi|milli|deci|)met(?:er|re)s?", word)
+    size = PREFIXES[metres[1]] if metres else LENGTHS.get(word) or LENGTHS.get(word.removesuffix("s"))
+    if size is None:
+        return None
+    power = int(match[4] or POWERS.get(match[1] or match[2], 1))
+    return f"length {power}", size**power
