@@ -288,6 +288,20 @@ def test_a_failed_command_leaves_the_way_free(arguments, message, tmp_path, monk
     assert sorted(path.name for path in tmp_path.glob("*.jsonl*")) == ["heldout.jsonl", "train.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("function_value", (336, 60)),
+        ("parabola_zeros", (40, 40)),
+        ("line_chart", (200, 40)),
+        ("line_slope", (30, 300)),
+    ],
+)
+def test_a_grid_without_room_is_an_error(kind, size):
+    with pytest.raises(ConfigError, match=rf"could not be drawn in {size[0]}x{size[1]} pixels: The grid and its"):
+        list(generate_pairs(1, 0, [kind], image_size=size))
+
+
 @pytest.mark.parametrize("name", ["train", "heldout"])
 def test_nothing_is_overwritten(name, tmp_path, monkeypatch):
     (tmp_path / f"{name}.jsonl").write_text("mine")

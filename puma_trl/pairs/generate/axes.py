@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from .drawing import INK, Canvas, Colour, Point
+from .drawing import INK, Canvas, Colour, NoRoom, Point
 
 
 def nice_step(span: float, most: float) -> int:
@@ -38,6 +38,9 @@ class Axes:
             Names in place of numbers below: a chart with one column for each, `x_range` then is (0, number of names).
         title (`str`, *optional*):
             Line above the grid.
+
+    Raises:
+        NoRoom: if the numbers leave no room for the grid.
     """
 
     def __init__(
@@ -52,11 +55,13 @@ class Axes:
         self.canvas = canvas
         font = canvas.font_size
         self.top, self.bottom = (2.9 if title else 1.5) * font, canvas.height - canvas.margin - 1.7 * font
+        self._check_room(self.top, self.bottom)
         y_step = step or nice_step(y_range[1] - y_range[0], (self.bottom - self.top) / (1.5 * font))
         self.low_y, self.high_y = _whole_steps(y_range, y_step)
         # the numbers stand left of the grid
         numbers = max(canvas.width_of(str(self.low_y)), canvas.width_of(str(self.high_y)))
         self.left, self.right = canvas.margin + numbers + 0.6 * font, canvas.width - 1.2 * font
+        self._check_room(self.left, self.right)
         x_step = step or nice_step(x_range[1] - x_range[0], (self.right - self.left) / (2.4 * font))
         self.low_x, self.high_x = x_range if names else _whole_steps(x_range, x_step)
         self.unit_x = (self.right - self.left) / (self.high_x - self.low_x)
@@ -80,6 +85,11 @@ class Axes:
         start, end = (self.at(x, slope * x + intercept) for x in ends)
         self.canvas.line(start, end, width=1.4, fill=fill)
         return start, end
+
+    def _check_room(self, start: float, end: float) -> None:
+        if end <= start:
+            width, height = self.canvas.width, self.canvas.height
+            raise NoRoom(f"The grid and its numbers have no room in a picture of {width}x{height} pixels.")
 
     def _make_square(self) -> None:
         unit = min(self.unit_x, self.unit_y)
