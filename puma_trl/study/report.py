@@ -162,16 +162,19 @@ def tell_elsewhere(regimes: Regimes) -> str:
     return f"- **Drawings of other kinds**, against {BASELINE}, {'. '.join(words)}."
 
 
-def tell_warnings(regimes: Regimes) -> str:
-    """Returns a sentence: which runs have warned, and of what."""
-    found = []
+def tell_warnings(regimes: Regimes) -> list[str]:
+    """Returns a sentence for each warning: which runs have given it."""
+    found: dict[str, list[str]] = {}
     for regime, lines in regimes.items():
         for variant, line in lines.items():
-            warnings = [seed["warnings"] for seed in line.seeds]
-            if any(warnings):
-                words = ", ".join(sorted(set(itertools.chain(*warnings))))
-                found.append(f"{regime}, {variant} ({sum(map(bool, warnings))} of {len(warnings)} seeds: {words})")
-    return f"- **Warnings** of runs: {'; '.join(found) or 'none'}."
+            given = [seed["warnings"] for seed in line.seeds]
+            for words in sorted(set(itertools.chain(*given))):
+                count = sum(words in warnings for warnings in given)
+                seeds = "" if count == len(given) else f" ({count} of {len(given)} seeds)"
+                found.setdefault(words, []).append(f"{regime}: {variant}{seeds}")
+    return [f"- **Warned of** *{words}*: {'; '.join(places)}." for words, places in found.items()] or [
+        "- **Warned of**: nothing."
+    ]
 
 
 def draw_lines(regimes: Regimes, path: Path) -> None:
@@ -235,7 +238,7 @@ def write_report(regimes: Regimes, before: dict[str, Line], path: Path, setting:
         "",
         *tell_differences(regimes),
         tell_elsewhere(regimes),
-        tell_warnings(regimes),
+        *tell_warnings(regimes),
     ]
     for regime, variants in regimes.items():
         lines += ["", f"## {regime[0].upper()}{regime[1:]}", "", *make_table(variants, before[regime])]

@@ -44,10 +44,11 @@ RUN_LOG, RESULT, MODEL = "run.log", "result.json", "model.safetensors"
 # What variants.yaml says beside settings of the recipe
 AGAINST, HELDOUT, PHASES = "against", "heldout", "phases"
 # What trainings warn of, without its numbers
-WARNINGS = (
-    r"Sign of collapse at step \d+: (.+?) has (?:fallen|risen) to",
-    r"UserWarning: The (teacher predicts the answers worse)",
-)
+# Pattern of a warning in a log, and what it is introduced by
+WARNINGS = {
+    r"Sign of collapse at step \d+: (.+?) has (?:fallen|risen) to": "collapse: ",
+    r"UserWarning: The (teacher predicts the answers worse)": "",
+}
 ANSWERING = threading.Lock()
 
 
@@ -210,7 +211,7 @@ def _answer(model: Path, data: Path, side: str, folder: Path, log: Path) -> Path
 
 def find_warnings(log: str) -> list[str]:
     """Returns what a training has warned of: signs of collapse, and a teacher that is worse than its student."""
-    return sorted({text for pattern in WARNINGS for text in re.findall(pattern, log)})
+    return sorted({sign + text for pattern, sign in WARNINGS.items() for text in re.findall(pattern, log)})
 
 
 def _start(heldout: str, places: Places) -> Path:

@@ -247,7 +247,7 @@ def test_phases_follow_each_other(places, monkeypatch):
     regimes, before = study.read_results([run], places)
     line = regimes["regime"]["variant"]
     assert (line.against, before["regime"].accuracies) == ("x", [1.0])
-    assert line.seeds == [result | {"warnings": ["the length"]}]
+    assert line.seeds == [result | {"warnings": ["collapse: the length"]}]
 
 
 def test_the_text_teacher_is_named(places, monkeypatch):
@@ -261,12 +261,13 @@ def test_warnings():
     accuracy = watch.Series(1, 1)
     for step, value in ((1, 0.9), (2, 0.3)):
         accuracy.add(step, value, 1)
-    ((_, sign),) = watch.find_signs({watch.TEACHER: accuracy}, SimpleNamespace(use_kl=True, teacher="live"))
+    args = SimpleNamespace(use_kl=True, teacher="live", lambda_kl=0.5, on_policy_share=0.0)
+    ((_, sign),) = watch.find_signs({watch.TEXT_RICH: accuracy}, args)
     worse = "The teacher predicts the answers worse"
     assert worse in Path(metrics.__file__).read_text(encoding="utf-8")
     log = f"step 1\nmetrics.py:287: UserWarning: {worse} from the text-rich side (cross-entropy 0.468 …\n"
     log += 2 * f"Sign of collapse at step 2: {sign}\n"
-    expected = [worse.removeprefix("The "), f"the accuracy on the text-rich side (`{watch.TEACHER}`)"]
+    expected = [f"collapse: the accuracy on the text-rich side (`{watch.TEXT_RICH}`)", worse.removeprefix("The ")]
     assert study.find_warnings(log) == expected
     assert study.find_warnings("step 1 · loss 1.0\n") == []
 
@@ -341,7 +342,8 @@ def test_report(tmp_path):
         "answers (+0.0 ± 4.1).",
         "- **on-policy** against PUMA: worse with clean answers (-15.0 ± 0.0).",
         f"- **Drawings of other kinds**, against {BASELINE}, better: none. worse: clean answers, on-policy (-30.0).",
-        "- **Warnings** of runs: clean answers, on-policy (1 of 3 seeds: the entropy, the length).",
+        "- **Warned of** *the entropy*: clean answers: on-policy (1 of 3 seeds).",
+        "- **Warned of** *the length*: clean answers: on-policy (1 of 3 seeds).",
     ]
     for line in lines:
         assert line in text
