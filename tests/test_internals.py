@@ -317,3 +317,10 @@ def test_sam_looks_its_attention_up_in_a_table():
 
     source = inspect.getsource(modeling_sam.SamVisionLayer)
     assert "SAM_VISION_ATTENTION_CLASSES[config._attn_implementation]" in source, mended("models/attention.py")
+
+
+def test_colocated_vllm_gets_prompts_as_they_are():
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    source = inspect.getsource(VLLMGeneration.generate)
+    assert 'row = {"prompt_token_ids": ids}' in source, mended("train/vllm_sampling.py")

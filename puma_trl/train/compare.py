@@ -87,6 +87,7 @@ LEARNED = (
     "top_p",
     "truncation_mode",
     "use_kl",
+    "use_vllm",
     "warmup_steps",
 )
 # Of adapters: where they are, which is told of the model, and how they are used at the moment

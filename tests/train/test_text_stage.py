@@ -121,5 +121,5 @@ def test_last_batch_of_two_processes(tmp_path, monkeypatch, packing):
     state = SimpleNamespace(end_of_dataloader=True, active_dataloader=loader)
     trainer.accelerator = SimpleNamespace(gradient_state=state, num_processes=2, process_index=1)
     batch = {"labels": torch.ones((1, 10) if packing else (2, 5))}
-    mask_repeated_rows(batch, trainer.accelerator, trainer.args, trainer.padding_free)
+    mask_repeated_rows(batch, trainer.accelerator, trainer.args.dataloader_drop_last, trainer.padding_free)
     assert (batch["labels"] == 1).sum() == (10 if packing else 5)
