@@ -44,7 +44,7 @@ style: install
 bench: install
 	for script in $(filter-out %/common.py %/gpu.py, $(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python $$script; done
 
-# The mini study: docs/mini_study.md and its chart from runs that differ in one setting; 75 minutes on two cores.
+# The mini study: docs/mini_study.md and its chart from runs that differ in one setting; 81 minutes on two busy cores.
 study: install outputs/mini/stage1/model.safetensors
 	$(BIN)/python -m puma_trl.study
 
