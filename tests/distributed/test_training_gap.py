@@ -1,6 +1,6 @@
 """The gap by generation in a run of two processes: under every engine it is that of the model that is saved."""
 
-import shutil
+import json
 
 import pytest
 
@@ -18,7 +18,11 @@ pytestmark = pytest.mark.distributed
 
 @pytest.mark.parametrize("engine", ["ddp", "zero3", "fsdp2"])
 def test_gap_of_two_processes(launch, workspace, engine):
-    held_out = shutil.copy(workspace / "pairs.jsonl", workspace / "held_out.jsonl")
+    pairs = [json.loads(line) for line in (workspace / "pairs.jsonl").read_text(encoding="utf-8").splitlines()]
+    for pair in pairs[:2]:  # pairs all of which are trained on would be refused
+        pair["instruction"] = f"Read this. {pair['instruction']}"
+    held_out = workspace / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     # enough to learn that something "is" a number, and too little to learn which
     learning = {"learning_rate": 5e-3, "max_steps": 12, "optim": "adamw_torch"}
     run = launch(engine, gap_dataset_name=held_out, gap_eval_steps=12, **learning)
