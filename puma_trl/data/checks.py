@@ -246,9 +246,8 @@ class RowChecker:
         for row in rows:
             if row["problem"] is None:
                 row["problem"] = self._check_content(row) or self._check_images(row)
-                row["prompt_digest"], row["digest"] = digest_row(row, ROW_COLUMNS)
                 side = self._sides(row)[-1]
-                _, row["side_digest"] = digest_row(row, [f"{name}{side}" for name in COLUMN_FEATURES])
+                row.update(digest_row(row, ROW_COLUMNS, [f"{name}{side}" for name in COLUMN_FEATURES]))
         if self.counter is not None:
             self._measure([row for row in rows if row["problem"] is None])
         return rows

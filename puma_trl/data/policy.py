@@ -143,8 +143,8 @@ def apply_policy(
         )
     dropped += [{"split": split, "reason": problems[index], **_as_written(rows[int(index)])} for index in bad]
     kept = _trained_rows(rows, ~problems.astype(bool), is_pair)
-    require_answers(kept, split, training_args)
     report = describe_rows(kept)
+    require_answers(report, split, training_args)
     report.rows_read, report.dropped = len(rows), dict(kinds.most_common())
     report.unread = _unread_columns(rows, sources)
     report.digests = {name: digests_of(rows, name) for name in DIGESTS}
@@ -258,21 +258,21 @@ def require_pictures(report: DataReport, split: str, training_args: PumaKLConfig
         )
 
 
-def require_answers(rows: Dataset, split: str, training_args: PumaKLConfig) -> None:
+def require_answers(report: DataReport, split: str, training_args: PumaKLConfig) -> None:
     """
     Makes sure that checked rows have the answers that are trained or evaluated on.
 
     Raises:
         DataError: if rows have none where answers are needed, or all rows where some micro-batches learn from them.
     """
-    without = describe_rows(rows).rows_without_answer
+    without = report.rows_without_answer
     share = training_args.on_policy_share if split == "train" else 0
     if without and not share:
         raise DataError(
-            f"{without:,} of {len(rows):,} rows of the {split} data have no answer. "
+            f"{without:,} of {report.rows_kept:,} rows of the {split} data have no answer. "
             f"{_advise_on_answers(split, training_args) or 'Give them one.'}"
         )
-    if without == len(rows) > 0 and share < 1:
+    if without == report.rows_kept > 0 and share < 1:
         raise DataError(
             f"No row of the train data has an answer, but with `on_policy_share: {share:g}` the other micro-batches "
             "learn from given ones. Set `on_policy_share: 1`, or add rows with answers."

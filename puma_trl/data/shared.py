@@ -15,28 +15,35 @@ from ..errors import DataError
 DIGESTS = ("digest", "prompt_digest", "side_digest")
 
 
-def digest_row(row: dict[str, Any], columns: Sequence[str]) -> tuple[int, int]:
+def digest_row(row: dict[str, Any], columns: Sequence[str], side: Sequence[str]) -> dict[str, int]:
     """
-    Returns two numbers: one that rows share only with the same texts and pictures before their answers, and one that
-    they share only with the same answers too. A file with a picture is known by its name and size, whatever its
-    folder; bytes are hashed.
+    Returns numbers that a row shares only with rows of the same content, by their names in `DIGESTS`. A file with a
+    picture is known by its name and size, whatever its folder; bytes are hashed.
 
     Args:
         row (`dict[str, Any]`):
             A row that was read.
         columns (`Sequence[str]`):
             Its columns of texts and pictures.
+        side (`Sequence[str]`):
+            Those of its vision-rich or only side.
     """
-    digest, numbers = hashlib.blake2b(digest_size=8), []
-    answers = [name for name in columns if name.startswith("output")]
-    for names in ([name for name in columns if name not in answers], answers):
-        for name in names:
-            value = row[name]
-            if name.startswith("image_url"):
-                value = [_identify(image) for image in value or ()]
-            digest.update(repr(value).encode(errors="replace"))
-        numbers.append(int.from_bytes(digest.digest(), signed=True, byteorder="big"))
-    return numbers[0], numbers[1]
+    content = {}
+    for name in columns:
+        value = row[name]
+        if name.startswith("image_url"):
+            value = [_identify(image) for image in value or ()]
+        content[name] = repr(value).encode(errors="replace")
+    prompts = [name for name in columns if not name.startswith("output")]
+    return {
+        name: _digest([content[column] for column in covered])
+        for name, covered in zip(DIGESTS, (columns, prompts, side), strict=True)
+    }
+
+
+def _digest(parts: list[bytes]) -> int:
+    digest = hashlib.blake2b(b"".join(parts), digest_size=8)
+    return int.from_bytes(digest.digest(), signed=True, byteorder="big")
 
 
 def _identify(image: dict[str, Any]) -> Any:

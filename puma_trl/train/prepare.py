@@ -340,7 +340,7 @@ def prepare_rows(
                 )
             left.append(name)
         elif CHECKED in dataset.column_names:
-            require_answers(dataset, name, args)
+            require_answers(describe_rows(dataset), name, args)
         elif takes_images or not _is_for_trl(dataset, args, formatting_func):
             own[name] = dataset
         else:

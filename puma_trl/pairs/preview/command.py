@@ -239,7 +239,7 @@ def _add_measures(
     batch_size: int,
     max_new_tokens: int | None,
 ) -> None:
-    """Puts what the model makes of the usable pairs into their records; without an answer there is nothing to."""
+    """Puts what the model makes of the usable pairs into their records; those without an answer get nothing."""
     usable = [position for position, row in enumerate(rows) if row["problem"] is None and row["output_2"]]
     if not usable:
         raise DataError("No row is a pair with an answer that can be used. Leave `--measure` and `--replies` out.")
