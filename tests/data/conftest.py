@@ -1,7 +1,5 @@
 """A cache for each test, and functions that write rows and find their forms or load them."""
 
-import json
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +10,8 @@ from puma_trl.data.files import find_sources
 from puma_trl.data.forms import find_forms
 from puma_trl.data.load import load_data
 from puma_trl.models.families.qwen import QWEN_VL
+
+from .samples import write
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def find(tmp_path):
             if suffix == "parquet":
                 pq.write_table(pa.Table.from_pylist(rows), path)
             else:
-                path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+                write(path, rows)
         return find_forms(find_sources([str(path) for path in paths], None, None, "train"), columns)
 
     return find

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...data.columns import Form
+from ...data.columns import ANSWER_FIELDS, QUESTION_FIELDS, Form
 from ...data.numbers import number_to_text
 from ...data.places import IMAGE_PLACE
 from ...data.rows import read_row
@@ -18,9 +18,6 @@ from .latex import find_code
 from .splits import split_text
 
 
-# Fields that hold a question, and an answer, of which a form has one
-QUESTION_FIELDS = ("instruction", "messages", "prompt")
-ANSWER_FIELDS = ("output", "messages", "completion")
 # "Look at <image>. Find x.", "如<image>所示"
 PLACES_IN_SENTENCES = (
     (re.compile(rf"(?i)(\b(?:in|at|from|of|see)\s+)(?:the\s+)?{IMAGE_PLACE}"), r"\1the picture"),
