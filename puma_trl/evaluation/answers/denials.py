@@ -5,11 +5,9 @@ import re
 from collections.abc import Sequence
 
 from .quantities import UNIT, Quantity, with_unit
-from .statements import DOUBT
+from .statements import DOUBT, REACH
 from .units import find_unit, same_measure
 
-
-REACH = 80  # characters before a quantity in which a denial is looked for
 
 DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|cannot|never|nor|neither|rather than|instead of)|n['’]t|不是|不为|并非|不会是|不可能是|不等于|≠)"
@@ -34,8 +32,12 @@ OR = re.compile(
 )
 
 
-def is_denied(text: str, quantity: Quantity) -> bool:
-    """Returns whether a text says of one of its quantities that it is not the answer."""
+def without_denied(text: str, quantities: Sequence[Quantity]) -> list[Quantity]:
+    """Returns the quantities of a text but those of which it says that they are not the answer."""
+    return [each for each in quantities if not _is_denied(text, each)]
+
+
+def _is_denied(text: str, quantity: Quantity) -> bool:
     before = text[max(0, quantity.start - REACH) : quantity.start]
     return bool(DENIED_BEFORE.search(before) or DOUBT.search(before) or DENIED_BEHIND.match(text, quantity.end))
 

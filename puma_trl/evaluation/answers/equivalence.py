@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from .options import LETTERS, Options, read_stated
-from .quantities import evaluate, plain_math, strip_unit
-from .units import find_unit, is_close, same_measure, same_time
+from .quantities import evaluate, is_close, plain_math, strip_unit
+from .units import find_unit, same_measure, same_time
 
 
 BETWEEN = re.compile(r"\s*(,(?!\d{3}(?!\d))|[;，；、]|\b(?:or|and)\b|或者?|和)\s*", re.IGNORECASE)
@@ -83,7 +83,8 @@ def _same_roots(gold: str, answer: str) -> bool | None:
 def _roots(text: str) -> tuple[set[str], list[float]] | None:
     """Returns the names (without numbers) and the values of a text such as "x = 3 or x = -3", "x = ±3", "3 or -3"."""
     text = re.sub(r"([A-Za-z]\w*\s*=\s*)?(?:±|\\pm)\s*([^\s,;]+)$", r"\g<1>\2 or -\2", plain_math(text).strip(" .。"))
-    parts, joints = BETWEEN.split(text)[::2], BETWEEN.split(text)[1::2]
+    pieces = BETWEEN.split(text)
+    parts, joints = pieces[::2], pieces[1::2]
     values = [evaluate(part) for part in parts]
     if not joints or None in values:
         return None

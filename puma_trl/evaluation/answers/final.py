@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from .denials import is_denied, with_alternatives
+from .denials import with_alternatives, without_denied
 from .options import OPENING, Options, read_loose, read_stated
 from .quantities import (
     REASON,
@@ -45,7 +45,7 @@ from .statements import (
 KINDS = ("choice", "number", "list", "text")
 
 BRACKETS = re.compile(r"\[[^\[\]]*\]")
-# Points, intervals and pairs, which are no expressions.
+# Points, intervals and pairs, ratios and times of day, which are no expressions.
 TUPLE = re.compile(
     r"[(\[]\s*[^()\[\]\n,]{1,30},\s*[^()\[\]\n]{1,30}[)\]]|"
     r"(?<![\d:])\d{1,6} ?: ?\d{1,6}(?![\d:])(?:\s?[APap]\.?[Mm]\b)?"
@@ -103,9 +103,9 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
     return answer
 
 
-def read_announced(reply: str, kind: str) -> str | None:
-    """Returns the answer that a reply boxes, announces or sets in bold, as [`final_answer`] does without options."""
-    return _announced(_prepare(reply), kind, Options.of(()) if kind == "choice" else None)
+def read_announced(reply: str) -> str | None:
+    """Returns the answer of the kind `"text"` that a reply boxes, announces or sets in bold."""
+    return _announced(_prepare(reply), "text", None)
 
 
 def find_loose(reply: str) -> tuple[str, int, int] | None:
@@ -206,8 +206,8 @@ def _stated_quantity(sentence: str, words: bool = True) -> Quantity | None:
     equals sign. Bounds ("more than 5"), wholes ("out of 10"), years ("in 2019") and remarks in parentheses count only
     where there is nothing else, and what is denied ("not 6") never. "4 or 5" is one quantity, without a value.
     """
-    figures = [each for each in find_quantities(sentence) if not is_denied(sentence, each)]
-    named = [each for each in find_number_words(sentence) if not is_denied(sentence, each)] if words else []
+    figures = without_denied(sentence, find_quantities(sentence))
+    named = without_denied(sentence, find_number_words(sentence)) if words else []
     quantities = sorted(figures + named, key=lambda each: each.start)
     there = THERE.search(sentence)
     if there and not re.search(r"\b(?:leaving|leaves)\b", sentence):

@@ -11,6 +11,7 @@ from .statements import split_sentences
 
 MARKUP = " \t\r\n*$.!。！)）\"'”"
 MAX_WORDS = 3  # of what is counted, behind its number, and of an answer in words
+WORD = re.compile(r"[一-鿿]{1,3}|\w+")
 
 CONCLUDES = re.compile(
     r"\s*(?:so|thus|therefore|hence|consequently|this (?:means|proves|shows)|所以|因此|故)\b", re.IGNORECASE
@@ -39,7 +40,7 @@ def gold_answer(gold: str, options: Sequence[str] = ()) -> str | None:
     """
     if options:
         return final_answer(gold, "choice", options)
-    announced = read_announced(gold, "text")
+    announced = read_announced(gold)
     if announced is not None:
         return announced
     if find_truths(gold):
@@ -49,14 +50,14 @@ def gold_answer(gold: str, options: Sequence[str] = ()) -> str | None:
 
 def is_prose(gold: str) -> bool:
     """Returns whether a gold output is prose: several words that state no answer."""
-    words = re.findall(r"[一-鿿]{1,3}|\w+", gold)
-    return gold_answer(gold) is None and len(words) > MAX_WORDS
+    return gold_answer(gold) is None and len(WORD.findall(gold)) > MAX_WORDS
 
 
 def find_truths(answer: str) -> tuple[str, ...]:
     """Returns "yes" and "no" or their like, as options, if an answer is one of them and at most says why."""
-    word = TRUTH.match(answer.strip(MARKUP))
-    rest = word and answer.strip(MARKUP)[word.end() :].lstrip(" ,，;；.。*")
+    answer = answer.strip(MARKUP)
+    word = TRUTH.match(answer)
+    rest = word and answer[word.end() :].lstrip(" ,，;；.。*")
     if not word or (rest and not WHY.match(rest)):
         return ()
     place = TRUTHS.index(word.group().lower()) // 2 * 2
@@ -72,9 +73,9 @@ def same_truth(gold: str, reply: str) -> bool:
 
 def _is_by_the_way(gold: str) -> bool:
     """Returns whether the last quantity of a text is not what its sentence states."""
-    found = find_loose(gold)
     if OPENS.match(gold):
         return True
+    found = find_loose(gold)
     if found is None:
         return False
     sentence, start, end = found
@@ -86,5 +87,5 @@ def _is_by_the_way(gold: str) -> bool:
         return True
     if not after.strip(MARKUP) or REASON.match(after) and not WHY.match(before.strip()):
         return False
-    words = re.findall(r"[一-鿿]{1,3}|\w+", REASON.split(after)[0])
+    words = WORD.findall(REASON.split(after)[0])
     return bool(VERB.search(after)) or (not STATES.search(before) and len(words) > MAX_WORDS)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .denials import OR, is_denied, with_alternatives
+from .denials import OR, with_alternatives, without_denied
 from .quantities import Quantity, before_reason, evaluate, find_number_words, find_quantities, plain_math
 from .statements import NAMES, says_nothing, split_sentences
 
@@ -41,16 +41,17 @@ DENIED = (
         r"(?:eliminated|excluded|discarded|ruled out|wrong|incorrect|false|too\s\w|不对|错误?|不正确|不符|排除)"
     ),
 )
-# Letters of which it is left open which one is meant
+# The letter behind "or", and letters of which it is left open which one is meant
+OR_LETTER = r"[,，]?\s?(?:or|或者?|还是)\s?(?:(?:option|choice)\s)?[(（]?[A-H]"
 OPEN = re.compile(
-    r"(?<![A-Za-z0-9_])(?:[(（]?[A-H][)）]?[,，、]\s?){0,6}[(（]?[A-H][)）]?[,，]?\s?(?:or|或者?|还是)\s?"
-    r"(?:(?:option|choice)\s)?[(（]?[A-H](?![A-Za-z0-9])"
+    rf"(?<![A-Za-z0-9_])(?:[(（]?[A-H][)）]?[,，、]\s?){{0,6}}[(（]?[A-H][)）]?{OR_LETTER}(?![A-Za-z0-9])"
 )
 # A text that opens with a letter, which a mark, the end, or a reason follows.
 OPENING = re.compile(
     r"^(?:(?:the\s+)?(?:correct\s+)?(?:option|choice|answer|letter|选项|选)\s*[:：_]?\s*)?[\"'“*]*"
     r"(?:[(（\[]{1,2}\s*([A-Ha-h])\s*[)）\]]{1,2}"
-    r"(?!(?:\s?[,，、]\s?[(（]?[A-H][)）]?){0,6}[,，]?\s?(?:or|或者?|还是)\s?(?:option\s|choice\s)?[(（]?[A-H](?![A-Za-z]))|([A-H])(?=\s*(?:$|[(（).,，。．;；:：*\"'”>\]\n—–]|-\s|(?:since|because|as|for|and|is|"
+    rf"(?!(?:\s?[,，、]\s?[(（]?[A-H][)）]?){{0,6}}{OR_LETTER}(?![A-Za-z]))|"
+    r"([A-H])(?=\s*(?:$|[(（).,，。．;；:：*\"'”>\]\n—–]|-\s|(?:since|because|as|for|and|is|"
     r"which|with|but|so|if)\b|[一-鿿，]|\s[^a-z\s=≈≠<>≥≤+×·/^√]))"
     r"(?![)）]?\s?(?:[,、]|and|or)\s?(?:and |or )?[(（]?[A-H](?![A-Za-z]))|([a-h])(?=\s*(?:$|[).:]\s*)))",
     re.IGNORECASE,
@@ -257,10 +258,10 @@ def read_mention(text: str, options: Options) -> str | None:
             before, word = sentence[max(0, match.start() - 24) : match.start()], match.group()
             if evaluate(word) is not None or (word in TRUTHS and not _answers(before, sentence[match.end() :])):
                 continue  # quantities are compared as values
-            is_other, end = OR.fullmatch(sentence, end, match.start()) and found[-1:] != [word], match.end()
+            follows_or, end = OR.fullmatch(sentence, end, match.start()), match.end()
             if NEGATED.search(before):
                 denied.add(word)
-            elif is_other and found:
+            elif follows_or and found and found[-1] != word:
                 denied |= {found[-1], word}
             else:
                 found.append(word)
@@ -294,8 +295,7 @@ def read_value(text: str, options: Options) -> str | None:
     for sentence in reversed(split_sentences(text)):
         if says_nothing(sentence):
             continue
-        quantities = find_quantities(sentence) or find_number_words(sentence)
-        quantities = [each for each in quantities if not is_denied(sentence, each)]
+        quantities = without_denied(sentence, find_quantities(sentence) or find_number_words(sentence))
         sentence = before_reason(sentence)
         letters = [letter for quantity in quantities if (letter := options.of_value(quantity))]
         if not named and quantities:

@@ -123,13 +123,18 @@ class Quantity:
 
     def matches(self, value: float) -> bool:
         """Returns whether a value is this one, or rounds to it at the decimals that are written."""
-        if math.isclose(self.value, value, rel_tol=1e-6, abs_tol=1e-9):
+        if is_close(self.value, value):
             return True
         decimals = len(self.text.rpartition(".")[2]) if self.plain and "." in self.text else 0
         return decimals > 0 and abs(self.value - value) <= 0.5001 * 10**-decimals
 
     def __str__(self) -> str:
         return self.text.replace(",", "").replace(" ", "") if self.plain else f"{self.value:.10g}"
+
+
+def is_close(first: float, second: float) -> bool:
+    """Returns whether two values are the same but for rounding."""
+    return math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def plain_math(text: str) -> str:

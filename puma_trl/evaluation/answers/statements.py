@@ -45,6 +45,7 @@ PHRASE = re.compile(
     rf"|(?:故|应|应该|所以|因此|则|可)\s*选(?:择|项)?\s*[:：]?|(?:^|[，。,;；\s])(?:选择|选)\s*[:：]?(?=\s*[\(（]?[A-H])",
     re.IGNORECASE,
 )
+REACH = 80  # characters before an answer in which a doubt or a denial is looked for
 # "I don't think that the answer is 5"
 DOUBT = re.compile(
     r"\b(?:not (?:true|correct|right|the case|so) that|n['’]t true that|(?:do not|don['’]t|would not|wouldn['’]t|"
@@ -181,7 +182,7 @@ def find_phrases(text: str) -> Iterator[Statement]:
     places: list[tuple[int, str | None]] = [
         (match.end(), None)
         for match in PHRASE.finditer(text)
-        if not DOUBT.search(text[max(0, match.start() - 80) : match.start()])
+        if not DOUBT.search(text[max(0, match.start() - REACH) : match.start()])
     ]
     for match in VERDICT.finditer(text):
         if not DENIAL.search(match.group()) and not NAMES.search(text[max(0, match.start() - 16) : match.start()]):

@@ -3,7 +3,7 @@
 import math
 import re
 
-from .quantities import BEHIND, find_quantities, plain_math
+from .quantities import BEHIND, find_quantities, is_close, plain_math
 
 
 MINUTES_OF_HALF_A_DAY = 720
@@ -84,11 +84,6 @@ def same_measure(values: tuple[float, float], units: tuple[tuple[str, float] | N
     return is_close(*values) or is_close(*shares)
 
 
-def is_close(first: float, second: float) -> bool:
-    """Returns whether two values are the same but for rounding."""
-    return math.isclose(first, second, rel_tol=1e-6, abs_tol=1e-9)
-
-
 def same_time(first: str, second: str) -> bool | None:
     """
     Returns whether two texts are the same time of day, `None` where they are no times, or neither says which half.
@@ -110,11 +105,11 @@ def _measure(name: str) -> tuple[str, float] | None:
     match = re.fullmatch(r"(?:(square|sq|cubic|cu)\.? )?(平方|立方)?(.+?)(?:\^?([23]))?", name)
     if match is None:
         return None
-    word = match[3]
-    if word in OTHERS or word.removesuffix("s") in OTHERS:
-        return OTHERS.get(word) or OTHERS[word.removesuffix("s")]
+    word, singular = match[3], match[3].removesuffix("s")
+    if other := OTHERS.get(word) or OTHERS.get(singular):
+        return other
     metres = re.fullmatch(r"(kilo|centi|milli|deci|)met(?:er|re)s?", word)
-    size = PREFIXES[metres[1]] if metres else LENGTHS.get(word) or LENGTHS.get(word.removesuffix("s"))
+    size = PREFIXES[metres[1]] if metres else LENGTHS.get(word) or LENGTHS.get(singular)
     if size is None:
         return None
     power = int(match[4] or POWERS.get(match[1] or match[2], 1))
