@@ -30,6 +30,7 @@ _SHARE_OR_COUNT = (
 )
 _SEED = (lambda value: 0 <= value < 2**32, "between 0 and 4294967295")
 _BELOW_ONE = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+_UP_TO_ONE = (lambda value: 0 < value <= 1, "above 0 and at most 1")
 _PORT = (lambda value: 0 < value < 2**16, "between 1 and 65535")
 RANGES = {
     "adam_beta1": _BELOW_ONE,
@@ -75,18 +76,18 @@ RANGES = {
     "save_total_limit": _AT_LEAST[1],
     "seed": _SEED,
     "teacher_sync_steps": _AT_LEAST[1],
-    "teacher_update_rate": (lambda value: 0 < value <= 1, "above 0 and at most 1; `teacher: frozen` never changes"),
+    "teacher_update_rate": (_UP_TO_ONE[0], f"{_UP_TO_ONE[1]}; `teacher: frozen` never changes"),
     "temp_kl": _POSITIVE,
     "temperature": _POSITIVE,
     "top_k": _AT_LEAST[0],
-    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    "warmup_steps": (lambda value: value == 0 or _SHARE_OR_COUNT[0](value), f"0, {_SHARE_OR_COUNT[1]}"),
-    "vllm_gpu_memory_utilization": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "top_p": _UP_TO_ONE,
+    "vllm_gpu_memory_utilization": _UP_TO_ONE,
     "vllm_group_port": _PORT,
     "vllm_max_model_length": _AT_LEAST[1],
     "vllm_server_port": _PORT,
     "vllm_server_timeout": _AT_LEAST[0],
     "vllm_tensor_parallel_size": _AT_LEAST[1],
+    "warmup_steps": (lambda value: value == 0 or _SHARE_OR_COUNT[0](value), f"0, {_SHARE_OR_COUNT[1]}"),
     "weight_decay": _AT_LEAST[0],
 }
 # Columns of a list of fields, and those of them for names and defaults
@@ -312,6 +313,12 @@ def _words(kinds: list[Any]) -> str:
         if kind is not type(None)
     ]
     return " or ".join(words)
+
+
+def given_fields(settings: Any, names: Iterable[str]) -> list[str]:
+    """Returns those of the named fields of a dataclass whose values differ from the defaults."""
+    defaults = {field.name: field.default for field in fields(settings)}
+    return [name for name in names if getattr(settings, name) != defaults[name]]
 
 
 def own_fields(each: type) -> list[str]:

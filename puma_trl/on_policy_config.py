@@ -12,6 +12,7 @@ from transformers.generation import (
 )
 
 from .errors import ConfigError
+from .fields import given_fields
 
 
 # What `generation_kwargs` may say of the next token, each a share
@@ -128,9 +129,7 @@ def check_on_policy(args: Any) -> None:
     Raises:
         ConfigError: if settings do not go together, or `generation_kwargs` has what is decided elsewhere.
     """
-    defaults = {field.name: field.default for field in fields(OnPolicyConfig)}
-    given = [name for name in OF_ON_POLICY if getattr(args, name) != defaults[name]]
-    if not args.on_policy_share and given:
+    if not args.on_policy_share and (given := given_fields(args, OF_ON_POLICY)):
         raise ConfigError(
             f"`{given[0]}: {getattr(args, given[0])}` is for answers that the student writes itself, but "
             "`on_policy_share` is 0. Set `on_policy_share`, or leave it out."

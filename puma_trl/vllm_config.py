@@ -6,6 +6,7 @@ from typing import Any
 from trl.import_utils import is_vllm_available
 
 from .errors import ConfigError
+from .fields import given_fields
 
 
 # What `generation_kwargs` may say to vLLM; its other fields are decided elsewhere, or are not of sampling
@@ -21,7 +22,7 @@ OF_COLOCATE = (
     "vllm_tensor_parallel_size",
 )
 # vLLM refuses more, request by request; of bad words it takes 128, and those of pictures need room among them
-MAX_TEMPERATURE, MAX_BAD_WORDS = 2.0, 32
+MAX_TEMPERATURE, MAX_OWN_WORDS = 2.0, 32
 
 
 @dataclass
@@ -108,10 +109,8 @@ def check_vllm(args: Any) -> None:
         ConfigError: if vLLM is not installed, settings do not go together, or `generation_kwargs` has what is not
             vLLM's.
     """
-    defaults = {field.name: field.default for field in fields(VLLMConfig)}
-    given = [name for name in OF_VLLM if getattr(args, name) != defaults[name]]
     if not args.use_vllm:
-        if given:
+        if given := given_fields(args, OF_VLLM):
             raise ConfigError(
                 f"`{given[0]}: {getattr(args, given[0])}` is for sampling through vLLM, but `use_vllm` is false. Set "
                 "`use_vllm: true`, or leave it out."
@@ -146,9 +145,9 @@ def _check_kwargs(kwargs: dict[str, Any], max_length: int) -> None:
         )
     words = kwargs.get("bad_words", [])
     is_right = isinstance(words, list) and all(isinstance(word, str) and word.strip() for word in words)
-    if not is_right or len(words) > MAX_BAD_WORDS:
+    if not is_right or len(words) > MAX_OWN_WORDS:
         raise ConfigError(
-            f"`generation_kwargs` has `bad_words: {words!r}`, but it must be a list of at most {MAX_BAD_WORDS} words."
+            f"`generation_kwargs` has `bad_words: {words!r}`, but it must be a list of at most {MAX_OWN_WORDS} words."
         )
     for name, (low, high) in _NUMBERS.items():
         value, high = kwargs.get(name, 0), max_length if high is None else high

@@ -176,18 +176,18 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
                 "true. Give pairs, or set `use_kl: false`."
             )
         rows, reasons = self._open_images(rows, sides.values())
-        row_ids = [row["row_id"] for row in rows]
-        batch = self._collate_side(rows, suffix, suffix, "student", list(reasons))
+        dropped, row_ids = list(reasons), [row["row_id"] for row in rows]
+        batch = self._collate_side(rows, suffix, suffix, "student", dropped)
         if self.use_kl:
-            teacher = self._teacher._collate_side(rows, "", suffix, "teacher", list(reasons))
+            teacher = self._teacher._collate_side(rows, "", suffix, "teacher", dropped)
             self._check_answers(row_ids, batch["labels"], teacher["labels"])
-            teacher = self._teacher._finish_side(teacher, list(reasons))
-            batch = self._finish_side(batch, list(reasons))
+            teacher = self._teacher._finish_side(teacher, dropped)
+            batch = self._finish_side(batch, dropped)
             batch.update({f"{TEACHER}{key}": value for key, value in teacher.items()})
             images = [(row["image_url"], row["image_url_2"]) for row in rows]
             batch["same_images"] = all(left == right for left, right in images) and any(left for left, _ in images)
         else:
-            batch = self._finish_side(batch, list(reasons))
+            batch = self._finish_side(batch, dropped)
         batch["row_id"] = row_ids
         if reasons:
             batch["dropped_rows"] = list(reasons.values())

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ..config import PumaKLConfig
 from ..errors import CheckpointError
+from ..on_policy_config import OF_SAMPLING
 from ..record.fingerprint import fingerprint
 
 
@@ -41,6 +42,7 @@ ORDER = (
 )
 # What takes effect from the checkpoint on. Where one of these changes the rows, their fingerprint tells.
 LEARNED = (
+    *OF_SAMPLING,
     "alpha_kl",
     "assistant_only_loss",
     "average_tokens_across_devices",
@@ -51,7 +53,6 @@ LEARNED = (
     "dataset_text_field",
     "eos_token",
     "fp16",
-    "generation_kwargs",
     "ignore_data_skip",
     "label_names",
     "label_smoothing_factor",
@@ -59,21 +60,16 @@ LEARNED = (
     "loss_type",
     "lr_scheduler_kwargs",
     "lr_scheduler_type",
-    "mask_truncated_completions",
-    "max_completion_length",
     "max_grad_norm",
     "max_length",
     "max_pixels",
     "max_steps",
-    "min_p",
     "min_pixels",
     "neftune_noise_alpha",
     "num_train_epochs",
-    "on_policy_share",
     "packing",
     "packing_strategy",
     "padding_free",
-    "repetition_penalty",
     "router_aux_loss_coef",
     "shuffle_dataset",
     "special_tokens",
@@ -81,10 +77,7 @@ LEARNED = (
     "teacher_sync_steps",
     "teacher_update_rate",
     "temp_kl",
-    "temperature",
     "tf32",
-    "top_k",
-    "top_p",
     "truncation_mode",
     "use_kl",
     "use_vllm",

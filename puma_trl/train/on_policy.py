@@ -117,8 +117,8 @@ class OnPolicy:
     def __init__(self, trainer: Trainer):
         self.trainer, self.args = trainer, trainer.args
         processor, model = trainer.processing_class, trainer.accelerator.unwrap_model(trainer.model)
-        self.log = CompletionLog(processor.tokenizer)
-        if self.args.log_completions:
+        self.log = CompletionLog(processor.tokenizer) if self.args.log_completions else None
+        if self.log is not None:
             trainer.add_callback(self.log)
         self.ends = end_token_ids(processor, model.generation_config)
         vocab_size = model.config.get_text_config().vocab_size
@@ -202,7 +202,8 @@ class OnPolicy:
         else:
             with whole_model(self.trainer) as model, accelerator.autocast():
                 sampled = [self.sample(model, batch, step) for batch in chosen]
-        self.log.keep([each for batch in chosen for each in batch["prompts"].rows()], sum(sampled, []))
+        if self.log is not None:
+            self.log.keep([each for batch in chosen for each in batch["prompts"].rows()], sum(sampled, []))
         for batch, answers in zip(chosen, sampled, strict=True):
             clipped = [answer[-1] not in self.ends for answer in answers]
             dropped = [row for row, is_clipped in enumerate(clipped) if is_clipped and args.mask_truncated_completions]
@@ -229,13 +230,9 @@ class OnPolicy:
         """
         prompts, device = batch["prompts"], batch["input_ids"].device
         inputs = {name: value.to(device) for name, value in prompts.padded_left().items()}
-        if not prompts.has_blank:
-            pictures = {name: batch[name] for name in prompts.pictures}
-            pictures = {name: each.value if isinstance(each, OnHost) else each for name, each in pictures.items()}
-            inputs |= {
-                name: each.to(device, model.dtype if each.is_floating_point() else None)
-                for name, each in pictures.items()
-            }
+        for name in prompts.pictures:
+            value = batch[name].value if isinstance(batch[name], OnHost) else batch[name]
+            inputs[name] = value.to(device, model.dtype if value.is_floating_point() else None)
         seeds = [f"{self.args.seed} {step} {row_id}" for row_id in batch["row_id"]]
         noise = GumbelNoise([_make_generator(seed, device) for seed in seeds])
         processors = LogitsProcessorList([*make_warpers(self.args, device), noise])

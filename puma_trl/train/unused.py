@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +11,7 @@ from trl import ModelConfig
 from ..best import IS_GREATER_BETTER, find_metric
 from ..config import FOLLOWING, PumaKLConfig, PumaScriptArguments
 from ..errors import ConfigError
+from ..fields import given_fields
 from ..vllm_config import OF_COLOCATE, OF_SERVER
 
 
@@ -236,12 +236,10 @@ def find_idle(settings: Settings) -> list[str]:
         settings ([`PumaKLConfig`] or [`PumaScriptArguments`] or [`~trl.ModelConfig`]):
             The settings.
     """
-    defaults = {field.name: field.default for field in fields(settings)}
     return [
         f"`{name}: {getattr(value := getattr(settings, name), 'value', value)}` (`{why}`)"
         for names, why in next(find for kind, find in _IDLE.items() if isinstance(settings, kind))(settings)
-        for name in names
-        if getattr(settings, name) != defaults[name]
+        for name in given_fields(settings, names)
     ]
 
 
