@@ -10,6 +10,7 @@ from typing import Any
 
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "benchmarks" / "configs"  # of real models
 PROBE = ROOT / "tests" / "distributed" / "probe.py"
 # What trains in stage 2, and words of made-up problems
 PARTS = ["aligner", "vision_tower_low", "vision_tower_high"]

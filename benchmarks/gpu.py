@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import ROOT, table_head, table_row
+from common import CONFIGS, table_head, table_row
 from gpu_parts.measuring import describe_machine
 
 
 PARTS = ("loss", "step")
-CONFIGS = ROOT / "benchmarks" / "configs"
 COLUMNS = {
     "loss": {
         "loss": "{}",

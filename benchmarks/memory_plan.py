@@ -18,8 +18,8 @@ import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from common import CONFIGS as FOLDER
 from common import ROOT, table_head, table_row
-from gpu_parts.model import CONFIGS as FOLDER
 from gpu_parts.model import read_config
 
 from puma_trl.recipe import parse_recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import PARTS, WORDS
+from common import CONFIGS, PARTS, WORDS
 from datasets import Dataset
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
@@ -18,7 +18,6 @@ from puma_trl.models.parts import set_trainable_parts
 from puma_trl.train.trainer import PumaKLTrainer
 
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 # Words of prompts and answers, pictures' sides in steps of 28 pixels: shortest and longest
 SIZES = {"prompt": (30, 200), "question": (10, 60), "answer": (40, 300), "side": (8, 30)}
 TINY_SIZES = {"prompt": (3, 12), "question": (2, 6), "answer": (3, 12), "side": (1, 3)}

@@ -43,8 +43,7 @@ from .teacher import write_text_model
 RUN_LOG, RESULT, MODEL = "run.log", "result.json", "model.safetensors"
 # What variants.yaml says beside settings of the recipe
 AGAINST, HELDOUT, PHASES = "against", "heldout", "phases"
-# What trainings warn of, without its numbers
-# Pattern of a warning in a log, and what it is introduced by
+# What trainings warn of, without its numbers: pattern in a log → what the words of its group are introduced by
 WARNINGS = {
     r"Sign of collapse at step \d+: (.+?) has (?:fallen|risen) to": "collapse: ",
     r"UserWarning: The (teacher predicts the answers worse)": "",
@@ -181,8 +180,7 @@ def execute(run: Run, places: Places) -> None:
         return
     shutil.rmtree(run.folder, ignore_errors=True)
     model, log = places.tower, run.folder / RUN_LOG
-    for number, phase in enumerate(run.phases, 1):
-        changes = dict(phase)
+    for number, changes in enumerate(run.phases, 1):
         data = places.data / f"{changes.pop('data', 'clean')}.jsonl"
         if side := changes.pop("answered", None):
             own = places.output / "own" / places.tower.name if number == 1 else run.folder

@@ -233,6 +233,16 @@ def run_to_end(argv, log, start):
     assert code == 0, log.read_text()[-4000:]
 
 
+def run_to_error(argv, log, start, message):
+    """Runs a command; it must fail, in time and with the message in its log."""
+    process = start(argv, log)
+    try:
+        assert process.wait(TIMEOUT) != 0
+    finally:
+        stop(process)
+    assert message in log.read_text()
+
+
 def start_alone(argv, log):
     """Starts a command as a user does, its output in `log`."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch"]

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from .conftest import PADDING_FREE, TIMEOUT, stop
+from .conftest import PADDING_FREE, run_to_error
 
 
 pytestmark = pytest.mark.distributed
@@ -120,13 +120,7 @@ def test_engine_equals_one_process(launch, workspace, reference, engine, case):
 @pytest.mark.parametrize(("engine", "case"), REFUSED)
 def test_refused_with_the_reason(command, start, workspace, engine, case):
     argv, output_dir = command(engine, **flags(case, workspace))
-    log = output_dir.parent / "log"
-    process = start(argv, log)
-    try:
-        assert process.wait(TIMEOUT) != 0
-    finally:
-        stop(process)
-    assert REFUSED[engine, case] in log.read_text()
+    run_to_error(argv, output_dir.parent / "log", start, REFUSED[engine, case])
 
 
 def test_zero1_equals_one_process(launch, workspace, reference):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from .conftest import PADDING_FREE, TIMEOUT, Run, run_to_end, stop
+from .conftest import PADDING_FREE, TIMEOUT, Run, run_to_end, run_to_error, stop
 
 
 pytestmark = pytest.mark.distributed
@@ -184,27 +184,18 @@ def test_faults(command, start, whole, workspace, engine):
         shutil.copytree(expected.output_dir / f"checkpoint-{step}", output_dir / f"checkpoint-{step}")
     with open(output_dir / "_puma_lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert_refused(start, argv, log, "is in use by another run")
+        run_to_error(argv, log, start, "is in use by another run")
     fewer = output_dir.parent / "pairs.jsonl"
     rows = (workspace / "pairs.jsonl").read_text().splitlines()
     fewer.write_text("\n".join(rows[1:]))
     changed = argv + ["--dataset_name", str(fewer), "--image_root", str(workspace)]
-    assert_refused(start, changed, log, "it had 10 rows and now has 9")
+    run_to_error(changed, log, start, "it had 10 rows and now has 9")
     torn = max(output_dir.glob("checkpoint-6/**/*optim*"), key=lambda path: path.is_file() and path.stat().st_size)
     os.truncate(torn, torn.stat().st_size // 2)
     run_to_end(argv, log, start)
     reason = f"checkpoint-6 is torn: {torn.relative_to(output_dir / 'checkpoint-6')} has"
     assert reason in log.read_text() and f"Resuming from {output_dir / 'checkpoint-4'}" in log.read_text()
     assert_continued(output_dir, expected, log.read_text())
-
-
-def assert_refused(start, argv, log, message):
-    process = start(argv, log)
-    try:
-        assert process.wait(TIMEOUT) != 0
-    finally:
-        stop(process)
-    assert message in log.read_text()
 
 
 @pytest.mark.parametrize("engine", ["single", "ddp", "zero2", "zero3", "fsdp2"])
@@ -251,11 +242,7 @@ def test_a_collapse_stops_all_processes(command, start):
     """At the same log, with one checkpoint; the last line of the main process tells why."""
     argv, output_dir = command("ddp", probe_flags=["--collapse"], **FLAGS, stop_on_collapse=True)
     log = output_dir.parent / "log"
-    process = start(argv, log)
-    try:
-        assert process.wait(TIMEOUT) != 0
-    finally:
-        stop(process)
+    run_to_error(argv, log, start, "Sign of collapse at step 3")
     text = log.read_text()
     assert text.count("Sign of collapse at step 3: the accuracy on the text-rich side") == 1
     assert text.count("error: Stopped at step 3, checkpoint saved: the accuracy on the text-rich side") == 1
@@ -280,4 +267,4 @@ def test_other_number_of_processes_under_deepspeed(command, start, whole):
     checkpoint = whole("zero2").output_dir / "checkpoint-4"
     flags = FLAGS | {"resume_from_checkpoint": checkpoint}
     argv, output_dir = command("zero2", launch_flags=["--num_processes", "1"], **flags)
-    assert_refused(start, argv, output_dir.parent / "log", "was written by 2 processes under DeepSpeed")
+    run_to_error(argv, output_dir.parent / "log", start, "was written by 2 processes under DeepSpeed")

@@ -13,6 +13,13 @@ from puma_trl.record.report import (
 )
 
 
+STEPS_OF_4 = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+
+
+def make_args(tmp_path, **settings):
+    return PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -24,7 +31,7 @@ from puma_trl.record.report import (
     ],
 )
 def test_describe_stage(tmp_path, settings, words):
-    assert describe_stage(PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **settings)) == words
+    assert describe_stage(make_args(tmp_path, **settings)) == words
 
 
 @pytest.mark.parametrize(
@@ -39,42 +46,27 @@ def test_describe_stage(tmp_path, settings, words):
     ],
 )
 def test_describe_sampling(tmp_path, settings, words):
-    assert describe_sampling(PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, **settings)) == words
+    assert describe_sampling(make_args(tmp_path, **settings)) == words
 
 
 @pytest.mark.parametrize(
     ("settings", "steps"), [({"max_steps": 7}, 7), ({"num_train_epochs": 2}, 6), ({"num_train_epochs": 1.5}, 5)]
 )
 def test_count_steps(tmp_path, settings, steps):
-    args = PumaKLConfig(
-        str(tmp_path),
-        bf16=False,
-        use_cpu=True,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        **settings,
-    )
+    args = make_args(tmp_path, **STEPS_OF_4, **settings)
     assert count_steps(args, 9) == steps  # five batches, the last step of an epoch of one
 
 
 @pytest.mark.parametrize(("settings", "words"), [({}, "2.00 epochs"), ({"dataloader_drop_last": True}, "3.00 epochs")])
 def test_epochs_are_those_of_trainer(tmp_path, capsys, settings, words):
     """An epoch of 9 rows is 3 steps: of 4, 4 and 1 row, the last of which may be dropped."""
-    args = PumaKLConfig(
-        str(tmp_path),
-        bf16=False,
-        use_cpu=True,
-        max_steps=6,
-        per_device_train_batch_size=2,
-        gradient_accumulation_steps=2,
-        **settings,
-    )
+    args = make_args(tmp_path, max_steps=6, **STEPS_OF_4, **settings)
     print_startup(args, "model", {"all": (1, 1)}, {}, 9, {})
     assert words in capsys.readouterr().out
 
 
 def test_steps_that_an_epoch_does_not_fill_are_told(tmp_path, capsys):
-    args = PumaKLConfig(str(tmp_path), bf16=False, use_cpu=True, gradient_accumulation_steps=100)
+    args = make_args(tmp_path, gradient_accumulation_steps=100)
     print_startup(args, "model", {"all": (1, 1)}, {}, 9, {})
     assert "an epoch has 9" in " ".join(capsys.readouterr().out.split())
 

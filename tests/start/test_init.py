@@ -1,13 +1,11 @@
 """`puma-trl init`: recipes that a dry run accepts, and words for what does not go."""
 
 import io
-import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoConfig
 
 from puma_trl import run
 from puma_trl.config import PumaKLConfig
@@ -20,9 +18,9 @@ from puma_trl.start.init import choose
 from puma_trl.start.write import ADAPTERS
 
 from ..models.family_models import build_family, write_text_model
+from .test_memory import read_config
 
 
-ROOT = Path(__file__).parents[2]
 ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--tf32", "false"]
 
 
@@ -225,14 +223,9 @@ def test_nothing_is_overwritten(write):
     ],
 )
 def test_what_fits_real_models(name, stage, gpus, memory, teacher, way):
-    def read(name):
-        return AutoConfig.for_model(
-            **json.loads((ROOT / "benchmarks" / "configs" / f"{name}.json").read_text())["config"]
-        )
-
     values = {"use_kl": stage == 2, "trainable_parts": init.PARTS[stage], "max_length": 2048}
     if teacher:
         values |= {"teacher": "model", "teacher_model_name_or_path": teacher}
     settings = PumaKLConfig("x", use_cpu=True, bf16=False, **values)
-    choice = choose(read(name), name, settings, gpus, memory, ADAPTERS, teacher and read(teacher))
+    choice = choose(read_config(name), name, settings, gpus, memory, ADAPTERS, teacher and read_config(teacher))
     assert choice.adapters == way and choice.size <= 0.95 * memory

@@ -109,15 +109,9 @@ PROPERTIES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 
 
-def _named(kind: str) -> Callable[[Problem], str]:
-    """Returns what finds the first name in a question of a kind."""
-    pattern = {
-        "bar": r"\b[ABC]\b",
-        "line_chart": r"(?<=of )[A-Z][a-z]{2}\b",
-        "pie_chart": r"(?<=sector )[A-E]",
-        "shape_count": "circles|triangles|squares",
-    }[kind]
-    return lambda problem: re.search(pattern, problem.question)[0]
+def _named(problem: Problem, pattern: str) -> str:
+    """Returns the first name in a question."""
+    return re.search(pattern, problem.question)[0]
 
 
 def _omit(problem: Problem, item: str, left_out: str | None) -> str:
@@ -128,7 +122,8 @@ def _omit(problem: Problem, item: str, left_out: str | None) -> str:
 
 
 def _omit_bar(problem: Problem) -> str:
-    return _omit(problem, r"[ABC] is \d+", f"{_named('bar')(problem)} is")
+    name = _named(problem, r"\b[ABC]\b")
+    return _omit(problem, r"[ABC] is \d+", f"{name} is")
 
 
 def _omit_month(problem: Problem) -> str:
@@ -137,7 +132,7 @@ def _omit_month(problem: Problem) -> str:
     if "of all values" in problem.question:
         return _omit(problem, item, None)
     if "rise" not in problem.question:
-        return _omit(problem, item, _named("line_chart")(problem))
+        return _omit(problem, item, _named(problem, r"(?<=of )[A-Z][a-z]{2}\b"))
     values = [(name, int(value)) for name, value in re.findall(item, problem.facts)]
     steps = zip(values, values[1:], strict=False)
     month = max(steps, key=lambda step: step[1][1] - step[0][1])[1][0]
@@ -149,7 +144,7 @@ def _omit_sector(problem: Problem) -> str:
     if "stands for a total" in problem.facts:
         return re.sub(r"A pie chart stands for a total of \d+\. ", "", problem.facts)
     is_percentage = "percentage" in problem.question
-    named = None if is_percentage else f"{_named('pie_chart')(problem)} has"
+    named = None if is_percentage else f"{_named(problem, '(?<=sector )[A-E]')} has"
     return _omit(problem, r"[A-E] has \d+ percent" if is_percentage else r"[A-E] has \d+", named)
 
 
@@ -164,7 +159,7 @@ def _omit_corner(problem: Problem) -> str:
 
 
 def _omit_shape(problem: Problem) -> str:
-    asked = "circles" if "fraction" in problem.question else _named("shape_count")(problem)
+    asked = "circles" if "fraction" in problem.question else _named(problem, "circles|triangles|squares")
     facts = _omit(problem, r"\d+ dark and \d+ white \w+|\d+ \w+", asked)
     return facts.replace("shows", "shows among others")
 
