@@ -27,8 +27,8 @@ from transformers import (
 )
 from transformers.trainer_utils import align_special_tokens
 
-from puma_trl.checkpoints.assemble import assemble
-from puma_trl.checkpoints.command import main
+from puma_trl.checkpoints.assemble import MODELS, assemble
+from puma_trl.checkpoints.command import ALIGNERS, main
 from puma_trl.config import PumaKLConfig
 from puma_trl.data.render import end_of_answer, render_prompt
 from puma_trl.errors import CheckpointError, ModelError, PumaError
@@ -156,6 +156,10 @@ def test_the_image_token_gets_a_row(tmp_path, extra_rows, tie):
     tokenizer = AutoProcessor.from_pretrained(tmp_path / "model").tokenizer
     assert tokenizer.convert_tokens_to_ids("<|image|>") == old - extra_rows == loaded.config.image_token_id
     assert loaded.generation_config.eos_token_id == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_the_command_knows_all_aligners():
+    assert ALIGNERS == tuple(MODELS)
 
 
 def test_the_aligner_is_seeded(tmp_path):
