@@ -88,6 +88,8 @@ def checked_pairs(pair_file, processor, tiny_model):
         ("The train leaves at 3:15 am.", "The train leaves at 3:15 pm.", False),
         ("It leaves at 15:15.", "The train leaves at 3:15 pm.", True),
         ("It leaves at 3 am.", "It leaves at 3 pm.", False),
+        ("Answer: t = 3 a.m.", "Answer: t = 3 p.m.", False),
+        ("Answer: t = 3 p.m.", "Answer: t = 3 pm", True),
         # several values
         ("x = -3 or x = 3", "Answer: x = 3 or x = -3", True),
         ("Answer: x = ±3", "Answer: x = 3 or x = -3", True),

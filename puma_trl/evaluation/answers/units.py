@@ -16,15 +16,15 @@ LENGTHS = {
 }
 PREFIXES = {"kilo": 1000.0, "deci": 0.1, "centi": 0.01, "milli": 0.001, "": 1.0}
 POWERS = {"square": 2, "sq": 2, "平方": 2, "cubic": 3, "cu": 3, "立方": 3}
-# Name without the "s" of the plural -> what it measures, and how many of its base unit it is
+# Name without the "s" of the plural or the point at its end -> what it measures, and how many of its base unit it is
 OTHERS = {
     name: (measure, size)
     for measure, sizes in {
         "angle": {"° °C degree deg 度": 1.0, "radian rad": 180 / math.pi},
         "time": {"second sec s 秒": 1, "minute min 分钟": 60, "hour hr h 小时": 3600, "day": 86400, "week": 604800},
         "months": {"month": 1.0, "year": 12.0},
-        "morning": {"am a.m. AM A.M.": 1.0},
-        "afternoon": {"pm p.m. PM P.M.": 1.0},
+        "morning": {"am a.m AM A.M": 1.0},
+        "afternoon": {"pm p.m PM P.M": 1.0},
         "mass": {"gram g 克": 0.001, "kilogram kg 千克": 1.0, "mg": 1e-6, "ton": 1000.0},
         "length 3": {"liter litre l L 升": 1e-3, "ml mL": 1e-6},
         "speed": {"mph": 0.44704, "kph": 1 / 3.6},
