@@ -74,6 +74,7 @@ def test_check_leaves_room_for_sampled_answers(write, model):
     [
         ({"on_policy_share": 1.5}, "`--on_policy_share` is 1.5, but must be between 0 and 1"),
         ({"max_completion_length": 9}, "`--max_completion_length 9` is of sampled answers"),
+        ({"on_policy_share": 1, "max_completion_length": 0}, "`--max_completion_length` is 0, but must be at least 1"),
     ],
 )
 def test_options_of_check(options, message, write):

@@ -48,7 +48,7 @@ def sampled_answers(on_policy_share: float, max_completion_length: int | None = 
     Returns what training samples in place of answers, if anything.
 
     Raises:
-        DataError: if the share is out of range, or there is a length without a share.
+        DataError: if the share or the length is out of range, or there is a length without a share.
     """
     if not 0 <= on_policy_share <= 1:
         raise DataError(f"`--on_policy_share` is {on_policy_share:g}, but must be between 0 and 1.")
@@ -58,7 +58,11 @@ def sampled_answers(on_policy_share: float, max_completion_length: int | None = 
         )
     if not on_policy_share:
         return None
-    return SampledAnswers(max_completion_length or MAX_COMPLETION_LENGTH, always=on_policy_share == 1)
+    if max_completion_length is None:
+        max_completion_length = MAX_COMPLETION_LENGTH
+    if max_completion_length < 1:
+        raise DataError(f"`--max_completion_length` is {max_completion_length}, but must be at least 1.")
+    return SampledAnswers(max_completion_length, always=on_policy_share == 1)
 
 
 def make_checker(
