@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from accelerate.logging import get_logger
 from datasets import Dataset, DatasetDict, Features, Value
@@ -38,6 +39,7 @@ CHUNK_FEATURES = Features({name: Value("int64") for name in Chunk._fields})
 
 # What to do about data to evaluate on that is trained on
 REMEDY = "Name other data, or hold a part out with `eval_split_size`."
+HELD_OUT_REMEDY = "Let `puma-trl pairs split` hold a part out, which keeps rows of one problem together."
 
 # By default, cores up to this number check the data.
 MAX_PROCESSES = 16
@@ -100,16 +102,17 @@ def load_data(
             splits[split], reports[split] = apply_policy(rows, sources, split, training_args, takes_images, dropped)
             if takes_images:
                 require_pictures(reports[split], split, training_args)
-    for line in _word_repeated(reports, training_args):
+    held_out = data.eval_split_size if isinstance(data, PumaScriptArguments) else None
+    if held_out is not None:
+        _hold_out(splits, reports, held_out, training_args.seed)
+    for line in _word_repeated(reports, training_args, REMEDY if held_out is None else HELD_OUT_REMEDY):
         logger.warning(line)
     if dropped and training_args.process_index == 0:
         write_dropped(dropped, training_args.output_dir)
-    if isinstance(data, PumaScriptArguments) and data.eval_split_size is not None:
-        _hold_out(splits, reports, data.eval_split_size, training_args.seed)
     return DatasetDict(splits), reports
 
 
-def _word_repeated(reports: Mapping[str, DataReport], training_args: PumaKLConfig) -> list[str]:
+def _word_repeated(reports: Mapping[str, DataReport], training_args: PumaKLConfig, remedy: str) -> list[str]:
     """Words what rows stand in the data more than once; where answers are sampled, prompts alone are trained on."""
     kind = "prompt_digest" if training_args.on_policy_share else "digest"
     lines = []
@@ -118,7 +121,7 @@ def _word_repeated(reports: Mapping[str, DataReport], training_args: PumaKLConfi
         lines = [
             word_repeats(trained["digest"]),
             *(
-                word_shared(split, report.digests[kind], trained[kind], REMEDY)
+                word_shared(split, report.digests[kind], trained[kind], remedy)
                 for split, report in reports.items()
                 if split != "train"
             ),
@@ -295,10 +298,13 @@ def _hold_out(splits: dict[str, Dataset], reports: dict[str, DataReport], size: 
             f"`eval_split_size: {size}` takes {count} of {total} rows, but both splits need at least one. Choose "
             "another size."
         )
-    halves = splits["train"].train_test_split(test_size=count, seed=seed)
-    splits["train"], splits["eval"] = halves["train"], halves["test"]
-    train, kept = reports["train"], describe_rows(splits["train"])
-    reports["eval"] = describe_rows(splits["eval"])
-    reports["eval"].unread = train.unread
-    train.rows_read -= count
-    train.rows_kept, train.answer_tokens, train.images = kept.rows_kept, kept.answer_tokens, kept.images
+    places = Dataset.from_dict({"place": range(total)}).train_test_split(test_size=count, seed=seed)
+    rows, train = splits["train"], reports["train"]
+    digests, rows_read = train.digests, train.rows_read - count
+    for split, part in (("train", places["train"]), ("eval", places["test"])):
+        chosen = np.array(part["place"])
+        splits[split] = rows.select(chosen)
+        reports[split] = describe_rows(splits[split])
+        reports[split].unread = train.unread
+        reports[split].digests = {name: values[chosen] for name, values in digests.items()}
+    reports["train"].rows_read, reports["train"].dropped = rows_read, train.dropped

@@ -227,6 +227,22 @@ class TestSplits:
             held_out.append(evaluation)
         assert held_out[0] == held_out[1] != held_out[2]
 
+    def test_what_is_held_out_is_not_trained_on_and_repeats_of_it_are_told(self, folder, load, caplog):
+        rows = [pair(index) for index in range(20)]
+        path = write(folder / "pairs.jsonl", [*rows, *rows[:10]])
+        dataset, reports = load(path, eval_split_size=12)
+        numbers = {split: {int(name.split(":")[1]) - 1 for name in rows["row_id"]} for split, rows in dataset.items()}
+        trained = {number % 20 for number in numbers["train"]}
+        shared = [number for number in numbers["eval"] if number % 20 in trained]
+        assert shared and f"{len(shared)} of the 12 rows of the eval data are among the train data too" in caplog.text
+        train, held_out = (set(reports[split].digests["digest"].tolist()) for split in ("train", "eval"))
+        assert len(train) == len(trained) and len(train & held_out) == len({number % 20 for number in shared})
+
+    def test_rows_held_out_that_are_all_trained_on_too_are_refused(self, folder, load):
+        path = write(folder / "pairs.jsonl", [pair(0)] * 8)
+        with pytest.raises(DataError, match="All 4 rows of the eval data are among the train.*`puma-trl pairs split`"):
+            load(path, eval_split_size=4)
+
     @pytest.mark.parametrize("size", [0.01, 4, 5])
     def test_both_splits_need_a_row(self, size, folder, load):
         path = write(folder / "pairs.jsonl", [pair(index) for index in range(4)])
