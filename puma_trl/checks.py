@@ -66,10 +66,6 @@ def check_teacher(args: Any) -> None:
     """
     Makes sure that a teacher of another model is described, and nothing but such a one.
 
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-
     Raises:
         ConfigError: if settings do not go together.
     """

@@ -116,12 +116,6 @@ def report(error: Exception, code: int = 2) -> int:
     """
     Prints an error of the user's in one line.
 
-    Args:
-        error (`Exception`):
-            The error.
-        code (`int`, *optional*, defaults to `2`):
-            The exit code.
-
     Returns:
         `int`: the exit code.
     """

@@ -26,10 +26,6 @@ def check_file(path: str | Path) -> None:
     """
     Makes sure that a file can have a name, before the hours of work that it is written after.
 
-    Args:
-        path (`str` or `Path`):
-            The file.
-
     Raises:
         FileExistsError: if the path is there and no regular file, such as a folder or a device.
         NotADirectoryError: if its folder is a file.
@@ -45,10 +41,6 @@ def check_file(path: str | Path) -> None:
 def check_folder(path: str | Path) -> None:
     """
     Makes sure that a folder is there or can be made.
-
-    Args:
-        path (`str` or `Path`):
-            The folder.
 
     Raises:
         NotADirectoryError: if it, or a folder that it is in, is a file.

@@ -122,10 +122,6 @@ def check_on_policy(args: Any) -> None:
     """
     Makes sure that on-policy pairs are pairs, and that what is said of sampling has an effect.
 
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-
     Raises:
         ConfigError: if settings do not go together, or `generation_kwargs` has what is decided elsewhere.
     """

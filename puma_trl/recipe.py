@@ -119,10 +119,6 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
     given again replaces what was given before, and the command line replaces the recipe. `env` in the recipe sets
     environment variables.
 
-    Args:
-        argv (`list[str]`):
-            The command line without the program's name.
-
     Returns:
         The script arguments, the training arguments, the model arguments, and the values that were given, key → value:
         as a recipe, they give the same arguments again.
@@ -149,12 +145,6 @@ def parse_recipe(argv: list[str]) -> tuple[PumaScriptArguments, PumaKLConfig, Mo
 def read_values(recipe: str | None, flags: list[str]) -> tuple[dict[str, Any], list[str]]:
     """
     Reads a recipe and flags, which replace what stands in it, and sets the environment variables of its `env`.
-
-    Args:
-        recipe (`str`, *optional*):
-            Path of the recipe.
-        flags (`list[str]`):
-            The flags, as [`split_recipe`] returns them.
 
     Returns:
         `tuple[dict[str, Any], list[str]]`: the values that are given, key → value, and a sentence for each that is

@@ -101,10 +101,6 @@ def check_vllm(args: Any) -> None:
     """
     Makes sure that vLLM is there, and that what is said of it has an effect.
 
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-
     Raises:
         ConfigError: if vLLM is not installed, settings do not go together, or `generation_kwargs` has what is not
             vLLM's.

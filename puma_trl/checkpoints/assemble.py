@@ -275,17 +275,7 @@ def _end_answers(
 
 
 def describe_assembled(model: PreTrainedModel, folder: str, template: str | Path) -> str:
-    """
-    Says what was assembled.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model.
-        folder (`str`):
-            Where it is.
-        template (`str` or `Path`):
-            What its prompts are written by.
-    """
+    """Says what was assembled."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ends = ", ".join(tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id))
     return (

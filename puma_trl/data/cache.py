@@ -48,12 +48,6 @@ def fill_first(args: PumaKLConfig, work: str) -> Iterator[bool]:
     `ddp_timeout`, and one of each machine tells every minute that it waits. What the main process raises is raised in
     all.
 
-    Args:
-        args ([`PumaKLConfig`]):
-            What tells of processes and machines.
-        work (`str`):
-            What is done, for the lines.
-
     Yields:
         `bool`: whether this process fills a cache, and so has to look whether what is there still holds.
     """

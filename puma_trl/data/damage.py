@@ -35,12 +35,6 @@ def is_whole(file: BinaryIO, image_format: str) -> bool:
     """
     Tells whether a file is complete, without decoding its pixels.
 
-    Args:
-        file (`BinaryIO`):
-            The file.
-        image_format (`str`):
-            Pillow's name of its format.
-
     Returns:
         `bool`: `False` if that cannot be told, so that the pixels have to be decoded: other formats than PNG, JPEG and
         WebP, a file without its end, a PNG with an orientation behind its pixels.
@@ -85,12 +79,6 @@ def is_cut_jpeg(image: Image.Image, data: bytes) -> bool:
 
     Decoders fill up such a picture with grey and say nothing. So it is decoded once more with further data before the
     end marker: those are only looked at, and change pixels, where the file's own do not last.
-
-    Args:
-        image (`PIL.Image.Image`):
-            The decoded picture.
-        data (`bytes`):
-            The file.
 
     Returns:
         `bool`: `False` too for the rare files with arithmetic coding, whose decoder always reads on.

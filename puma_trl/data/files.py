@@ -309,10 +309,6 @@ def find_chunks(sources: Sequence[Source]) -> Iterator[Chunk]:
     """
     Divides sources into chunks that can be read independently; an empty source is one empty chunk.
 
-    Args:
-        sources (`Sequence[Source]`):
-            What [`find_sources`] returned.
-
     Raises:
         DataError: if the structure of a file is broken, or a file has the same column twice.
     """

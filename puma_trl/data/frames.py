@@ -84,10 +84,6 @@ class Frames:
     A template may look at the texts it is given, cut them, or write them twice. So every frame is tried with texts of
     many kinds, with every text and number in the source of the template among them; where one comes out otherwise, all
     conversations of that structure are rendered in full and compared with their texts.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
     """
 
     def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase):

@@ -75,10 +75,6 @@ def read_address(text: str) -> dict[str, Any] | None:
     """
     Reads an address that stands where a path could.
 
-    Args:
-        text (`str`):
-            A path or an address.
-
     Returns:
         `dict`, *optional*: the bytes of a `data:` address or the absolute path of a `file:` address, as
         `{"bytes": …, "path": …}`; `None` for a path.

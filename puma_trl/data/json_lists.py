@@ -106,12 +106,6 @@ class ListScanner:
     Iterates over the byte ranges of the elements of a JSON list, or of the only list of rows inside of an object, or
     of the rows of an object that is keyed by id, with their keys.
 
-    Args:
-        path (`str`):
-            The file.
-        block_bytes (`int`, *optional*, defaults to 1 MiB):
-            Bytes to read at a time.
-
     Attributes:
         keyed (`bool`): Whether the rows are keyed by id, which is known when the first is there.
     """

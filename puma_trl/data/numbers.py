@@ -18,13 +18,7 @@ MARKED = re.compile(f'"{MARK}([^"]*){MARK}"')
 
 
 class Number(float):
-    """
-    A number with a point or an exponent, which keeps how it is written: `3.30`, `1e2`.
-
-    Args:
-        text (`str`):
-            The number in JSON.
-    """
+    """A number with a point or an exponent, which keeps how it is written: `3.30`, `1e2`."""
 
     def __new__(cls, text: str):
         number = super().__new__(cls, text)

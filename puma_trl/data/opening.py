@@ -16,13 +16,7 @@ THOUGHT = re.compile(
 
 
 class Opening:
-    """
-    The start of an answer that a chat template writes behind a question.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-    """
+    """The start of an answer that a chat template writes behind a question."""
 
     def __init__(self, processor: ProcessorMixin | PreTrainedTokenizerBase):
         self.processor = processor

@@ -19,24 +19,15 @@ SIZES = ("image_sizes", "batch_num_images")
 
 @dataclass
 class OnHost:
-    """
-    A tensor that stays on the CPU, whatever moves a batch to its device.
-
-    Args:
-        value (`torch.Tensor`):
-            The tensor.
-    """
+    """A tensor that stays on the CPU, whatever moves a batch to its device."""
 
     value: torch.Tensor
 
 
 def find_answers(labels: torch.Tensor) -> torch.Tensor:
     """
-    Returns the positions whose hidden states predict an answer token, counted through all rows of a batch.
-
-    Args:
-        labels (`torch.Tensor` of shape `(B, L)`):
-            Answer tokens, `-100` elsewhere.
+    Returns the positions whose hidden states predict an answer token, counted through all rows of a batch, from its
+    labels of shape (B, L), -100 elsewhere.
 
     Returns:
         `torch.Tensor` of shape (N,): indices into B · L; the label of each is the one behind it.

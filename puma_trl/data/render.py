@@ -51,10 +51,6 @@ def end_of_answer(processor: ProcessorMixin | PreTrainedTokenizerBase) -> str:
     Returns what ends an answer: what the chat template closes a turn of the assistant with, up to its first control
     token; the tokenizer's `eos_token` where that is nothing, and behind it where that has no token of its own.
 
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-
     Raises:
         DataError: if there is no such token, so that a model would never learn to stop.
     """
@@ -104,10 +100,6 @@ def end_token_id(processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
     """
     Returns the token that a model learns to stop with, the last one of [`end_of_answer`].
 
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-
     Raises:
         DataError: if there is none.
     """
@@ -115,15 +107,7 @@ def end_token_id(processor: ProcessorMixin | PreTrainedTokenizerBase) -> int:
 
 
 def end_token_ids(processor: ProcessorMixin | PreTrainedTokenizerBase, config: GenerationConfig) -> list[int]:
-    """
-    Returns the tokens that end an answer: the checkpoint's, the tokenizer's and the chat template's.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-        config ([`~transformers.GenerationConfig`]):
-            What the model generates by.
-    """
+    """Returns the tokens that end an answer: the checkpoint's, the tokenizer's and the chat template's."""
     end = config.eos_token_id
     ends = [] if end is None else [end] if isinstance(end, int) else list(end)
     return sorted({*ends, get_tokenizer(processor).eos_token_id, end_token_id(processor)} - {None})
@@ -133,12 +117,6 @@ def render_answer(processor: ProcessorMixin | PreTrainedTokenizerBase, output: s
     """
     Renders an answer: the text, without the tag of a thought that the template has opened, and what ends it.
     [`Renderer`] is faster for many.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-        output (`str`):
-            The answer.
 
     Raises:
         DataError: if there is nothing that ends it.

@@ -61,13 +61,7 @@ def digests_of(rows: Dataset, name: str) -> np.ndarray:
 
 
 def word_repeats(digests: np.ndarray) -> str | None:
-    """
-    Words how many rows of the training data stand there more than once, if some do.
-
-    Args:
-        digests (`np.ndarray`):
-            The digests of the whole rows.
-    """
+    """Words how many rows of the training data stand there more than once, if some do."""
     more = len(digests) - len(np.unique(digests))
     if not more:
         return None

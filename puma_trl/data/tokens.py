@@ -31,10 +31,6 @@ class ControlTokens:
     The control tokens of a tokenizer: those declared special, added ones that look like it, and the placeholders of a
     processor. Words and tags of HTML that were added to the vocabulary are text.
 
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-
     Attributes:
         ids (`set[int]`):
             The tokens' ids.

@@ -68,14 +68,6 @@ def answer_pairs(generator: Generator, rows: Dataset, title: str) -> list[dict[s
     """
     Answers problems on both sides.
 
-    Args:
-        generator ([`Generator`]):
-            The model.
-        rows ([`~datasets.Dataset`]):
-            Checked pairs.
-        title (`str`):
-            Words of the progress bar.
-
     Returns:
         One row per pair with, for each side, `{side}_reply`, `{side}_answer` (by the `final` rule), `{side}_correct`,
         `{side}_tokens` and `{side}_cut` (whether the reply was cut off), and `agree`, whether both sides give the same

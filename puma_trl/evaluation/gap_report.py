@@ -58,12 +58,6 @@ def print_gap(summaries: list[dict[str, Any]], comparisons: list[dict[str, Any]]
     """
     Prints the table (see [`print_table`]), then the intervals, how the replies are, the gap of each kind, level and
     modality, and how models differ.
-
-    Args:
-        summaries (`list[dict[str, Any]]`):
-            What [`summarise`] returned per model.
-        comparisons (`list[dict[str, Any]]`, *optional*):
-            What [`compare_models`] returned.
     """
     print_table(summaries)
     console = Console()
@@ -120,12 +114,6 @@ def draw_gap(summaries: list[dict[str, Any]], path: Path) -> None:
     """
     Draws accuracy on both sides and the divergences, a group of bars per model; and, where the data has levels of
     modality, the vision-rich accuracy at each.
-
-    Args:
-        summaries (`list[dict[str, Any]]`):
-            What [`summarise`] returned per model.
-        path (`Path`):
-            The PNG.
     """
     places = range(len(summaries))
     levels = list(dict.fromkeys(level for summary in summaries for level in summary["by"].get("modality", ())))

@@ -71,10 +71,6 @@ def load_for_prompts(path: str) -> tuple[PreTrainedConfig, ProcessorMixin]:
     """
     Loads what reads prompts: configuration and processor of a model.
 
-    Args:
-        path (`str`):
-            Folder or Hub name of the model.
-
     Raises:
         EvaluationError: if the folder lacks them or the chat template.
         ModelError: if its files are torn, or its weights are pickled.
@@ -207,12 +203,6 @@ class Generator:
     def complete(self, prompts: Sequence[Prompt], **options: Any) -> tuple[torch.Tensor, list[int], list[bool]]:
         """
         Answers one batch in tokens.
-
-        Args:
-            prompts (`Sequence[Prompt]`):
-                What to ask.
-            options:
-                Further arguments of `generate`.
 
         Returns:
             The tokens of the replies, padded; how many each has, with the one that ends it; and whether it was cut off

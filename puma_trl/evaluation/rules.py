@@ -105,14 +105,6 @@ def write_comparison(comparison: dict[str, Any], output: Path, notes: Sequence[s
     """
     Writes `rules.json` and `rules.md` beside the metrics.
 
-    Args:
-        comparison (`dict[str, Any]`):
-            What [`compare_rules`] returned.
-        output (`Path`):
-            The metrics file.
-        notes (`Sequence[str]`, *optional*):
-            Lines below the table.
-
     Returns:
         The table, as it is printed.
     """

@@ -78,10 +78,6 @@ class Replies:
         """
         Scores every item by the benchmark's own comparison or the judgement that its row carries.
 
-        Args:
-            rule (`str`):
-                Extraction rule for rows that carry no `extraction`.
-
         Returns:
             One row `{"id", "extraction", "normalised", "answer", "correct"}` per item, in their order, null where
             there is none. A missing response is wrong.
@@ -119,12 +115,6 @@ def _score_item(
 def choose_rule(replies: Replies, extraction: str | None) -> tuple[str, str]:
     """
     Chooses the extraction rule and names where the extractions come from.
-
-    Args:
-        replies ([`Replies`]):
-            What is scored.
-        extraction (`str`, *optional*):
-            What the user asked for.
 
     Returns:
         The rule for rows without `extraction`, and the name for `metrics.json`: the rule's, or, where every row

@@ -85,12 +85,6 @@ class Server:
         """
         Asks once (with the client's retries); an empty reply is "".
 
-        Args:
-            messages (`list[dict[str, Any]]`):
-                The chat.
-            options:
-                `temperature` and others of the API.
-
         Raises:
             openai.OpenAIError: if the request fails after all retries.
         """
@@ -99,12 +93,6 @@ class Server:
     def ask_whole(self, messages: list[dict[str, Any]], **options: Any) -> tuple[str, bool]:
         """
         Asks as [`Server.ask`], and tells as well whether the reply came to its end (`finish_reason` is `"stop"`).
-
-        Args:
-            messages (`list[dict[str, Any]]`):
-                The chat.
-            options:
-                As of [`Server.ask`].
 
         Raises:
             openai.OpenAIError: if the request fails after all retries.
@@ -125,16 +113,6 @@ class Server:
     def ask_in_form(self, messages: list[dict[str, Any]], name: str, schema: dict[str, Any], **options: Any) -> str:
         """
         Asks for a reply in a form, and without the form where the server knows none.
-
-        Args:
-            messages (`list[dict[str, Any]]`):
-                The chat.
-            name (`str`):
-                Name of the form.
-            schema (`dict[str, Any]`):
-                Its JSON schema.
-            options:
-                As of [`Server.ask`].
 
         Raises:
             openai.OpenAIError: if the request fails after all retries.

@@ -147,12 +147,6 @@ def measure_gap(trainer: Trainer, pairs: Dataset) -> dict[str, Any]:
     """
     Measures the gap of the model in training; its state is afterwards as it was. Each process answers a share.
 
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            The trainer.
-        pairs ([`~datasets.Dataset`]):
-            Checked pairs.
-
     Returns:
         What [`summarise_answers`] returns, the same on all processes.
     """

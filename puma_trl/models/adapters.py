@@ -25,16 +25,6 @@ def build_peft_config(
     (and with `all-linear`). The language-model head and what `lora_modules_to_save` trains whole are left out.
     `lora_modules_to_save` also takes the names of parts.
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model without adapters.
-        model_args ([`~trl.ModelConfig`]):
-            The LoRA fields are used.
-        parts (`list[str]`):
-            `trainable_parts`.
-        family ([`Family`]):
-            The model family.
-
     Raises:
         ModelError: if `lm_head` is a target, nothing is left to adapt, or a part cannot be trained whole.
     """

@@ -138,12 +138,6 @@ def check_padding_free(config: PreTrainedConfig, implementation: str | dict[str,
     """
     Makes sure, before the data is read, that the rows of a model may stand one behind the other.
 
-    Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration of the model.
-        implementation (`str` or `dict[str, str]`, *optional*):
-            The attention that it is loaded with.
-
     Raises:
         ModelError: if models of this family cannot read such rows, or the attention would build a mask of all tokens
             by all tokens.

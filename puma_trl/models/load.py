@@ -34,14 +34,6 @@ def load_config(
     """
     Reads the configuration of the model, and looks at the files of its folder.
 
-    Args:
-        model_args ([`~trl.ModelConfig`]):
-            Name and revision are used.
-        training_args ([`PumaKLConfig`]):
-            `trust_remote_code` is used.
-        key (`str`, *optional*, defaults to `"model_name_or_path"`):
-            The setting that names the model, for messages.
-
     Raises:
         ModelError: if it names neither a model folder nor a model of the Hub, a folder with adapters, with torn files
             or without usable weights (see [`check_folder`]), or a model of an unknown type.
@@ -124,12 +116,6 @@ def check_vocabulary(config: PreTrainedConfig, processor: ProcessorMixin | PreTr
     Special tokens beyond the embedding that no prompt has are let be: texts cannot contain them, and some published
     tokenizers have them.
 
-    Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration of the model.
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Its processor or tokenizer, with its chat template.
-
     Raises:
         ModelError: if a vision-language model has a tokenizer alone, a token has no row in the embedding, or the image
             token has another id in the model.
@@ -178,18 +164,6 @@ def load_model(
 
     With `load_in_4bit` or `load_in_8bit` only the language model is quantised; aligner, vision towers and head are
     not.
-
-    Args:
-        model_args ([`~trl.ModelConfig`]):
-            Which model, its dtype, attention and quantisation.
-        training_args ([`PumaKLConfig`]):
-            `trust_remote_code` is used.
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration of the model.
-        family ([`Family`]):
-            Its family.
-        init_kwargs (`dict[str, Any]`, *optional*):
-            Further arguments of `from_pretrained`.
 
     Raises:
         ModelError: if the folder holds no weights, weights that do not fit the configuration, or some that are no

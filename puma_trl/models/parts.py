@@ -31,14 +31,6 @@ def resolve_part(name: str, family: Family, setting: str) -> list[str]:
     Names are those of `PARTS`, and `vision_tower` for both towers. In a family with one vision tower all three tower
     names mean that one, `vision_tower_low`.
 
-    Args:
-        name (`str`):
-            The name.
-        family ([`Family`]):
-            The model family.
-        setting (`str`):
-            Where the name stands, for the message.
-
     Raises:
         ModelError: if the family has no such part; the message gives the nearest one, and all.
     """
@@ -67,12 +59,6 @@ def check_parts(args: PumaKLConfig, family: Family) -> None:
     known.
 
     Prefixes of parameter names, and any name for a family without named parts, are looked up in the model later.
-
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-        family ([`Family`]):
-            The model family.
 
     Raises:
         ModelError: if a name is not known, or two names give one part two learning rates.
@@ -195,12 +181,6 @@ def count_parameters(model: PreTrainedModel | PeftModel, family: Family) -> dict
     Quantised weights count as many as they stand for, the student's adapters with the part that they adapt. What
     `lora_modules_to_save` trains whole counts once, without its frozen original, and a teacher's adapters do not
     count.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model.
-        family ([`Family`]):
-            The model family.
     """
     copies = ["original_module"]
     if isinstance(model, PeftModel):
@@ -280,17 +260,7 @@ def check_rates(model: PreTrainedModel | PeftModel, part_learning_rates: dict[st
 
 
 def check_rates_by_name(args: PumaKLConfig, whole: list[str], family: Family) -> None:
-    """
-    The same, before data and model are loaded, as far as names tell: neither `all` nor a prefix trains.
-
-    Args:
-        args ([`PumaKLConfig`]):
-            `trainable_parts` and `part_learning_rates` are used.
-        whole (`list[str]`):
-            The `lora_modules_to_save`, which train besides.
-        family ([`Family`]):
-            The model family.
-    """
+    """The same, before data and model are loaded, as far as names tell: neither `all` nor a prefix trains."""
     names = [*(args.trainable_parts or ["all"]), *whole]
     if not all(name in family.parts or name in ALIASES for name in names):
         return

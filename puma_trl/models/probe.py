@@ -37,14 +37,6 @@ def check_attention(model_args: ModelConfig, training_args: PumaKLConfig, config
     Runs the attention of the recipe once, forward and backward, with the head sizes of the model, on the device and in
     the dtype of the run.
 
-    Args:
-        model_args ([`~trl.ModelConfig`]):
-            `attn_implementation` and `dtype` are used.
-        training_args ([`PumaKLConfig`]):
-            `bf16`, `fp16` and the device are used.
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration of the model.
-
     Returns:
         `str`: what runs, in words.
 

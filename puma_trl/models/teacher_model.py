@@ -119,14 +119,6 @@ def check_same_tokens(
     Compares two vocabularies token by token. What one of them has and the other has not is let be: answers have none
     of it, which is checked row by row.
 
-    Args:
-        student ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model that trains.
-        teacher ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            That of the teacher.
-        name (`str`):
-            Its folder or id on the Hub.
-
     Raises:
         ModelError: if an id is another token, or a token has another id; the first three are named.
     """

@@ -56,12 +56,6 @@ def check_chat_template(processor: ProcessorMixin | PreTrainedTokenizerBase, nam
     """
     Makes sure that there is a chat template, and one that can render a problem for this model.
 
-    Args:
-        processor ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`]):
-            Processor or tokenizer of the model.
-        name (`str`):
-            Its folder, or its name on the Hub.
-
     Raises:
         ModelError: if it cannot.
     """

@@ -64,12 +64,6 @@ def check_finite(model: torch.nn.Module, name: str) -> None:
     Sums tell, so it takes one pass over the weights and no memory. What is not here is not looked at: parameters that
     ZeRO-3 has given to other processes or another one loads for this one, and quantised ones.
 
-    Args:
-        model ([`~torch.nn.Module`]):
-            The model.
-        name (`str`):
-            Its folder, or its name on the Hub.
-
     Raises:
         ModelError: if there are any; the first one is named.
     """

@@ -41,12 +41,6 @@ def draw_curves(log_history: list[dict[str, Any]], path: str | Path) -> None:
     accuracy and gap by generation, gradient norm and learning rate over the steps of a run: the batches of training as
     lines, evaluations as dashed lines of the same colours. A panel that has nothing is left out; nothing is written
     for a run without any of them.
-
-    Args:
-        log_history (`list[dict[str, Any]]`):
-            `trainer.state.log_history`.
-        path (`str` or `Path`):
-            The PNG to write.
     """
     panels = {title: collect_curves(log_history, names) for title, names in PANELS.items()}
     panels = {title: curves for title, curves in panels.items() if curves}

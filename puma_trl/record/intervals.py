@@ -10,12 +10,6 @@ def wilson(correct: int, total: int) -> tuple[float, float] | None:
     """
     Returns the 95 % interval of a rate by Wilson's score, which stays within 0 and 1 also for few items; `None` where
     nothing was counted.
-
-    Args:
-        correct (`int`):
-            How many of the items.
-        total (`int`):
-            Number of items.
     """
     if not total:
         return None

@@ -115,14 +115,6 @@ def describe_run(
     """
     Returns what the settings and the model tell of a run: `method`, `training`, `model` and, if there are any,
     `adapters` and `teacher`, another model.
-
-    Args:
-        args ([`PumaKLConfig`]):
-            Training arguments.
-        model ([`~transformers.PreTrainedModel`]):
-            The model, without PEFT's wrapper.
-        peft_config ([`~peft.PeftConfig`], *optional*):
-            Adapter configuration.
     """
     name = model.config._name_or_path
     description = {

@@ -98,12 +98,6 @@ def ask(parser: Parser, args: argparse.Namespace) -> list[str]:
     """
     Asks for what is not given, and again after an answer that cannot be used.
 
-    Args:
-        parser ([`Parser`]):
-            The parser of the command.
-        args (`argparse.Namespace`):
-            What is given.
-
     Returns:
         `list[str]`: the answers as options; none for what is left empty.
     """

@@ -24,10 +24,6 @@ def check_recipe(argv: list[str]) -> None:
     """
     Makes sure that a recipe is named, and is there.
 
-    Args:
-        argv (`list[str]`):
-            The command line behind `puma-trl train`.
-
     Raises:
         ConfigError: if it is not; recipes of similar names are named.
     """

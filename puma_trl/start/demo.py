@@ -39,14 +39,6 @@ def run_logged(arguments: list[str], log: Path, module: str) -> Iterator[str]:
     """
     Runs a Python module and yields its lines, all of which go to a file.
 
-    Args:
-        arguments (`list[str]`):
-            Arguments of the module.
-        log (`Path`):
-            The file.
-        module (`str`):
-            The module.
-
     Raises:
         PumaError: if it fails.
     """

@@ -53,12 +53,6 @@ def choose_engine(values: dict[str, Any], gpus: int) -> tuple[str, list[str]]:
     """
     Returns the accelerate configuration for a recipe on this machine, and what of it depends on the machine.
 
-    Args:
-        values (`dict[str, Any]`):
-            Keys and values of the recipe.
-        gpus (`int`):
-            Number of GPUs that are seen.
-
     Returns:
         `tuple[str, list[str]]`: its name, and options of accelerate's launcher.
     """

@@ -125,13 +125,7 @@ def read_head(model: PreTrainedModel) -> Head:
 
 
 def logit_transform(config: PreTrainedConfig) -> tuple[float, float | None]:
-    """
-    Returns what a model does to the outputs of its head: a factor, and behind it a soft cap, if any.
-
-    Args:
-        config ([`~transformers.PreTrainedConfig`]):
-            Configuration of the model.
-    """
+    """Returns what a model does to the outputs of its head: a factor, and behind it a soft cap, if any."""
     text = config.get_text_config()
     softcap = getattr(text, "final_logit_softcapping", None)
     for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):  # Cohere, and Falcon-H1's

@@ -47,12 +47,6 @@ class TowerMemo:
 
     Exact, because the towers get the same pixels and have the same weights and no gradient in both passes. Not for
     engines that shard parameters: a rank that skips a module skips its collectives too.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model, whose parts are already frozen.
-        family ([`Family`]):
-            The model family.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family):

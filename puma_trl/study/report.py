@@ -97,15 +97,7 @@ def _spread(values: list[float], scale: float = 100) -> str:
 
 
 def make_table(lines: dict[str, Line], before: Line) -> list[str]:
-    """
-    Returns the lines of one regime's table.
-
-    Args:
-        lines (`dict[str, Line]`):
-            Variant → its line.
-        before (`Line`):
-            The model that all start from.
-    """
+    """Returns the lines of one regime's table."""
     names = [
         "run",
         "text-rich %",

@@ -99,17 +99,7 @@ class Run:
 
 
 def find_places(recipes: Path, model: Path, output: Path) -> Places:
-    """
-    Returns where everything is, or will be: in other folders for other recipes, data, or another stage-1 model.
-
-    Args:
-        recipes (`Path`):
-            Folder of the recipes.
-        model (`Path`):
-            What stage 1 has left.
-        output (`Path`):
-            Folder of the study.
-    """
+    """Returns where everything is, or will be: in other folders for other recipes, data, or another stage-1 model."""
     data = data_folder(output)
     weights = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(model.glob("*.safetensors"))]
     folders = {}
@@ -137,15 +127,7 @@ def plan_runs(places: Places, seeds: int) -> Iterator[Run]:
 
 
 def prepare(places: Places, model: Path) -> None:
-    """
-    Writes the data and trains what the runs share, unless it is there.
-
-    Args:
-        places ([`Places`]):
-            Where it goes.
-        model (`Path`):
-            What stage 1 has left.
-    """
+    """Writes the data and trains what the runs share, unless it is there."""
     write_data(places.data)
     text = places.teacher.with_name(f"{places.teacher.name}-start")
     if not (places.teacher / MODEL).exists():
@@ -227,16 +209,6 @@ def measure_start(heldout: str, places: Places) -> None:
 def measure(model: Path, heldout: Path, folder: Path, log: Path) -> dict[str, dict[str, Any]]:
     """
     Measures a model on held-out problems.
-
-    Args:
-        model (`Path`):
-            The model.
-        heldout (`Path`):
-            The problems.
-        folder (`Path`):
-            Where the command writes.
-        log (`Path`):
-            Gets what it prints.
 
     Returns:
         `dict[str, dict[str, Any]]`: `here` and `elsewhere`, what [`summarise`] returns of the problems of `KINDS` and

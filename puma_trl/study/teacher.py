@@ -7,15 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, LlamaConfig
 
 
 def write_text_model(model: Path, output: Path) -> None:
-    """
-    Writes the language model, which predicts the same for words as it does behind the vision tower.
-
-    Args:
-        model (`Path`):
-            The Qwen2-VL model.
-        output (`Path`):
-            Folder of the text model and its tokenizer.
-    """
+    """Writes the language model, which predicts the same for words as it does behind the vision tower."""
     source = AutoModelForImageTextToText.from_pretrained(model)
     config = source.config.text_config
     rope = {name: config.rope_parameters[name] for name in ("rope_type", "rope_theta")}

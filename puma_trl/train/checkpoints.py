@@ -128,10 +128,6 @@ class ExactCheckpoints:
         Compares settings, model, adapters and data with those of the checkpoint that is to be resumed from, names what
         has changed and takes effect, and adds to `resumed`. [`~Trainer.train`] does this, if it has not been done.
 
-        Args:
-            checkpoint (`str`):
-                The checkpoint.
-
         Raises:
             CheckpointError: if it is not whole, or is of a run that cannot go on as this one.
         """

@@ -109,12 +109,6 @@ def describe_weights(model: PreTrainedModel, teacher: PreTrainedModel | None = N
     """
     Returns what the weights of a checkpoint are of: `model`, `teacher`, `adapters` and `trained`, a digest of the
     names that train.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model, not yet wrapped.
-        teacher ([`~transformers.PreTrainedModel`], *optional*):
-            Another model that teaches it.
     """
     is_peft = is_peft_model(model)
     base = model.get_base_model() if is_peft else model

@@ -71,10 +71,6 @@ class CompletionLog(TrainerCallback):
     """
     Prints the last prompts and answers at each log, and hands them to Weights & Biases and Trackio as the table
     `completions`, as TRL's trainers do; those of the main process.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            What reads the tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):

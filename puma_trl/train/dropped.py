@@ -16,10 +16,6 @@ logger = get_logger(__name__)
 class DroppedRows:
     """
     Tells of each row once, and adds it to `dropped_rows.jsonl`, which each process does for the rows that it reads.
-
-    Args:
-        output_dir (`str` or `Path`):
-            The run's folder.
     """
 
     def __init__(self, output_dir: str | Path):

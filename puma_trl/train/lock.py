@@ -46,10 +46,6 @@ def hold_lock(folder: str | Path) -> None:
 
     On file systems without locks it says so and goes on. In a process that holds the lock already nothing happens.
 
-    Args:
-        folder (`str` or `Path`):
-            The output folder, which must exist.
-
     Raises:
         ConfigError: if another process holds the lock; it is named.
     """

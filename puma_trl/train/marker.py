@@ -100,10 +100,6 @@ def find_problem(checkpoint: str | Path) -> Problem | None:
     Returns why a folder cannot be resumed from, or `None` for a whole checkpoint.
 
     Sizes and the ends of files are looked at, not their contents; damage within them is named by [`find_damage`].
-
-    Args:
-        checkpoint (`str` or `Path`):
-            A folder.
     """
     checkpoint = Path(checkpoint)
     if not (checkpoint / COMPLETE_MARKER).exists():

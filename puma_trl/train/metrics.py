@@ -36,10 +36,6 @@ class StepMetrics:
     """
     Sums since the last reduction, kept on the device, separately for training (`"train"`), its micro-batches whose
     answers the student has written (`"on_policy"`), and evaluation (`"eval"`).
-
-    Args:
-        device (`torch.device`):
-            Device of the sums.
     """
 
     def __init__(self, device: torch.device):
@@ -212,13 +208,7 @@ class NotFiniteError(FloatingPointError):
 
 
 class AtBeginning(TrainerCallback):
-    """
-    Calls a function when a training begins, resumed or not.
-
-    Args:
-        begin (`Callable[[TrainerState], None]`):
-            The function.
-    """
+    """Calls a function when a training begins, resumed or not."""
 
     def __init__(self, begin: Callable[[TrainerState], None]):
         self.begin = begin

@@ -75,15 +75,7 @@ class GumbelNoise(LogitsProcessor):
 
 
 def make_warpers(args: PumaKLConfig, device: torch.device | str) -> LogitsProcessorList:
-    """
-    Returns what `generate` makes of the settings when it samples, in its order.
-
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-        device (`torch.device` or `str`):
-            Device of the scores.
-    """
+    """Returns what `generate` makes of the settings when it samples, in its order."""
     kwargs = {name: (args.generation_kwargs or {}).get(name) for name in WARPERS}
     warpers: list[Any] = []
     if args.temperature != 1:
@@ -106,13 +98,7 @@ def make_warpers(args: PumaKLConfig, device: torch.device | str) -> LogitsProces
 
 
 class OnPolicy:
-    """
-    Lets the student write the answers of micro-batches.
-
-    Args:
-        trainer ([`PumaKLTrainer`]):
-            The trainer, whose collator keeps the prompts.
-    """
+    """Lets the student write the answers of micro-batches."""
 
     def __init__(self, trainer: Trainer):
         self.trainer, self.args = trainer, trainer.args
@@ -162,13 +148,7 @@ class OnPolicy:
         return epochs * len(loader) + steps * size
 
     def tell_if_idle(self, state: TrainerState) -> None:
-        """
-        Warns at the beginning of a training if the share is so small that it has no such micro-batch.
-
-        Args:
-            state ([`~transformers.TrainerState`]):
-                The state of the trainer.
-        """
+        """Warns at the beginning of a training if the share is so small that it has no such micro-batch."""
         args, count = self.args, self._count_micro_batches(state.max_steps)
         if args.on_policy_share * count >= 1:
             return
@@ -183,10 +163,6 @@ class OnPolicy:
         Puts the student's answers into those of an optimizer step's micro-batches that are on-policy, in place.
 
         Such a batch has `completions` besides, the sums over its answers in the order of `COMPLETION_SUMS`.
-
-        Args:
-            batches (`list[dict[str, Any]]`):
-                All micro-batches of the next step.
         """
         args, accelerator, step = self.args, self.trainer.accelerator, self.trainer.state.global_step
         first = self._count_micro_batches(step)

@@ -138,10 +138,6 @@ def find_last(folder: str | Path) -> Path | None:
     """
     Returns the newest whole checkpoint of a folder; those that are not whole are passed over, with a line.
 
-    Args:
-        folder (`str` or `Path`):
-            An output folder.
-
     Raises:
         CheckpointError: if there is none, and one that is damaged or is no checkpoint of ours would be overwritten by
             a run that starts afresh. One that a kill cut short is no such loss.

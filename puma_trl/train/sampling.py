@@ -48,12 +48,6 @@ def require_batches(dataset: Dataset | IterableDataset | None, args: PumaKLConfi
     """
     Sees that there is something to train on: Trainer would end at step 0 as if all were done.
 
-    Args:
-        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`], *optional*):
-            The training rows.
-        args ([`PumaKLConfig`]):
-            `dataloader_drop_last` and the sizes of batches are used.
-
     Raises:
         DataError: if `dataloader_drop_last` drops all rows.
     """

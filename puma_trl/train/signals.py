@@ -26,10 +26,6 @@ def stop_on_signals(trainer: Trainer) -> Callable[[], int]:
     """
     Makes SIGTERM and SIGINT save a checkpoint at the next logging step and stop; a second SIGINT ends at once.
 
-    Args:
-        trainer ([`PumaKLTrainer`]):
-            Its `stop_requested` is set.
-
     Returns:
         `Callable[[], int]`: a function that gives the exit code of a run that was stopped: 130 after SIGINT on this
         process, else 0.
@@ -58,12 +54,6 @@ def leave_signals(init: Callable[[int], None] | None, worker_id: int) -> None:
     """
     Starts a data-loader worker that ignores SIGTERM and SIGINT, which schedulers and terminals send to all processes
     of a run: it ends when the process does that it works for.
-
-    Args:
-        init (`Callable`, *optional*):
-            What the worker was to start with.
-        worker_id (`int`):
-            Number of the worker.
     """
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)

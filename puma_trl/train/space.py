@@ -27,10 +27,6 @@ def estimate_space(trainer: Trainer) -> tuple[int, int]:
 
     Counted are the weights that are saved (of a model with adapters only these), once more where an engine saves its
     own copy, the fp32 copies of DeepSpeed, the optimizer's states of what trains, and a moving average of all weights.
-
-    Args:
-        trainer ([`PumaKLTrainer`]):
-            Before its training.
     """
     args, is_peft = trainer.args, is_peft_model(trainer.model)
     is_engine = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
@@ -94,12 +90,6 @@ def count_kept(args: PumaKLConfig, num_steps: int) -> int:
 def require_space(trainer: Trainer, num_steps: int) -> str | None:
     """
     Makes sure that the disk of `output_dir` has room for the checkpoints and the model of a run.
-
-    Args:
-        trainer ([`PumaKLTrainer`]):
-            Before its training.
-        num_steps (`int`):
-            Number of its optimizer steps.
 
     Returns:
         `str`, *optional*: a warning, where the room is enough for one checkpoint, but not for all of a run that keeps

@@ -21,16 +21,6 @@ def prepare_teacher(
     """
     Returns what reads the text-rich side with `teacher: model`, compared with the model that trains.
 
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-        processor ([`~transformers.ProcessorMixin`]):
-            Processor of the model that trains, prepared.
-        attention (`str` or `dict[str, str]`, *optional*):
-            The attention that it is loaded with.
-        collator (`Callable`, *optional*):
-            The collator that the trainer is given.
-
     Raises:
         ConfigError: if the collator knows of no teacher.
         ModelError: if there is no such model, or its tokens are others (see [`load_teacher_side`]), or its answers end

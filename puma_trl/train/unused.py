@@ -194,14 +194,6 @@ def check_collator(args: PumaKLConfig, collator: Callable | None, takes_images: 
     """
     Makes sure that a collator makes batches of the kind that the settings say.
 
-    Args:
-        args ([`PumaKLConfig`]):
-            The settings.
-        collator (`Callable`, *optional*):
-            The collator that the trainer is given.
-        takes_images (`bool`):
-            Whether the model takes pictures.
-
     Raises:
         ConfigError: if it makes others.
     """
@@ -231,10 +223,6 @@ def find_idle(settings: Settings) -> list[str]:
     """
     Returns each setting that differs from its default though another setting leaves it without effect, with that
     other one.
-
-    Args:
-        settings ([`PumaKLConfig`] or [`PumaScriptArguments`] or [`~trl.ModelConfig`]):
-            The settings.
     """
     return [
         f"`{name}: {getattr(value := getattr(settings, name), 'value', value)}` (`{why}`)"

@@ -15,12 +15,6 @@ MAX_BAD_WORDS = 128
 def find_bad_words(processor: ProcessorMixin, ids: set[int]) -> list[str]:
     """
     Returns the tokens that vLLM is told not to sample, which it takes as words: those that are read as one token.
-
-    Args:
-        processor ([`~transformers.ProcessorMixin`]):
-            Processor of the model.
-        ids (`set[int]`):
-            Ids of all that no answer has.
     """
     tokenizer = processor.tokenizer
     pictures = {value for name, value in vars(processor).items() if name.endswith("_token")}
@@ -33,14 +27,6 @@ def find_bad_words(processor: ProcessorMixin, ids: set[int]) -> list[str]:
 class VLLMSampler:
     """
     Lets vLLM sample the answers of on-policy micro-batches.
-
-    Args:
-        trainer ([`PumaKLTrainer`]):
-            The trainer, whose collator keeps pictures.
-        ends (`list[int]`):
-            Tokens that end an answer.
-        suppressed (`set[int]`):
-            Tokens that no answer has.
 
     Raises:
         ConfigError: if vLLM cannot be reached or started.

@@ -98,10 +98,6 @@ class Watch(TrainerCallback):
     Reads each log of a training, on all processes alike, warns once of each sign of collapse, and with
     `args.stop_on_collapse` saves a checkpoint and stops there. A run that is resumed reads its log history first.
 
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            Its `stop_requested` is set where the training stops.
-
     Attributes:
         stopped_by (`str`, *optional*):
             The sign that has stopped the training.
@@ -134,10 +130,6 @@ class Watch(TrainerCallback):
         """
         Adds a log.
 
-        Args:
-            logs (`dict[str, Any]`):
-                An item of `trainer.state.log_history`.
-
         Returns:
             `list[str]`: the signs that are seen for the first time, each in one line with its remedy.
         """
@@ -161,12 +153,6 @@ def find_signs(known: dict[str, Series], args: PumaKLConfig) -> Iterator[tuple[s
     """
     Yields the signs of collapse that the last log shows: a name, and in one line what moved, since when, and the
     remedy.
-
-    Args:
-        known (`dict[str, Series]`):
-            What is in the last log, by name.
-        args ([`PumaKLConfig`]):
-            The settings, which the remedies depend on.
     """
     moves = args.use_kl and args.teacher in ("live", "ema")
     frozen = "`teacher: frozen`, " if moves and (args.lambda_kl or args.on_policy_share) else ""

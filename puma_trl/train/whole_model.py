@@ -15,10 +15,6 @@ def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
     """
     Gives the model with all its weights on this process, in evaluation, and its state back in the end.
 
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            Its trainer, under any engine.
-
     Yields:
         The model, unwrapped from the engine and from adapters, whose layers stay.
     """

@@ -47,14 +47,6 @@ def with_alternatives(text: str, quantities: Sequence[Quantity], last: Quantity)
     Returns the quantities that "or" joins to one as a single one without a value; the one itself where there are none.
 
     "1/2 or 0.5" says the same twice and leaves nothing open.
-
-    Args:
-        text (`str`):
-            A sentence.
-        quantities (`Sequence[Quantity]`):
-            Its quantities from left to right.
-        last (`Quantity`):
-            The one that it states.
     """
     first, is_open = last, False
     for each in reversed([each for each in quantities if each.end <= last.start]):

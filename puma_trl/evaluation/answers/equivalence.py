@@ -18,12 +18,6 @@ def same_quantity(gold: str, answer: str) -> bool | None:
 
     "12" and "12 cm^2" are, "0.5 m" and "50 cm", "50%" and "0.5", "3:15 pm" and "15:15"; "0.5 m" and "0.5 cm", or "2 h"
     and "2 min", are not. A name before "=" does not count, nor does the order of roots: "x = 3 or x = -3".
-
-    Args:
-        gold (`str`):
-            The right answer.
-        answer (`str`):
-            Another one.
     """
     same = same_time(gold, answer)
     if same is None:

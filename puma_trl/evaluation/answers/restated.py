@@ -34,14 +34,8 @@ SIDES = {
 
 def read_restated(text: str, question: str) -> bool | None:
     """
-    Returns what a reply answers to a question of yes or no, where its first or last sentence repeats the question's
-    words, with or without a negation or the opposite of one of them.
-
-    Args:
-        text (`str`):
-            A reply without thoughts.
-        question (`str`):
-            The question.
+    Returns what a reply without thoughts answers to a question of yes or no, where its first or last sentence repeats
+    the question's words, with or without a negation or the opposite of one of them.
     """
     asked = set(WORD.findall(question.lower())) - EMPTY
     if not asked:

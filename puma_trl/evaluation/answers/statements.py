@@ -159,13 +159,7 @@ def says_nothing(sentence: str) -> bool:
 
 
 def find_statements(text: str) -> Iterator[Statement]:
-    """
-    Yields where a reply states its answer, the strongest evidence first.
-
-    Args:
-        text (`str`):
-            A reply without thoughts.
-    """
+    """Yields where a reply without thoughts states its answer, the strongest evidence first."""
     boxed = last_boxed(text)
     if boxed is not None:
         yield Statement(boxed)

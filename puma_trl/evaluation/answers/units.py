@@ -68,12 +68,6 @@ def same_measure(values: tuple[float, float], units: tuple[tuple[str, float] | N
     Returns whether two quantities are the same.
 
     One without a unit may have that of the other, and be a share or the percentage: "50%" is "0.5" and "50".
-
-    Args:
-        values (`tuple[float, float]`):
-            Their values.
-        units (`tuple[tuple[str, float] | None, ...]`):
-            Their units, as [`find_unit`] returns them.
     """
     if None not in units:
         scaled = [value * unit[1] for value, unit in zip(values, units, strict=True)]

@@ -139,12 +139,6 @@ class Benchmark(ABC):
         """
         Computes the aggregates.
 
-        Args:
-            items (`list[dict[str, Any]]`):
-                All items.
-            correct (`list[bool]`):
-                Whether each item was answered correctly.
-
         Returns:
             `dict[str, Any]` with rates as fractions.
         """

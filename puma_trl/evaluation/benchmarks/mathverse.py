@@ -122,12 +122,6 @@ class MathVerse(Benchmark):
         within its subject, and question type. Text Only rows enter `text_only` alone, and the pooled accuracy where
         there are no others.
 
-        Args:
-            items (`list[dict[str, Any]]`):
-                All items.
-            correct (`list[bool]`):
-                Whether each item was answered correctly.
-
         Returns:
             `dict[str, Any]` with rates as fractions.
         """

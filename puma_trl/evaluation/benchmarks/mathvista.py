@@ -181,12 +181,6 @@ class MathVista(Benchmark):
         """
         Computes the pooled accuracy and that of every value of every field.
 
-        Args:
-            items (`list[dict[str, Any]]`):
-                All items.
-            correct (`list[bool]`):
-                Whether each item was answered correctly.
-
         Returns:
             `dict[str, Any]` with rates as fractions. An item counts once under each of its skills.
         """

@@ -64,12 +64,6 @@ class WeMath(Benchmark):
         Checks that the items form whole groups: the rows of one `ID` are its one-step problems and its multi-step
         problem.
 
-        Args:
-            items (`list[dict[str, Any]]`):
-                All items.
-            allow_partial (`bool`):
-                Whether groups may lack items.
-
         Raises:
             EvaluationError: if a key is unknown, a group mixes two and three steps or repeats a key, or lacks items.
         """
@@ -151,12 +145,6 @@ class WeMath(Benchmark):
         """
         Computes S1, S2, S3, the twelve domains and the four dimensions.
 
-        Args:
-            items (`list[dict[str, Any]]`):
-                All items.
-            correct (`list[bool]`):
-                Whether each item was answered correctly.
-
         Returns:
             `dict[str, Any]` with rates as fractions, those of S1, S2 and S3 with counts in `steps`. `accuracy` pools
             all rows (not an official figure); the four dimensions count the groups that have all their items.
@@ -232,12 +220,6 @@ def four_dimensional(items: list[dict[str, Any]], correct: list[bool]) -> dict[s
 
     With `a` all one-step rows right, `s` at least one right and `m` the multi-step row right: IK = not a, not m;
     IG = a, not m; strict CM = a and m, RM = not a, m; loose CM = s and m, RM = not s, m.
-
-    Args:
-        items (`list[dict[str, Any]]`):
-            All items.
-        correct (`list[bool]`):
-            Whether each item was answered correctly.
 
     Returns:
         `{"strict": {"IK": {"count", "rate"}, …, "score"}, "loose": …}`. IK, IG and CM are rates of all groups (525 in

@@ -29,10 +29,6 @@ def get_family(config: PretrainedConfig) -> Family:
 
     A model of a type that is not registered has no named parts, and `trainable_parts` takes prefixes of its parameter
     names; a text model is one part, `language_model`.
-
-    Args:
-        config ([`~transformers.PretrainedConfig`]):
-            Configuration of the model; its `model_type` decides.
     """
     for family in FAMILIES:
         if config.model_type in family.model_types:

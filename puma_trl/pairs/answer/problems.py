@@ -103,17 +103,7 @@ def write_image(image: dict[str, Any], folder: Path) -> str:
 
 
 def find_change(problem: Problem, answer: str, folder: Path) -> str | None:
-    """
-    Says what training would not read of a row that [`Problem.write`] returned, if anything.
-
-    Args:
-        problem ([`Problem`]):
-            The problem.
-        answer (`str`):
-            Its answer.
-        folder (`Path`):
-            Where the file of the row stands.
-    """
+    """Says what training would not read of a row that [`Problem.write`] returned, if anything."""
     try:
         read = read_row(problem.write(answer, folder), str(folder))
     except DataError as error:

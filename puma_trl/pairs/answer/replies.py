@@ -138,10 +138,6 @@ def ask_model(asking: Asking) -> bool:
     """
     Asks a transformers model, on all processes of the run.
 
-    Args:
-        asking ([`Asking`]):
-            What is asked.
-
     Returns:
         Whether this process is the first of the run, and so goes on.
 
@@ -198,10 +194,6 @@ def _ask_share(asking: Asking, rank: int, num_ranks: int) -> None:
 def ask_server(asking: Asking) -> bool:
     """
     Asks an OpenAI-compatible server, of several processes the first one.
-
-    Args:
-        asking ([`Asking`]):
-            What is asked.
 
     Returns:
         Whether this process is the first of the run, and so goes on.

@@ -63,12 +63,6 @@ class Sampler(Generator):
         """
         Answers one batch.
 
-        Args:
-            prompts (`Sequence[Prompt]`):
-                What to ask.
-            seeds (`Sequence[str]`):
-                The seed of each reply.
-
         Returns:
             The replies with all their control tokens but the one that ends them.
         """

@@ -106,14 +106,6 @@ def list_pieces(text: str, style: Style, book: FontBook) -> tuple[list[Piece], t
     """
     Says what [`compose`] would draw of a question, without drawing it.
 
-    Args:
-        text (`str`):
-            The question.
-        style ([`Style`]):
-            How to print it.
-        book ([`FontBook`]):
-            Where characters find their fonts.
-
     Returns:
         `tuple`: the pieces with their places on the canvas, before it is turned; and what is printed as source, with
         the reasons.

@@ -21,13 +21,7 @@ def without_colour(diagram: Image.Image) -> Image.Image:
 
 
 def legible(diagram: Image.Image) -> Image.Image:
-    """
-    Stretches the contrast of a faint diagram, such as grey on black, and enlarges a tiny one.
-
-    Args:
-        diagram (`PIL.Image.Image`):
-            In one channel or in RGB.
-    """
+    """Stretches the contrast of a faint diagram, such as grey on black, and enlarges a tiny one."""
     counts = np.array(diagram.convert("L").histogram())
     levels = np.flatnonzero(counts >= max(1, NOTICED * counts.sum()))
     low, high = (int(levels[0]), int(levels[-1])) if len(levels) else (0, 255)

@@ -46,14 +46,6 @@ class ChunkWriter:
 
     Pictures go to folders of at most `FILES_PER_FOLDER` files, and rows to a jsonl file at the end; or both go to a
     parquet file, some rows at a time.
-
-    Args:
-        output (`Path`):
-            Folder of the build.
-        number (`int`):
-            Number of the chunk.
-        embedded (`bool`):
-            Whether to write parquet.
     """
 
     def __init__(self, output: Path, number: int, embedded: bool):
@@ -180,16 +172,6 @@ def _read_build(path: Path) -> dict[str, Any]:
 def finish(output: Path, settings: BuildSettings, total: dict[str, Any], num_chunks: int) -> None:
     """
     Joins the parts, writes down the counts, and removes the parts.
-
-    Args:
-        output (`Path`):
-            Folder of the build.
-        settings ([`BuildSettings`]):
-            What was built.
-        total (`dict[str, Any]`):
-            The counts of all chunks.
-        num_chunks (`int`):
-            Number of the chunks.
 
     Raises:
         DataError: if there is no pair.

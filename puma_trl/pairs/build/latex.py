@@ -244,13 +244,7 @@ def _replace_environments(text: str, keep: Callable[[str], str]) -> str:
 
 
 def split_paragraph(text: str) -> list[Part]:
-    """
-    Splits a paragraph at its formulas, those with delimiters and those without.
-
-    Args:
-        text (`str`):
-            A paragraph of what [`tidy`] returned.
-    """
+    """Splits a paragraph of what [`tidy`] returned at its formulas, those with delimiters and those without."""
     parts, position = [], 0
     for match in find_math(text):
         parts += _split_plain(text[position : match.start()])

@@ -41,19 +41,7 @@ class ShowsSource(DataError):
 
 
 class Builder:
-    """
-    Builds one chunk of the input at a time, in any process.
-
-    Args:
-        settings ([`BuildSettings`]):
-            What to build.
-        sources (`list[Source]`):
-            Where from.
-        output (`Path`):
-            Where to.
-        bad_rows (`str`):
-            `"error"` or `"drop"`.
-    """
+    """Builds one chunk of the input at a time, in any process."""
 
     def __init__(self, settings: BuildSettings, sources: list[Source], output: Path, bad_rows: str):
         self.settings, self.sources, self.output, self.bad_rows = settings, sources, output, bad_rows

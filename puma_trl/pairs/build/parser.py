@@ -378,10 +378,6 @@ def parse_formula(source: str) -> Row:
     """
     Parses a formula.
 
-    Args:
-        source (`str`):
-            LaTeX without delimiters.
-
     Raises:
         CannotDraw: if something in it is not known, or braces and environments are not closed.
     """

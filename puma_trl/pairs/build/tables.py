@@ -9,17 +9,7 @@ from .tree import Cell, Table
 
 
 def lay_table(metrics: Metrics, table: Table, lay: Callable[[Any], Laid]) -> Laid:
-    """
-    Lays a table out, with its middle on the axis.
-
-    Args:
-        metrics ([`Metrics`]):
-            The size of the letters.
-        table ([`Table`]):
-            The table.
-        lay (`Callable`):
-            Lays the trees of cells out.
-    """
+    """Lays a table out, with its middle on the axis."""
     placed = _place_cells(table, lay)
     edges = _column_edges(metrics, table, placed)
     lined = bool(table.bars or table.rules)

@@ -52,10 +52,6 @@ def split_words(text: str) -> list[str]:
 
     Letter case, Unicode variants (NFKC), white space, punctuation, thousands separators, LaTeX delimiters and spacing
     (`$`, `\(`, `\left`, `\,`), `**` and `<image>` make no difference; signs that carry meaning, such as - and °, stay.
-
-    Args:
-        text (`str`):
-            Any text.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     for sign, same in SAME.items():
@@ -100,10 +96,6 @@ def perceptual_hash(image: Image.Image) -> np.ndarray | None:
 
     The picture is scaled to 64 x 64 grey levels, and each of its 16 x 16 lowest frequencies (DCT-II) gives the bit
     "above their median". Scaling, compression and a change of brightness turn few of these 256 bits.
-
-    Args:
-        image (`PIL.Image.Image`):
-            The picture in RGB.
     """
     grey = np.asarray(image.convert("L").resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.BOX), dtype=np.float32)
     if grey.std() < BLANK:

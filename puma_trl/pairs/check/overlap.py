@@ -28,10 +28,6 @@ class Reference:
 
     It keeps about 1 kB of a side, so it is meant for evaluation data and benchmarks; the data that is compared with it
     may be of any size.
-
-    Args:
-        sides (`Iterable[tuple[str, Side]]`):
-            Names of the items and their sides.
     """
 
     def __init__(self, sides: Iterable[tuple[str, Side]]):
@@ -58,10 +54,6 @@ class Reference:
         (and the final answers, where both are known); other short questions are never nearly the same without a
         picture that is. Two pictures are nearly the same when their perceptual hashes differ in at most 10 of 256
         bits, which pictures that were scaled or compressed again seldom exceed; those with other margins do.
-
-        Args:
-            side (`Side`):
-                The side to look for.
 
         Yields:
             Kind of match and details; the questions first, and a picture only where no question was found with it.

@@ -123,10 +123,6 @@ def describe_forms(sources: list[Source]) -> dict[str, list[str]]:
     """
     Says how rows are read: our columns, each with the data's where that has another name.
 
-    Args:
-        sources (`list[Source]`):
-            Sources with their forms.
-
     Returns:
         `dict[str, list[str]]`: words for a form → names of its sources.
     """
@@ -237,10 +233,6 @@ def _bar(count: int, largest: int) -> str:
 def bin_edges(values: np.ndarray) -> list[int]:
     """
     Returns the starts of at most about ten bins of a round width; the last one is open and takes the longest percent.
-
-    Args:
-        values (`np.ndarray`):
-            Lengths, at least one.
     """
     low, high = int(values.min()), int(np.quantile(values, 0.99))
     width = next(
@@ -250,15 +242,7 @@ def bin_edges(values: np.ndarray) -> list[int]:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """
-    Writes the json file: numbers, lengths, and every finding with the positions of all its rows.
-
-    Args:
-        report ([`Report`]):
-            The result of a check.
-        path (`Path`):
-            The file; one that is there is replaced.
-    """
+    """Writes the json file: numbers, lengths, and every finding with the positions of all its rows."""
     content: dict[str, Any] = {
         name: getattr(report, name)
         for name in (

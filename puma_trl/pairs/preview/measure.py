@@ -22,17 +22,7 @@ from ...models.families import Family, get_family
 
 @dataclass
 class LoadedModel:
-    """
-    A model with what reads for it.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model.
-        processor ([`~transformers.ProcessorMixin`]):
-            Its processor.
-        family ([`Family`]):
-            Its family.
-    """
+    """A model with what reads for it."""
 
     model: PreTrainedModel
     processor: ProcessorMixin
@@ -102,12 +92,6 @@ def load_model(path: str, dtype: str) -> LoadedModel:
     """
     Loads a model to measure with.
 
-    Args:
-        path (`str`):
-            Folder or Hub name.
-        dtype (`str`):
-            Type of the weights.
-
     Raises:
         EvaluationError: if the folder lacks the model, its processor or its chat template.
     """
@@ -120,14 +104,6 @@ def split_answer(tokenizer: PreTrainedTokenizerBase, answer: str, ids: list[int]
     Returns the piece of an answer that each of its tokens stands for; together they are the answer.
 
     A token that ends inside a character has the empty text, and the one that completes the character has it.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            A fast tokenizer.
-        answer (`str`):
-            The answer with its end token.
-        ids (`list[int]`):
-            Its tokens.
 
     Raises:
         EvaluationError: if the tokenizer is a slow one, or makes other tokens of the answer.

@@ -68,12 +68,6 @@ class PageWriter:
     Writes the page piece by piece, so that the thumbnails are never in memory together.
 
     The file gets its name when it is complete. Used as a context manager; on an error nothing is left.
-
-    Args:
-        path (`Path`):
-            The page.
-        thumbnail_size (`int`):
-            Longest side of a thumbnail in pixels.
     """
 
     def __init__(self, path: Path, thumbnail_size: int):

@@ -33,13 +33,7 @@ Row = tuple[int, int]  # position of the file, number of the row
 
 
 class RowReader:
-    """
-    Reads the sides of rows, for [`map_chunks`].
-
-    Args:
-        sources (`list[Source]`):
-            Where chunks come from.
-    """
+    """Reads the sides of rows, for [`map_chunks`]."""
 
     def __init__(self, sources: list[Source]):
         self.reader = ReferenceReader(sources, None)
@@ -51,10 +45,6 @@ class RowReader:
 def group_rows(sides: Sequence[tuple[Row, Side]]) -> list[list[Row]]:
     """
     Groups rows that must not be divided: each is the same as another of its group, or nearly.
-
-    Args:
-        sides (`Sequence[tuple[Row, Side]]`):
-            The sides of all rows.
 
     Returns:
         `list[list[Row]]`: the groups, in the order of their first rows.
