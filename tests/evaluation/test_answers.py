@@ -109,6 +109,10 @@ def test_published_mistakes(reply, kind, options, answer):
         ("The ratio is 3:4", "text", "3:4"),
         ("The domain is (-∞, 3].", "text", "(-∞, 3]"),
         ("It can't be A or B, so C", "choice", "C"),
+        # all parts of a quantity
+        ("It takes 1 h 30 min.", "text", "1 h 30 min"),
+        ("So the angle is 30°15′.", "text", "30°15′"),
+        ("It is '60'", "text", "60"),
         ("1.2e3", "number", "1.2e3"),
         # bounds, wholes and years are no answers where there is another quantity
         ("There were 7 players who scored more than 2 runs.", "number", "7"),

@@ -100,6 +100,13 @@ def checked_pairs(pair_file, processor, tiny_model):
         ("Yes, because 5 > 3.", "Yes", True),
         ("No, 5 > 3.", "Answer: yes", False),
         ("不是", "是", False),
+        ("是的。", "是", True),
+        ("A. Yes", "Yes", True),
+        ("A and B are equal, so yes.", "Yes", True),
+        # which are no options: a letter says neither
+        *[(reply, "Yes", False) for reply in ("A", "(a)", "The answer is A.", "\\boxed{A}", "Die Antwort ist A.")],
+        *[(reply, "No, it is not.", False) for reply in ("B", "A is wrong, so B", "option B", "2")],
+        *[(reply, "是", False) for reply in ("A", "选A", "答案是A。", "1")],
         # prose with a number by the way
         ("There are 4.", "The figure is a rhombus because all 4 sides are equal.", False),
         ("All 4 sides are equal.", "All 4 sides are equal.", True),

@@ -4,9 +4,9 @@ import math
 import re
 from collections.abc import Sequence
 
-from .quantities import UNIT, Quantity, with_unit
+from .quantities import UNIT, Quantity
 from .statements import DOUBT, REACH
-from .units import find_unit, same_measure
+from .units import same_measure, unit_behind
 
 
 DENIED_BEFORE = re.compile(
@@ -58,6 +58,6 @@ def with_alternatives(text: str, quantities: Sequence[Quantity], last: Quantity)
 
 
 def _says_again(text: str, first: Quantity, last: Quantity) -> bool:
-    units = find_unit(with_unit(text, first)), find_unit(with_unit(text, last))
+    units = unit_behind(text, first), unit_behind(text, last)
     rounded = units[0] == units[1] and (first.matches(last.value) or last.matches(first.value))
     return rounded or same_measure((first.value, last.value), units)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .options import LETTERS, Options, read_stated
 from .quantities import evaluate, is_close, plain_math, strip_unit
-from .units import find_unit, same_measure, same_time
+from .units import read_measured, same_measure, same_time
 
 
 BETWEEN = re.compile(r"\s*(,(?!\d{3}(?!\d))|[;，；、]|\b(?:or|and)\b|或者?|和)\s*", re.IGNORECASE)
@@ -24,10 +24,10 @@ def same_quantity(gold: str, answer: str) -> bool | None:
         same = _same_roots(gold, answer)
     if same is not None:
         return same
-    values = evaluate(gold), evaluate(answer)
-    if None in values:
+    measured = read_measured(gold), read_measured(answer)
+    if None in measured:
         return None
-    return same_measure(values, (find_unit(gold), find_unit(answer)))
+    return same_measure(*zip(*measured, strict=True))
 
 
 def same_words(gold: str, answer: str) -> bool:

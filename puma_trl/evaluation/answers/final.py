@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 
 from .denials import with_alternatives, without_denied
-from .options import OPENING, Options, read_loose, read_stated
+from .options import OPENING, UNWRITTEN, Options, read_loose, read_stated
 from .quantities import (
     REASON,
     Quantity,
@@ -40,6 +40,7 @@ from .statements import (
     split_sentences,
     strip_thoughts,
 )
+from .units import find_parts
 
 
 KINDS = ("choice", "number", "list", "text")
@@ -96,11 +97,18 @@ def final_answer(reply: str, kind: str, options: Sequence[str] = (), question: s
     """
     text = _prepare(reply)
     known = Options.of(options) if kind == "choice" else None
-    answer = _announced(text, kind, known) or _read_loose(text, kind, known)
+    answer = _read(text, kind, known)
     if answer is None and kind == "choice" and known.equal_to("yes") and known.equal_to("no"):
         holds = read_restated(text, question)
         answer = None if holds is None else known.equal_to("yes" if holds else "no")
     return answer
+
+
+def final_truth(reply: str, truths: Sequence[str]) -> str | None:
+    """Returns which of two truths, such as "yes" and "no", a reply says: an option that has no letter."""
+    known = Options.of(truths, UNWRITTEN)
+    answer = _read(_prepare(reply), "choice", known)
+    return known.texts[known.letters.index(answer)] if answer in tuple(known.letters) else None
 
 
 def read_announced(reply: str) -> str | None:
@@ -120,6 +128,10 @@ def find_loose(reply: str) -> tuple[str, int, int] | None:
 
 def _prepare(reply: str) -> str:
     return cut_next_question(strip_thoughts(reply.translate(FULL_WIDTH)))
+
+
+def _read(text: str, kind: str, known: Options | None) -> str | None:
+    return _announced(text, kind, known) or _read_loose(text, kind, known)
 
 
 def _announced(text: str, kind: str, known: Options | None) -> str | None:
@@ -242,7 +254,8 @@ def _find_text(text: str) -> tuple[str, int, int] | None:
         if pair and (quantity is None or pair.end() >= quantity.end):
             return sentence, *pair.span()
         if quantity is not None:
-            return sentence, quantity.start, quantity.start + len(with_unit(sentence, quantity))
+            first = find_parts(sentence, find_quantities(sentence), quantity)[0]
+            return sentence, first.start, quantity.start + len(with_unit(sentence, quantity))
     return None
 
 

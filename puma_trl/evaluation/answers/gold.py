@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from .final import final_answer, find_loose, read_announced
-from .options import TRUTHS, Options
+from .final import final_answer, final_truth, find_loose, read_announced
+from .options import TRUTHS
 from .quantities import REASON, WHY, plain_math
 from .statements import split_sentences
 
@@ -65,10 +65,8 @@ def find_truths(answer: str) -> tuple[str, ...]:
 
 
 def same_truth(gold: str, reply: str) -> bool:
-    """Returns whether a reply says yes where the gold answer does, by the rule for options."""
-    truths = find_truths(gold)
-    read = final_answer(reply, "choice", truths)
-    return read is not None and read == Options.of(truths).equal_to(TRUTH.match(gold.strip(MARKUP)).group())
+    """Returns whether a reply says yes where the gold answer does, by the rule for options without letters."""
+    return final_truth(reply, find_truths(gold)) == TRUTH.match(gold.strip(MARKUP)).group().lower()
 
 
 def _is_by_the_way(gold: str) -> bool:

@@ -11,6 +11,7 @@ from .statements import NAMES, says_nothing, split_sentences
 
 
 LETTERS = "ABCDEFGH"
+UNWRITTEN = "\ue000\ue001"  # stand for options that nobody names by a letter
 MARKUP = " \t\r\n*_<>\"'“”‘’`:：.。．,，;；!！"
 
 OPTION_WORD = re.compile(
@@ -78,15 +79,18 @@ class Options:
             Their values, where they are quantities.
         mention (`re.Pattern`, *optional*):
             Finds any of the texts that are words.
+        letters (`str`):
+            The letters that name an option, from the first on.
     """
 
     texts: tuple[str, ...]
     values: tuple[float | None, ...]
     mention: re.Pattern | None
+    letters: str
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> "Options":
-        """Makes the options from their texts, in their order."""
+    def of(cls, texts: Sequence[str], letters: str = LETTERS) -> "Options":
+        """Makes the options from their texts, in their order; of options that are not known any letter may be one."""
         levelled = tuple(level(text) for text in texts)
         values = tuple(evaluate(text) for text in texts)
         words = sorted({text for text in levelled if len(text) > 1 or text not in "a1i"} - {""}, key=len, reverse=True)
@@ -94,12 +98,8 @@ class Options:
             rf"(?<![\w.√^-]){_spelling(word)}(?![\w^]|[.,]\d)" if _is_latin(word) else _spelling(word)
             for word in words
         )
-        return cls(levelled, values, re.compile(pattern) if words else None)
-
-    @property
-    def letters(self) -> str:
-        """The letters that name an option."""
-        return LETTERS[: len(self.texts)] if self.texts else LETTERS
+        known = letters[: len(texts)] if texts else letters
+        return cls(levelled, values, re.compile(pattern) if words else None, known)
 
     def equal_to(self, text: str) -> str | None:
         """Returns the letter of the first option that a text is as words, else of the one that it is as a value."""
@@ -279,8 +279,8 @@ def _flat(sentence: str) -> str:
 
 def _answers(before: str, after: str) -> bool:
     """Returns whether "yes" or "no" stands alone in its clause."""
-    return (not before.strip(MARKUP) or before.rstrip().endswith((",", ":", "is", "so", "：", "，", "-"))) and (
-        not after.strip(MARKUP) or after.lstrip()[:1] in ",.;:!)*\"'，。；！"
+    return (not before.strip(MARKUP) or before.rstrip().endswith(tuple(",:.)-：，") + ("is", "so"))) and (
+        not after.strip(MARKUP + "的") or after.lstrip("的 ")[:1] in ",.;:!)*\"'，。；！"
     )
 
 

@@ -17,15 +17,21 @@ NUMBER_WORDS = {
 } | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90}
 
 LENGTHS = (
-    "(?:milli|centi|deci|kilo)?met(?:er|re)s?|inch(?:es)?|in|feet|foot|ft|yards?|yd|miles?|mi|mm|cm|dm|km|m|units?"
+    "(?:milli|centi|deci|kilo)?met(?:er|re)s?|inch(?:es)?|in|feet|foot|ft|yards?|yd|miles?|mi|"
+    "[mμµn]m|cm|dm|km|m|units?"
 )
 OTHERS = (
-    "degrees?|deg|radians?|rad|percent|grams?|kilograms?|kg|mg|g|tons?|lit(?:er|re)s?|ml|mL|l|L|seconds?|secs?|"
-    r"minutes?|mins?|hours?|hrs?|h|s|[APap]\.?[Mm]|days?|weeks?|months?|years?|mph|kph|dollars?|cents?"
+    "degrees?|deg|radians?|rad|percent|grams?|kilograms?|kg|mg|g|tons?|tonnes?|pounds?|lbs?|ounces?|oz|"
+    "lit(?:er|re)s?|ml|mL|cl|dl|l|L|(?:milli)?seconds?|secs?|ms|"
+    r"minutes?|mins?|hours?|hrs?|h|s|[APap]\.?[Mm]|days?|weeks?|months?|years?|mph|kph|dollars?|cents?|"
+    "hectares?|ha|acres?"
 )
-CHINESE = "(?:平方|立方)?(?:厘米|分米|毫米|千米|公里|米)|度|元|个|秒|分钟|小时|千克|克|升|人|岁"
+CHINESE = (
+    "(?:平方|立方)?(?:厘米|分米|毫米|千米|公里|米)|度|元|角|个|秒|分钟|小时|天|千克|毫克|克|吨|毫升|升|公顷|人|岁"
+)
 UNIT = (
-    rf"(?:°C?|%|(?:(?:square|sq\.?|cubic|cu\.?)\s+)?(?:{LENGTHS})(?:\^?[23])?(?:/(?:{LENGTHS}|{OTHERS})(?:\^?2)?)?|"
+    rf"(?:°[CF]?|[℃℉′″%‰]|"
+    rf"(?:(?:square|sq\.?|cubic|cu\.?)\s+)?(?:{LENGTHS})(?:\^?[23])?(?:/(?:{LENGTHS}|{OTHERS})(?:\^?2)?)?|"
     rf"(?:{OTHERS})|{CHINESE})(?![A-Za-z])"
 )
 BEHIND = re.compile(rf"\s*{UNIT}")
@@ -53,6 +59,10 @@ REWRITES = tuple(
         (r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}", r" \1"),
         (r"\\(?:left|right|displaystyle|bigl?|bigr)(?![A-Za-z])", ""),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ|\{\s*°\s*\}|°)|\\degree(?![A-Za-z])", "°"),
+        (r"(?<=\d)\s*\^\s*(?:\{\s*\\prime\s*\}|\\prime)", "′"),
+        # marks of the keyboard where they can be no quotation's
+        (r"(^\s*|°\s*)(\d+(?:\.\d+)?)\s*'(?=\s*(?:$|\d))", r"\1\2′"),
+        (r"(^\s*|[°′]\s*)(\d+(?:\.\d+)?)\s*(?:\"|''|′′|\^\s*\{\s*\\prime\s*\\prime\s*\})(?=\s*$)", r"\1\2″"),
         (r"\\(?:[,;:! ]|quad|qquad)|~", " "),
         (r"\\times(?![A-Za-z])|(?<=\d)\s*[xX*]\s*(?=\d)", "×"),
         (r"\\cdot(?![A-Za-z])", "·"),
@@ -74,7 +84,7 @@ REWRITES = tuple(
     )
 )
 # Most sentences have nothing of that, and no quantity
-REWRITTEN = re.compile(r"[<>!]=|[\\$`*~²³−–√{\u200b]|\d\s*[xX]\s*\d|\d \d|sqrt")
+REWRITTEN = re.compile(r"[<>!]=|[\\$`*~²³−–√{\u200b]|\d\s*['\"′]|\d\s*[xX]\s*\d|\d \d|sqrt")
 NUMERAL = re.compile(r"[\dπ]")
 # braces inside out; as many passes as they are deep
 BRACES = tuple(

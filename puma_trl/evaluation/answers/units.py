@@ -2,14 +2,17 @@
 
 import math
 import re
+from collections.abc import Sequence
 
-from .quantities import BEHIND, find_quantities, is_close, plain_math
+from .quantities import BEHIND, Quantity, evaluate, find_quantities, is_close, plain_math
 
+
+Unit = tuple[str, float]  # what it measures, and how many of its base unit it is
 
 MINUTES_OF_HALF_A_DAY = 720
 
 LENGTHS = {
-    **{"km": 1000.0, "m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001},
+    **{"km": 1000.0, "m": 1.0, "dm": 0.1, "cm": 0.01, "mm": 0.001, "μm": 1e-6, "µm": 1e-6, "nm": 1e-9},
     **{"千米": 1000.0, "公里": 1000.0, "米": 1.0, "分米": 0.1, "厘米": 0.01, "毫米": 0.001},
     **{"in": 0.0254, "inch": 0.0254, "inche": 0.0254, "ft": 0.3048, "foot": 0.3048, "feet": 0.3048},
     **{"yd": 0.9144, "yard": 0.9144, "mi": 1609.344, "mile": 1609.344},
@@ -20,36 +23,68 @@ POWERS = {"square": 2, "sq": 2, "平方": 2, "cubic": 3, "cu": 3, "立方": 3}
 OTHERS = {
     name: (measure, size)
     for measure, sizes in {
-        "angle": {"° °C degree deg 度": 1.0, "radian rad": 180 / math.pi},
-        "time": {"second sec s 秒": 1, "minute min 分钟": 60, "hour hr h 小时": 3600, "day": 86400, "week": 604800},
+        "angle": {"° °C ℃ degree deg 度": 1.0, "′": 1 / 60, "″": 1 / 3600, "radian rad": 180 / math.pi},
+        "fahrenheit": {"°F ℉": 1.0},
+        "time": {"millisecond ms": 0.001, "second sec s 秒": 1, "minute min 分钟": 60, "hour hr h 小时": 3600}
+        | {"day 天": 86400, "week": 604800},
         "months": {"month": 1.0, "year": 12.0},
         "morning": {"am a.m AM A.M": 1.0},
         "afternoon": {"pm p.m PM P.M": 1.0},
-        "mass": {"gram g 克": 0.001, "kilogram kg 千克": 1.0, "mg": 1e-6, "ton": 1000.0},
-        "length 3": {"liter litre l L 升": 1e-3, "ml mL": 1e-6},
+        "mass": {"gram g 克": 0.001, "kilogram kg 千克": 1.0, "mg 毫克": 1e-6, "ton tonne 吨": 1000.0}
+        | {"pound lb": 0.45359237, "ounce oz": 0.028349523125},
+        "length 2": {"hectare ha 公顷": 1e4, "acre": 4046.8564224},
+        "length 3": {"liter litre l L 升": 1e-3, "dl": 1e-4, "cl": 1e-5, "ml mL 毫升": 1e-6},
         "speed": {"mph": 0.44704, "kph": 1 / 3.6},
         "dollars": {"dollar": 1.0, "cent": 0.01},
-        "yuan": {"元": 1.0},
-        "percent": {"% percent": 1.0},
+        "yuan": {"元": 1.0, "角": 0.1},
+        "percent": {"% percent": 1.0, "‰": 0.1},
     }.items()
     for names, size in sizes.items()
     for name in names.split()
 }
+JOINT = re.compile(r"\s*(?:,|and\b|零|又)?\s*", re.IGNORECASE)  # of the parts of "1 hour and 30 minutes"
 CLOCK = re.compile(r"(\d{1,2})(?:[:：.](\d\d))?\s?(?:([ap])\.?\s?m\b\.?)?", re.IGNORECASE)
 
 
-def find_unit(text: str) -> tuple[str, float] | None:
+def read_measured(text: str) -> tuple[float, Unit | None] | None:
     """
-    Returns what the unit behind a quantity measures, and how many of its base unit it is; `None` without a unit of
-    which that is known.
-
-    Args:
-        text (`str`):
-            A quantity, which may stand behind a name and "=".
+    Returns the value of a text that is one quantity, behind a name or not, and its unit; of "1 h 30 min" the sum, in the first unit.
     """
-    text = plain_math(text).rpartition("=")[2]
+    value = evaluate(text)
+    text = plain_math(text).rpartition("=")[2].strip(" \t\n.,;:")
     found = find_quantities(text)
-    unit = BEHIND.match(text, found[0].end) if found else None
+    if value is not None:
+        return value, unit_behind(text, found[0])
+    if len(found) < 2 or found[0].start > 0 or find_parts(text, found, found[-1]) != found:
+        return None
+    if BEHIND.match(text, found[-1].end).end() < len(text):
+        return None
+    units = [unit_behind(text, each) for each in found]
+    total = sum(each.value * unit[1] for each, unit in zip(found, units, strict=True))
+    return total / units[0][1], units[0]
+
+
+def find_parts(text: str, quantities: Sequence[Quantity], last: Quantity) -> list[Quantity]:
+    """
+    Returns the quantities of which one is the last part, itself among them: those of "1 h 30 min" or "30°15′".
+    """
+    parts = [last]
+    for each in reversed([each for each in quantities if each.end <= last.start]):
+        unit, smaller = unit_behind(text, each), unit_behind(text, parts[0])
+        if unit is None or smaller is None or unit[0] != smaller[0] or unit[1] <= smaller[1]:
+            break
+        if not JOINT.fullmatch(text, BEHIND.match(text, each.end).end(), parts[0].start):
+            break
+        parts.insert(0, each)
+    return parts
+
+
+def unit_behind(text: str, quantity: Quantity) -> Unit | None:
+    """
+    Returns what the unit behind a quantity of a text measures, and how many of its base unit it is; `None` without a unit of
+    which that is known.
+    """
+    unit = BEHIND.match(text, quantity.end)
     if unit is None:
         return None
     above, _, below = " ".join(unit.group().split()).partition("/")
@@ -63,17 +98,18 @@ def find_unit(text: str) -> tuple[str, float] | None:
     return measure, first[1] / second[1]
 
 
-def same_measure(values: tuple[float, float], units: tuple[tuple[str, float] | None, ...]) -> bool:
+def same_measure(values: tuple[float, float], units: tuple[Unit | None, ...]) -> bool:
     """
     Returns whether two quantities are the same.
 
     One without a unit may have that of the other, and be a share or the percentage: "50%" is "0.5" and "50".
     """
     if None not in units:
-        scaled = [value * unit[1] for value, unit in zip(values, units, strict=True)]
-        return units[0][0] == units[1][0] and is_close(*scaled)
+        # in the first unit: in metres all nanometres are close
+        return units[0][0] == units[1][0] and is_close(values[0], values[1] * units[1][1] / units[0][1])
     shares = [
-        value / 100 if unit and unit[0] == "percent" else value for value, unit in zip(values, units, strict=True)
+        value * unit[1] / 100 if unit and unit[0] == "percent" else value
+        for value, unit in zip(values, units, strict=True)
     ]
     return is_close(*values) or is_close(*shares)
 
