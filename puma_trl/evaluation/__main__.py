@@ -11,8 +11,18 @@ from ..entry import Parser, report, run_command  # before the libraries that it 
 from ..errors import EvaluationError, PumaError
 from ..files import check_file, check_folder
 from .answers import RULES
-from .benchmarks import BENCHMARKS, PROMPTS
-from .settings import BACKENDS, JUDGES, GapSettings, ItemSource, LLMSettings, ReplySettings, ServerSettings
+from .benchmarks import BENCHMARKS
+from .settings import (
+    JUDGES,
+    REQUESTS,
+    SAMPLING,
+    GapSettings,
+    ItemSource,
+    LLMSettings,
+    ReplySettings,
+    ServerSettings,
+    add_settings,
+)
 
 
 Settings = TypeVar("Settings")
@@ -60,13 +70,6 @@ def make_parser() -> Parser:
     return parser
 
 
-def add_setting(parser: argparse.ArgumentParser, settings: type, name: str, words: str) -> None:
-    """Adds an option that is a field of the settings, of its type and with its default."""
-    default = getattr(settings, name)
-    shown = f"{default:g}" if isinstance(default, float) else default
-    parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{words} (default: {shown})")
-
-
 def add_reference(parser: argparse.ArgumentParser) -> None:
     """Adds the published figures that stand beside ours."""
     form = "{name: {metric: fraction[, rule: text]}}"
@@ -76,8 +79,7 @@ def add_reference(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds which items are meant."""
     parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
-    parser.add_argument("--data", help="json, jsonl or parquet file, or Hub data set (default: the official one)")
-    add_setting(parser, ItemSource, "split", "split of the Hub data set")
+    add_settings(parser, ItemSource, "data", "split")
 
 
 def add_responses(parser: argparse.ArgumentParser) -> None:
@@ -93,25 +95,7 @@ def add_responses(parser: argparse.ArgumentParser) -> None:
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds the model under test and how it replies."""
     parser.add_argument("--model", required=True, help="folder or Hub name, or the name at the server")
-    parser.add_argument("--backend", choices=BACKENDS, default=ReplySettings.backend)
-    parser.add_argument("--base_url", help="server of --backend openai, such as http://127.0.0.1:8000/v1")
-    parser.add_argument("--image_root", help="folder or zip with the pictures, or `hub` to download the archive")
-    parser.add_argument("--prompt", choices=PROMPTS, default=ReplySettings.prompt)
-    add_setting(parser, ReplySettings, "batch_size", "prompts in a batch")
-    add_setting(parser, ReplySettings, "max_new_tokens", "longest reply in tokens")
-    parser.add_argument(
-        "--temperature", type=float, default=ReplySettings.temperature, help="0 (default) takes the likeliest token"
-    )
-    add_setting(parser, ReplySettings, "top_p", "share of probability that is sampled from")
-    add_setting(parser, ReplySettings, "seed", "seed of sampling")
-    add_dtype(parser)
-
-
-def add_dtype(parser: argparse.ArgumentParser) -> None:
-    """Adds the type of a local model's weights."""
-    parser.add_argument(
-        "--dtype", default=ReplySettings.dtype, help="type of the weights (default: that of the checkpoint)"
-    )
+    add_settings(parser, ReplySettings, "backend", "base_url", "image_root", "prompt", *SAMPLING)
 
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
@@ -152,20 +136,14 @@ def add_llm(parser: argparse.ArgumentParser) -> None:
 
 def add_server(parser: argparse.ArgumentParser) -> None:
     """Adds how OpenAI-compatible servers are asked; the key comes from the environment (OPENAI_API_KEY) only."""
-    add_setting(parser, ServerSettings, "concurrency", "requests under way at once")
-    add_setting(parser, ServerSettings, "timeout", "seconds for one try")
-    add_setting(parser, ServerSettings, "max_retries", "tries after the first")
+    add_settings(parser, ServerSettings, *REQUESTS)
 
 
 def add_gap(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `gap`."""
     parser.add_argument("--model", nargs="+", required=True, help="one or several model folders, a row each")
     parser.add_argument("--data", required=True, help="pairs with the published columns: file, folder or Hub data set")
-    parser.add_argument("--image_root", help="folder that relative image paths start from")
-    add_setting(parser, GapSettings, "batch_size", "pairs in a batch")
-    parser.add_argument("--max_new_tokens", type=int, help="longest reply (default: a quarter over the longest gold)")
-    parser.add_argument("--num_rows", type=int, help="use the first rows only")
-    add_dtype(parser)
+    add_settings(parser, GapSettings, "image_root", "batch_size", "max_new_tokens", "num_rows", "dtype")
     parser.add_argument(
         "--output", type=Path, default="gap.json", help="json; gap.png and gap.pairs.jsonl are written beside it"
     )

@@ -1,133 +1,82 @@
-"""What the commands are told, apart from the files that they write."""
+"""What the commands are told, apart from the files that they write, and the options that say it."""
 
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
 
-from .benchmarks import Benchmark
+from .benchmarks import PROMPTS, Benchmark
 
 
 BACKENDS = ("transformers", "openai")
 JUDGES = ("exact", "math_verify", "openai")
+# Fields that are options of several commands: how a model samples, and how a server is asked
+SAMPLING = ("batch_size", "max_new_tokens", "temperature", "top_p", "seed", "dtype")
+REQUESTS = ("concurrency", "timeout", "max_retries")
+
+
+def setting(default: Any, words: str, **options: Any) -> Any:
+    """Makes a field that [`add_settings`] makes an option of, with these words in its help."""
+    return field(default=default, metadata={"help": words, **options})
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type, *names: str) -> None:
+    """Adds options that are fields of settings, with their types, defaults and words."""
+    for name in names:
+        default, options = getattr(kind, name), dict(kind.__dataclass_fields__[name].metadata)
+        if default is not None:
+            options |= {"type": type(default), "help": f"{options['help']} (default: %(default)s)"}
+        parser.add_argument(f"--{name}", default=default, **options)
 
 
 @dataclass(frozen=True)
 class ItemSource:
-    """
-    Which items are meant.
-
-    Args:
-        benchmark ([`Benchmark`]):
-            One of `BENCHMARKS`.
-        data (`str`, *optional*):
-            A json, jsonl or parquet file, or a Hub data set. `None` is the benchmark's official data set.
-        split (`str`, *optional*, defaults to `"testmini"`):
-            Split of the Hub data set.
-    """
+    """Which items are meant: all of a file or Hub data set, by default of the benchmark's official one."""
 
     benchmark: Benchmark
-    data: str | None = None
-    split: str = "testmini"
+    data: str | None = setting(None, "json, jsonl or parquet file, or Hub data set (default: the official one)")
+    split: str = setting("testmini", "split of the Hub data set")
 
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """
-    A model behind an OpenAI-compatible API; see [`Server`].
-
-    Args:
-        model (`str`):
-            Name of the model at the server.
-        base_url (`str`, *optional*):
-            Address of the API, such as `http://127.0.0.1:8000/v1`. Defaults to the openai client's.
-        concurrency (`int`, *optional*, defaults to `8`):
-            Largest number of requests under way.
-        timeout (`float`, *optional*, defaults to `120.0`):
-            Seconds that one try may take, to the last byte of the reply.
-        max_retries (`int`, *optional*, defaults to `5`):
-            Tries after the first.
-    """
+    """A model behind an OpenAI-compatible API, by default the openai client's; see [`Server`]."""
 
     model: str
-    base_url: str | None = None
-    concurrency: int = 8
-    timeout: float = 120.0
-    max_retries: int = 5
+    base_url: str | None = setting(None, "server of --backend openai, such as http://127.0.0.1:8000/v1")
+    concurrency: int = setting(8, "requests to a server under way at once")
+    timeout: float = setting(120.0, "seconds for one try of a request, to the last byte of the reply")
+    max_retries: int = setting(5, "tries of a request after the first")
 
 
 @dataclass(frozen=True)
 class LLMSettings(ServerSettings):
-    """
-    The language model that extracts and judges; see [`ServerSettings`].
-
-    Args:
-        max_tokens (`int`, *optional*, defaults to `2048`):
-            Room for a reply, thoughts included.
-    """
+    """The language model that extracts and judges, and the room for its reply, thoughts included."""
 
     max_tokens: int = 2048
 
 
 @dataclass(frozen=True)
 class ReplySettings(ServerSettings):
-    """
-    The model under test and how it replies.
+    """The model under test (a folder or Hub name, or the name at the server) and how it replies."""
 
-    Args:
-        model (`str`):
-            Folder or Hub name, or the name at the server.
-        backend (`str`, *optional*, defaults to `"transformers"`):
-            `"transformers"`, which loads the model here, or `"openai"`, which asks the server at `base_url`.
-        image_root (`str`, *optional*):
-            Folder or zip archive with the pictures, or `"hub"` to download the archive.
-        prompt (`str`, *optional*, defaults to `"official"`):
-            One of `PROMPTS`.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Prompts in a batch.
-        max_new_tokens (`int`, *optional*, defaults to `1024`):
-            Longest reply in tokens.
-        temperature (`float`, *optional*, defaults to `0.0`):
-            Sampling temperature; 0 takes the likeliest token.
-        top_p (`float`, *optional*, defaults to `1.0`):
-            Share of probability that is sampled from.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of sampling.
-        dtype (`str`, *optional*, defaults to `"auto"`):
-            Type of the weights; `"auto"` is that of the checkpoint.
-    """
-
-    backend: str = "transformers"
-    image_root: str | None = None
-    prompt: str = "official"
-    batch_size: int = 16
-    max_new_tokens: int = 1024
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-    dtype: str = "auto"
+    backend: str = setting("transformers", "what runs the model: here, or a server", choices=BACKENDS)
+    image_root: str | None = setting(None, "folder or zip with the pictures, or `hub` to download the archive")
+    prompt: str = setting("official", "what the model is asked", choices=PROMPTS)
+    batch_size: int = setting(16, "prompts in a batch")
+    max_new_tokens: int = setting(1024, "longest reply in tokens")
+    temperature: float = setting(0.0, "sampling temperature; 0 takes the likeliest token")
+    top_p: float = setting(1.0, "share of probability that is sampled from")
+    seed: int = setting(0, "seed of sampling")
+    dtype: str = setting("auto", "type of the weights; auto is that of the checkpoint")
 
 
 @dataclass(frozen=True)
 class GapSettings:
-    """
-    The pairs on which the modality gap is measured, and how.
-
-    Args:
-        data (`str`):
-            File, folder or Hub data set with the published columns.
-        image_root (`str`, *optional*):
-            Folder that relative image paths start from.
-        num_rows (`int`, *optional*):
-            How many rows to use, from the first.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Pairs in a batch.
-        max_new_tokens (`int`, *optional*):
-            Longest reply in tokens. Defaults to a quarter over the longest gold answer.
-        dtype (`str`, *optional*, defaults to `"auto"`):
-            Type of the weights; `"auto"` is that of the checkpoint.
-    """
+    """The pairs on which the modality gap is measured, and how."""
 
     data: str
-    image_root: str | None = None
-    num_rows: int | None = None
-    batch_size: int = 16
-    max_new_tokens: int | None = None
-    dtype: str = "auto"
+    image_root: str | None = setting(None, "folder that relative image paths start from")
+    num_rows: int | None = setting(None, "use the first rows only", type=int)
+    batch_size: int = setting(16, "pairs in a batch")
+    max_new_tokens: int | None = setting(None, "longest reply (default: a quarter over the longest gold)", type=int)
+    dtype: str = setting("auto", "type of the weights; auto is that of the checkpoint")

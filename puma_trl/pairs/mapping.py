@@ -1,9 +1,10 @@
-"""The option `--columns` of the commands that read data: where the data calls its columns otherwise."""
+"""Options that the commands share which read data, with `--columns`: where the data calls its columns otherwise."""
 
 import argparse
 import json
 import re
 import shlex
+from typing import Any
 
 import yaml
 
@@ -23,6 +24,31 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help=f"our columns → the data's, as in training: {EXAMPLE}; the value ignore leaves a column of the data out",
     )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds which data is read, and how."""
+    parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
+    add_columns(parser)
+    parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
+    parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
+
+
+def add_num_proc(parser: argparse.ArgumentParser) -> None:
+    """Adds how many processes read."""
+    parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")
+
+
+def add_on_policy_share(parser: argparse.ArgumentParser) -> None:
+    """Adds the share of micro-batches that need no answers."""
+    words = "as in training; above 0, rows need no answer (default: 0)"
+    parser.add_argument("--on_policy_share", type=float, default=0.0, help=words)
+
+
+def read_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns the options of a tool by name, its columns read."""
+    options = {name: value for name, value in vars(args).items() if name != "command"}
+    return options | {"columns": read_columns(args.columns)}
 
 
 def as_option(message: str) -> str:

@@ -34,12 +34,7 @@ class MathVerse(Benchmark):
     prompt_columns = {"official": ("query_wo",), "math_puma": ("query_cot",)}
 
     def check_items(self, items: list[dict[str, Any]], allow_partial: bool) -> None:
-        """
-        Checks what the aggregates need.
-
-        Raises:
-            EvaluationError: if a problem version is unknown or the metadata lacks subject or subfield.
-        """
+        """Checks what the aggregates need: a known problem version, subject and subfield."""
         for item in items:
             where = f"Item {self.item_id(item)}"
             if item["problem_version"] not in VERSIONS:
@@ -65,18 +60,8 @@ class MathVerse(Benchmark):
 
     def extract(self, item: dict[str, Any], reply: str | None, rule: str) -> str | None:
         """
-        Extracts the answer from a reply without a language model.
-
-        Args:
-            item (`dict[str, Any]`):
-                The item as published.
-            reply (`str`, *optional*):
-                What the model said; `None` is an empty reply.
-            rule (`str`):
-                `"official"`, the trimmed reply without a leading "Extracted Answer: ", `"math_puma"` or `"final"`.
-
-        Returns:
-            The extraction, or `None` where the `final` rule finds nothing.
+        Extracts the answer without a language model (see [`Benchmark.extract`]): by the rule `"official"` the trimmed
+        reply without a leading "Extracted Answer: ".
         """
         reply = reply or ""
         if rule == "math_puma":
@@ -121,9 +106,6 @@ class MathVerse(Benchmark):
         Computes the micro accuracies: pooled over the five versions with a picture, per version, subject, subfield
         within its subject, and question type. Text Only rows enter `text_only` alone, and the pooled accuracy where
         there are no others.
-
-        Returns:
-            `dict[str, Any]` with rates as fractions.
         """
         pairs = list(zip(items, correct, strict=True))
         pooled = [(item, right) for item, right in pairs if item["problem_version"] != TEXT_ONLY]

@@ -45,13 +45,7 @@ class MathVista(Benchmark):
     }
 
     def check_items(self, items: list[dict[str, Any]], allow_partial: bool) -> None:
-        """
-        Checks what normalisation and aggregates need.
-
-        Raises:
-            EvaluationError: if a multiple-choice item has no options, an answer type is unknown, or a metadata field
-                that is reported by group is missing.
-        """
+        """Checks what normalisation and aggregates need: options, a known answer type, the fields of groups."""
         for item in items:
             where = f"Item {self.item_id(item)}"
             if item["question_type"] == "multi_choice":
@@ -76,14 +70,9 @@ class MathVista(Benchmark):
 
     def build_prompt(self, item: dict[str, Any], variant: str) -> str:
         """
-        Returns the prompt, rebuilt from the fields.
-
-        Args:
-            item (`dict[str, Any]`):
-                The item as published.
-            variant (`str`):
-                `"official"`, the published `query` (hint by answer type, question with its unit, lettered options), or
-                `"math_puma"`, which drops options, unit and type as the original project does.
+        Returns the prompt, rebuilt from the fields: `"official"` is the published `query` (hint by answer type,
+        question with its unit, lettered options), `"math_puma"` drops options, unit and type as the original project
+        does.
         """
         if variant == "math_puma":
             return f"Hint: {GENERIC_HINT}\nQuestion: {item['question']}"
@@ -107,22 +96,12 @@ class MathVista(Benchmark):
 
     def extract(self, item: dict[str, Any], reply: str | None, rule: str) -> str | None:
         """
-        Extracts the answer from a reply without a language model.
+        Extracts the answer without a language model (see [`Benchmark.extract`]).
 
         The official order: an empty reply stays empty; a multiple-choice reply that equals an option is the answer; a
         reply that parses as the integer or float asked for is the answer; the rest goes to a language model, whose
-        failure gives the empty string.
-
-        Args:
-            item (`dict[str, Any]`):
-                The item as published.
-            reply (`str`, *optional*):
-                What the model said; `None` is an empty reply.
-            rule (`str`):
-                `"official"` and `"math_puma"` end with the empty string, `"final"` with [`final_answer`].
-
-        Returns:
-            The extraction, or `None` where the `final` rule finds nothing.
+        failure gives the empty string. The rules `"official"` and `"math_puma"` end with that too, `"final"` with
+        [`final_answer`].
         """
         direct = _extract_directly(item, reply or "")
         if direct is not None and not (rule == "final" and direct == ""):
@@ -150,16 +129,8 @@ class MathVista(Benchmark):
 
         Multiple choice always gives an option: the one of the first parenthesised letter or of the bare capital
         letter, else the one at the smallest edit distance (the first of several). Numbers are cut or rounded as Python
-        does it on binary floats; a list stays the string that it is.
-
-        Args:
-            item (`dict[str, Any]`):
-                The item as published.
-            extraction (`Any`):
-                The extraction; anything that is not a string is taken through `str`, so `None` is "None".
-
-        Returns:
-            The normalised answer, or `None` where a number cannot be read.
+        does it on binary floats, `None` where one cannot be read; a list stays the string that it is. What is no
+        string is taken through `str`, so `None` is "None".
         """
         if item["question_type"] == "multi_choice":
             return _nearest_option(str(extraction).strip(), item["choices"])
@@ -178,12 +149,7 @@ class MathVista(Benchmark):
         return normalised is not None and normalised == str(item["answer"])
 
     def compute_metrics(self, items: list[dict[str, Any]], correct: list[bool]) -> dict[str, Any]:
-        """
-        Computes the pooled accuracy and that of every value of every field.
-
-        Returns:
-            `dict[str, Any]` with rates as fractions. An item counts once under each of its skills.
-        """
+        """Computes the pooled accuracy and that of every value of every field; an item counts under all its skills."""
         pairs = list(zip(items, correct, strict=True))
         groups = {}
         for name in GROUPS:

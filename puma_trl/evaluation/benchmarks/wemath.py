@@ -95,14 +95,8 @@ class WeMath(Benchmark):
 
     def build_prompt(self, item: dict[str, Any], variant: str) -> str:
         """
-        Returns the prompt, rebuilt from the fields.
-
-        Args:
-            item (`dict[str, Any]`):
-                The item as published.
-            variant (`str`):
-                `"official"`, question and options with the two-slot template, or `"math_puma"`, the variant with the
-                knowledge concept's description that the original project uses.
+        Returns the prompt, rebuilt from the fields: `"official"` is question and options with the two-slot template,
+        `"math_puma"` the variant with the knowledge concept's description that the original project uses.
         """
         knowledge_line, knowledge = "", ""
         if variant == "math_puma":
@@ -114,19 +108,8 @@ class WeMath(Benchmark):
 
     def extract(self, item: dict[str, Any], reply: str | None, rule: str) -> str | None:
         """
-        Extracts the option letter from a reply.
-
-        Args:
-            item (`dict[str, Any]`):
-                The item as published.
-            reply (`str`, *optional*):
-                What the model said; `None` is an empty reply.
-            rule (`str`):
-                `"official"`: the first character after the last "Answer", `<`, `>`, `:` and `.` removed;
-                `"math_puma"`, the rule of the original project; or `"final"`.
-
-        Returns:
-            A letter from A to H, or `None`.
+        Extracts the option letter, from A to H, or `None` (see [`Benchmark.extract`]): by the rule `"official"` the
+        first character after the last "Answer", `<`, `>`, `:` and `.` removed.
         """
         reply = reply or ""
         if rule == "math_puma":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...evaluation.settings import BACKENDS, ReplySettings
+from ...evaluation.settings import REQUESTS, SAMPLING, ReplySettings, add_settings
 from ..mapping import add_columns, read_columns
 
 
@@ -38,27 +38,8 @@ def answer_pairs(
     """
     Asks, judges, and writes what is kept.
 
-    Args:
-        data (`list[str]`):
-            Files, folders or Hub datasets with pairs of any form that training reads.
-        output (`Path`):
-            The file of JSON lines to write.
-        settings ([`ReplySettings`]):
-            The model and how it replies; `image_root` is the folder that relative image paths start from.
-        side (`str`, *optional*, defaults to `"text_rich"`):
-            The side that is asked, `"text_rich"` or `"vision_rich"`.
-        num_samples (`int`, *optional*, defaults to `4`):
-            Replies to each problem.
-        keep (`str`, *optional*, defaults to `"shortest"`):
-            Which right answers to a problem are kept: `"shortest"`, `"random"` or `"all"`.
-        judge (`str`, *optional*, defaults to `"exact"`):
-            `"exact"` or `"math_verify"`.
-        round (`int`, *optional*):
-            Written to each row.
-        columns (`dict[str, str | list[str]]`, *optional*):
-            Where the data calls its columns otherwise, as in training: our column → the data's.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of the Hub datasets.
+    The arguments are the options of the command, where they are described; `columns` is our column → the data's, and
+    `settings` has the model and how it replies.
 
     Returns:
         `str`, *optional*: what came of the replies, as a page in Markdown; `None` on other processes than the first.
@@ -163,17 +144,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("round", "number of the round, written to each row", type=int)
     add("image_root", "folder that relative image paths start from (default: that of the file)")
     add("split", "split of Hub datasets", default="train")
-    add("backend", "what runs the model", choices=BACKENDS, default=ReplySettings.backend)
-    add("base_url", "server of --backend openai, such as http://127.0.0.1:8000/v1")
-    add("batch_size", "prompts in a batch", type=int, default=ReplySettings.batch_size)
-    add("max_new_tokens", "longest reply in tokens", type=int, default=ReplySettings.max_new_tokens)
-    add("temperature", "sampling temperature; 0 takes the likeliest token", type=float, default=1.0)
-    add("top_p", "share of probability that is sampled from", type=float, default=ReplySettings.top_p)
-    add("seed", "seed of sampling; that of a reply depends on it, the row and the number alone", type=int, default=0)
-    add("dtype", "type of the weights; auto is that of the checkpoint", default=ReplySettings.dtype)
-    add("concurrency", "requests to a server under way at once", type=int, default=ReplySettings.concurrency)
-    add("timeout", "seconds for one try of a request", type=float, default=ReplySettings.timeout)
-    add("max_retries", "tries of a request after the first", type=int, default=ReplySettings.max_retries)
+    add_settings(parser, ReplySettings, "backend", "base_url", *SAMPLING, *REQUESTS)
+    parser.set_defaults(temperature=1.0)
 
 
 def main(args: argparse.Namespace) -> None:

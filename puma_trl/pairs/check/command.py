@@ -24,7 +24,7 @@ from ...data.policy import REMEDIES
 from ...data.readers import read_chunk
 from ...errors import DataError
 from ...files import check_file
-from ..mapping import add_columns, as_option, read_columns
+from ..mapping import add_data, add_num_proc, add_on_policy_share, as_option, read_options
 from ..subset import find_target, write_subset
 from . import leakage
 from .kinds import (
@@ -107,33 +107,7 @@ def check_pairs(
     """
     Checks data.
 
-    Args:
-        data (`list[str]`):
-            Files, folders or Hub datasets with rows of any form that training reads.
-        eval_data (`list[str]`, *optional*):
-            Evaluation data of any such form, whose problems must not be among the rows.
-        against (`list[str]`, *optional*):
-            Benchmarks with a question and, if they have one, an image column.
-        columns (`dict[str, str | list[str]]`, *optional*):
-            Where `data` and `eval_data` call their columns otherwise, as in training: our column → the data's.
-        model (`str`, *optional*):
-            Folder or Hub name of a model: tokens are counted, and special tokens looked for, as in training with it.
-        max_length (`int`, *optional*):
-            Limit of the tokens of each side.
-        on_policy_share (`float`, *optional*, defaults to `0.0`):
-            That of training. Above 0, rows need no answer.
-        max_completion_length (`int`, *optional*):
-            That of training, for which `max_length` leaves room then. Defaults to training's.
-        image_root (`str`, *optional*):
-            Folder that relative image paths of `data` start from. Defaults to the folder of each file.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of the Hub datasets of `data`.
-        question_column (`str`, *optional*), image_column (`str`, *optional*):
-            Columns of `against`. By default the first of `QUESTION_COLUMNS` and `IMAGE_COLUMNS` that is there.
-        num_proc (`int`, *optional*):
-            Processes. Defaults to the number of cores, up to 16.
-        write_clean (`Path`, *optional*):
-            Folder that gets the rows without errors and warnings, as they stand in the data.
+    The arguments are the options of the command, where they are described; `columns` is our column → the data's.
 
     Raises:
         DataError: if data or the model's processor cannot be read, an option is out of range, or a file is empty.
@@ -335,8 +309,8 @@ def _judge_chance(report: Report) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `puma-trl pairs check`."""
-    parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
-    add_columns(parser)
+    add_data(parser)
+    add_on_policy_share(parser)
     parser.add_argument(
         "--eval", nargs="+", dest="eval_data", help="evaluation data: must share no problem with the data"
     )
@@ -346,16 +320,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or Hub name of a model, to count tokens with (default: characters)")
     parser.add_argument("--max_length", type=int, help="limit of the tokens of each side, as in training")
     parser.add_argument(
-        "--on_policy_share", type=float, default=0.0, help="as in training; above 0, rows need no answer (default: 0)"
-    )
-    parser.add_argument(
         "--max_completion_length",
         type=int,
         help=f"as in training: longest sampled answer in tokens (default: {MAX_COMPLETION_LENGTH})",
     )
-    parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
-    parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
-    parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")
+    add_num_proc(parser)
     parser.add_argument(
         "--write_clean", type=Path, metavar="DIR", help="write the rows without errors and warnings to train.* there"
     )
@@ -364,12 +333,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Prints the report, writes it if asked to, and exits with 1 if there are errors."""
-    options = {name: value for name, value in vars(args).items() if name not in ("command", "output")}
+    options = read_options(args)
+    del options["output"]
     if args.output is not None and args.output.suffix.lower() != ".json":
         raise DataError(f"The report would be written to '{args.output}'. Give a name that ends with .json.")
     if args.output is not None:
         check_file(args.output)
-    report = check_pairs(**options | {"columns": read_columns(args.columns)})
+    report = check_pairs(**options)
     if args.output is not None:
         write_report(report, args.output)
     print_report(report, args.output)

@@ -28,8 +28,9 @@ from ...data.rows import ROW_COLUMNS
 from ...data.texts import shorten
 from ...errors import DataError
 from ...evaluation.progress import Progress
+from ...evaluation.settings import GapSettings, add_settings
 from ..check.scan import make_checker, sampled_answers
-from ..mapping import add_columns, read_columns
+from ..mapping import add_data, add_on_policy_share, read_options
 from .page import PageWriter, describe_size
 
 
@@ -58,35 +59,7 @@ def preview_pairs(
     """
     Writes the page.
 
-    Args:
-        data (`list[str]`):
-            Files, folders or Hub datasets with rows of any form that training reads.
-        output (`Path`):
-            The page, a name that ends with `.html`.
-        columns (`dict[str, str | list[str]]`, *optional*):
-            Where the data calls its columns otherwise, as in training: our column → the data's.
-        image_root (`str`, *optional*):
-            Folder that relative image paths start from. Defaults to the folder of each file.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of the Hub datasets.
-        on_policy_share (`float`, *optional*, defaults to `0.0`):
-            That of training. Above 0, rows need no answer.
-        model (`str`, *optional*):
-            Folder or Hub name of a model. Rows are checked and tokens counted as in training with it.
-        measure (`bool`, *optional*, defaults to `False`):
-            Whether to measure divergences and token losses of the model.
-        replies (`bool`, *optional*, defaults to `False`):
-            Whether to add the model's greedy replies on both sides.
-        thumbnail_size (`int`, *optional*, defaults to `320`):
-            Longest side of the pictures on the page in pixels.
-        max_pairs (`int`, *optional*, defaults to `10_000`):
-            Show no more than the first rows.
-        batch_size (`int`, *optional*, defaults to `16`):
-            Pairs in a batch of the model.
-        max_new_tokens (`int`, *optional*):
-            Longest reply. Defaults to a quarter more than the longest answer of the data.
-        dtype (`str`, *optional*, defaults to `"auto"`):
-            Type of the weights; `"auto"` is that of the checkpoint.
+    The arguments are the options of the command, where they are described; `columns` is our column → the data's.
 
     Returns:
         `dict[str, int]`: `pairs` on the page, `problems` (those that cannot be used), `total` rows of the data,
@@ -259,30 +232,20 @@ def _add_measures(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `puma-trl pairs preview`."""
-    parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
-    add_columns(parser)
+    add_data(parser)
+    add_on_policy_share(parser)
     parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
-    parser.add_argument("--image_root", help="folder that relative image paths start from")
-    parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
-    parser.add_argument(
-        "--on_policy_share", type=float, default=0.0, help="as in training; above 0, rows need no answer (default: 0)"
-    )
     parser.add_argument("--model", help="folder or Hub name of a model: lengths count in its tokens")
     parser.add_argument("--measure", action="store_true", help="show KL and token losses of the model")
     parser.add_argument("--replies", action="store_true", help="show the model's greedy replies; slow")
     parser.add_argument("--thumbnail_size", type=int, default=320, help="longest side of pictures (default: 320)")
     parser.add_argument("--max_pairs", type=int, default=10_000, help="show the first rows only (default: 10000)")
-    parser.add_argument("--batch_size", type=int, default=16, help="pairs in a batch of the model (default: 16)")
-    parser.add_argument(
-        "--max_new_tokens", type=int, help="longest reply (default: a quarter over the longest answer)"
-    )
-    parser.add_argument("--dtype", default="auto", help="type of the weights (default: that of the checkpoint)")
+    add_settings(parser, GapSettings, "batch_size", "max_new_tokens", "dtype")
 
 
 def main(args: argparse.Namespace) -> None:
     """Writes the page and prints what is on it."""
-    options = {name: value for name, value in vars(args).items() if name != "command"}
-    done = preview_pairs(**options | {"columns": read_columns(args.columns)})
+    done = preview_pairs(**read_options(args))
     cut = f" of {done['total']:,} rows" if done["total"] > done["pairs"] else ""
     problems = f", {done['problems']:,} of them with a problem" if done["problems"] else ""
     print(f"{done['pairs']:,} pairs{cut}{problems} in {args.output} ({describe_size(done['bytes'])})")

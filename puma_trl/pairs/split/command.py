@@ -25,7 +25,7 @@ from ..check.content import Side
 from ..check.overlap import Reference
 from ..check.processes import count_processes, map_chunks
 from ..check.scan import ReferenceReader
-from ..mapping import add_columns, read_columns
+from ..mapping import add_data, add_num_proc, read_options
 from ..subset import find_target, write_subset
 
 
@@ -93,23 +93,7 @@ def split_pairs(
     """
     Splits data.
 
-    Args:
-        data (`list[str]`):
-            Files, folders or Hub datasets with rows of any form that training reads.
-        output (`Path`):
-            Folder for `train` and `eval`, parquet of tables, else JSON lines.
-        eval_size (`float`, *optional*, defaults to `0.05`):
-            Share of the rows for evaluation, or their number if it is 1 or more.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the choice.
-        columns (`dict[str, str | list[str]]`, *optional*):
-            Where the data calls its columns otherwise, as in training: our column → the data's.
-        image_root (`str`, *optional*):
-            Folder that relative image paths start from. Defaults to the folder of each file.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of the Hub datasets.
-        num_proc (`int`, *optional*):
-            Processes. Defaults to the number of cores, up to 16.
+    The arguments are the options of the command, where they are described; `columns` is our column → the data's.
 
     Returns:
         `dict[str, int | Path]`: `train`, `eval`, `unread` (numbers of rows), `groups`, `largest` (rows of the largest
@@ -155,20 +139,16 @@ def _advise(groups: list[list[Row]], total: int) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `puma-trl pairs split`."""
-    parser.add_argument("data", nargs="+", help="files, folders or Hub datasets, of any form that training reads")
-    add_columns(parser)
+    add_data(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder for train.* and eval.*")
     parser.add_argument("--eval_size", type=float, default=0.05, help="share or number of rows (default: 0.05)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
-    parser.add_argument("--image_root", help="folder that relative image paths start from (default: that of the file)")
-    parser.add_argument("--split", default="train", help="split of Hub datasets (default: train)")
-    parser.add_argument("--num_proc", type=int, help="processes (default: every core, up to 16)")
+    add_num_proc(parser)
 
 
 def main(args: argparse.Namespace) -> None:
     """Splits, and says what hangs together."""
-    options = {name: value for name, value in vars(args).items() if name != "command"}
-    done = split_pairs(**options | {"columns": read_columns(args.columns)})
+    done = split_pairs(**read_options(args))
     print(
         f"{done['train']:,} rows in {done['train_file']}, {done['eval']:,} in {done['eval_file']}: {done['groups']:,} "
         f"groups of rows that hang together, the largest of {done['largest']:,}."
