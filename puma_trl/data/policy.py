@@ -203,9 +203,10 @@ def _require_pairs(
             problems[single] = "missing value: the row has no vision-rich side (`instruction_2`), unlike other rows"
         elif use_kl:
             raise DataError(
-                f"`use_kl: true` trains on pairs, but '{source.path or source.name}' of the {split} data has one side "
-                f"only ({', '.join(source.form.read)}). Give pairs ({', '.join(COLUMNS)}, or another form with `_2` "
-                "behind the names of the second side), or set `use_kl: false`."
+                f"'{source.path or source.name}' of the {split} data has one side only "
+                f"({', '.join(source.form.read)}), but the gap and `use_kl: true` need pairs. Give pairs "
+                f"({', '.join(COLUMNS)}, or another form with `_2` behind the names of the second side); "
+                "`use_kl: false` trains on one side."
             )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -27,6 +28,7 @@ from .settings import (
 
 Settings = TypeVar("Settings")
 
+SHARED = ("run", "generate")  # which several processes do together
 FAILED = 3  # exit code of a run that is whole, but to which the language model said too little
 
 
@@ -195,6 +197,11 @@ def run_all(args: argparse.Namespace) -> int:
 
 def run_subcommand(args: argparse.Namespace) -> int:
     """Runs the chosen subcommand and returns the exit code; only what it needs is imported."""
+    if args.command not in SHARED and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise EvaluationError(
+            f"`{args.command}` is the work of one process, but {os.environ['WORLD_SIZE']} run. Start it without "
+            "`accelerate launch`."
+        )
     if args.command == "run":
         check_folder(args.output_dir)
         return run_all(args)

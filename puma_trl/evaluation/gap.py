@@ -91,10 +91,7 @@ def check_pairs(settings: GapSettings, path: str) -> tuple[Dataset, Family]:
         family = get_family(config)
         rows = load_pairs(settings.data, settings.image_root, settings.num_rows, processor, family)
     except ValueError as error:
-        message = (
-            str(error).replace("`use_kl: true` trains on", "The gap needs").replace(", or set `use_kl: false`", "")
-        )
-        raise EvaluationError(message) from error
+        raise EvaluationError(str(error)) from error
     if len(rows) < 2:
         raise EvaluationError(f"{settings.data}: {len(rows)} pair. The shuffled-teacher control needs at least two.")
     return rows, family

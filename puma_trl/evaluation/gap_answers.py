@@ -77,10 +77,10 @@ def answer_pairs(generator: Generator, rows: Dataset, title: str) -> list[dict[s
 
 
 def answer_sides(
-    generator: Generator, rows: Dataset, title: str, share: Callable[..., list] = list, quiet: bool = False
+    generator: Generator, rows: Dataset, title: str, share: Callable[[list[list[int]]], list[list[int]]] = list
 ) -> dict[int, dict[str, Any]]:
     """
-    Answers a share of both sides.
+    Answers a share of both sides, the longest prompts first, so that a batch too large for the memory fails at once.
 
     Args:
         generator ([`Generator`]):
@@ -91,8 +91,6 @@ def answer_sides(
             Words of the progress bar.
         share (`Callable`, *optional*):
             Chooses this process's batches from those of all. Defaults to all.
-        quiet (`bool`, *optional*, defaults to `False`):
-            Whether to show no bar.
 
     Returns:
         Position of a pair → what [`describe_reply`] returns of the sides that were answered.
@@ -106,11 +104,13 @@ def answer_sides(
             Prompt(text, images or (), history)
             for (text, _, history), images in zip(texts, rows[f"image_url{suffix}"], strict=True)
         ]
-        with Progress(f"{title}, {side} replies", len(prompts), disable=quiet) as progress:
-            for batch in generator.generate(prompts, share):
-                for position, reply in batch:
+        batches = share(generator.batches(prompts))
+        with Progress(f"{title}, {side} replies", sum(map(len, batches))) as progress:
+            for batch in batches:
+                replies = generator.answer([prompts[position] for position in batch])
+                for position, reply in zip(batch, replies, strict=True):
                     answers[position] |= describe_reply(side, reply, golds[position], options[position])
-                progress.advance(len(batch), sum(answers[position][f"{side}_correct"] for position, _ in batch))
+                progress.advance(len(batch), sum(answers[position][f"{side}_correct"] for position in batch))
     return dict(answers)
 
 

@@ -174,7 +174,7 @@ def _ask_model(questions: Questions, settings: ReplySettings, output: Path, rank
     is_right = questions.make_scorer()
     own = sum(len(batch) for batch in batches)
     path = output if num_ranks == 1 else rank_path(output, rank)
-    with ResponseWriter(path) as writer, Progress("generating", own, disable=rank > 0) as progress:
+    with ResponseWriter(path) as writer, Progress("generating", own) as progress:
         for batch in batches:
             replies = generator.answer([prompts[index] for index in batch])
             positions = [pending[index] for index in batch]

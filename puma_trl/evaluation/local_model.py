@@ -1,6 +1,6 @@
 """Replies of a transformers model, in batches of prompts of similar length."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,24 +159,6 @@ class Generator:
             max_new_tokens=max_new_tokens,
             **(sampling or {"do_sample": False}),
         )
-
-    def generate(
-        self, prompts: Sequence[Prompt], share: Callable[[list[list[int]]], list[list[int]]] = list
-    ) -> Iterator[list[tuple[int, "Reply"]]]:
-        """
-        Answers all prompts, the longest first, so that a batch too large for the memory fails at once.
-
-        Args:
-            prompts (`Sequence[Prompt]`):
-                What to ask.
-            share (`Callable`, *optional*):
-                Chooses this process's batches from those of all. Defaults to all.
-
-        Yields:
-            (position in `prompts`, reply) of one batch after the other.
-        """
-        for batch in share(self.batches(prompts)):
-            yield list(zip(batch, self.answer([prompts[position] for position in batch]), strict=True))
 
     def batches(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns positions in batches of similar length; prompts with and without pictures are not mixed."""

@@ -1,5 +1,6 @@
 """A bar with rate and time left, and the accuracy so far where one is known."""
 
+import os
 import sys
 from types import TracebackType
 
@@ -7,20 +8,11 @@ from tqdm import tqdm
 
 
 class Progress:
-    """
-    A progress bar on stderr, where that is a terminal.
+    """A progress bar on stderr, where that is a terminal; of several processes the first one's."""
 
-    Args:
-        title (`str`):
-            What is done.
-        total (`int`):
-            How many there are in all.
-        disable (`bool`, *optional*, defaults to `False`):
-            Whether to show nothing, on all processes but the first.
-    """
-
-    def __init__(self, title: str, total: int, disable: bool = False):
-        self.bar = tqdm(total=total, desc=title, disable=disable or not sys.stderr.isatty())
+    def __init__(self, title: str, total: int):
+        shown = sys.stderr.isatty() and int(os.environ.get("RANK", 0)) == 0
+        self.bar = tqdm(total=total, desc=title, disable=not shown)
         self.correct = self.judged = 0
 
     def __enter__(self) -> "Progress":

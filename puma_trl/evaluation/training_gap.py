@@ -154,6 +154,6 @@ def measure_gap(trainer: Trainer, pairs: Dataset) -> dict[str, Any]:
     rank, ranks = accelerator.process_index, accelerator.num_processes
     with whole_model(trainer) as model:
         generator = Generator(model, trainer.processing_class, args.per_device_eval_batch_size, longest_reply(pairs))
-        answers = answer_sides(generator, pairs, "gap", lambda batches: batches[rank::ranks], quiet=rank > 0)
+        answers = answer_sides(generator, pairs, "gap", lambda batches: batches[rank::ranks])
     accelerator.wait_for_everyone()
     return summarise_answers(join_answers(pairs, gather_object([answers]) if ranks > 1 else [answers]))

@@ -24,7 +24,9 @@ def test_pairs_and_single_sides_mix_only_without_kl(folder, load):
     assert train["instruction"] == ["What?"] * 3 + ["What is 7?", "What is 8?", "What?"]
     assert [len(images) for images in train["image_url"]] == [1, 1, 1, 0, 0, 1]
     assert reports["train"].rows_kept == 6
-    with pytest.raises(DataError, match="`use_kl: true` trains on pairs, but '.*text.jsonl' .* has one side only"):
+    with pytest.raises(
+        DataError, match="text.jsonl' of the train data has one side only .* `use_kl: true` need pairs"
+    ):
         load(pairs, text)
 
 

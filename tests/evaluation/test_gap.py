@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.divergence import measure_divergence, shuffle_teachers
 from puma_trl.evaluation.gap import load_pairs
-from puma_trl.evaluation.gap_answers import answer_pairs, longest_reply, options_of, same_answer
+from puma_trl.evaluation.gap_answers import answer_pairs, answer_sides, longest_reply, options_of, same_answer
 from puma_trl.evaluation.gap_summary import compare_models, summarise
 from puma_trl.evaluation.local_model import Generator, Prompt, Reply
 from puma_trl.evaluation.modality import MODALITIES
@@ -135,14 +136,14 @@ def test_accuracy_on_both_sides(checked_pairs):
     class Oracle:
         """Right on the text-rich side, right on every other picture."""
 
-        def generate(self, prompts, share=list):
+        def batches(self, prompts):
+            return [list(reversed(range(len(prompts))))]
+
+        def answer(self, prompts):
             gold = [output.split()[-1] for output in rows["output_2"]]
-            yield [
-                (
-                    position,
-                    Reply(f"Answer: {gold[position] if not prompt.images or position % 2 else 1}", 4, position > 3),
-                )
-                for position, prompt in reversed(list(enumerate(prompts)))
+            return [
+                Reply(f"Answer: {gold[position] if not prompt.images or position % 2 else 1}", 4, position > 3)
+                for position, prompt in reversed(list(enumerate(reversed(prompts))))
             ]
 
     pairs = answer_pairs(Oracle(), rows, "oracle")
@@ -170,6 +171,28 @@ def test_accuracy_on_both_sides(checked_pairs):
     assert summary["answer_tokens"] == 20
     assert summary["forward_kl"] == pytest.approx((12 * 1.5 + 8 * 0.5) / 20)
     assert summary["shuffled_reverse_kl"] == 3.0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_bar_of_several_processes_that_ends_full(checked_pairs, monkeypatch, capsys, rank):
+    class Silent:
+        batches, answer = (lambda self, prompts: [[0, 1], [2, 3], [4]]), (lambda self, prompts: [Reply("", 1, 0)] * 2)
+
+    monkeypatch.setenv("RANK", str(rank))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    answers = answer_sides(Silent(), checked_pairs[0], "gap", lambda batches: batches[rank:2:2])
+    assert sorted(answers) == [2 * rank, 2 * rank + 1]
+    bars = capsys.readouterr().err
+    assert bars.count("| 2/2 [") == 2 if rank == 0 else not bars
+
+
+@pytest.mark.parametrize("command", ["gap", "extract", "score", "report"])
+def test_one_process_is_asked_for_where_the_work_is_not_shared(monkeypatch, capsys, command):
+    required = {"gap": ["--model", "m", "--data", "d"], "report": []}
+    more = required.get(command, ["--benchmark", "mathverse", "--responses", "r"])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command, *more]) == 1
+    assert f"`{command}` is the work of one process, but 2 run." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -327,7 +350,7 @@ def test_gap_command_explains_bad_input(pair_file, processor, tiny_model, tmp_pa
         processor.save_pretrained(folder)
         rows = [json.loads(line) for line in pair_file.read_text().splitlines()]
         pair_file.write_text("".join(json.dumps({k: row[k] for k in list(row)[:3]}) + "\n" for row in rows))
-        expected = "output_2"
+        expected = "one side only (image_url, instruction, output), but the gap and `use_kl: true` need pairs"
     assert main(["gap", "--model", str(folder), "--data", str(pair_file), "--output", str(tmp_path / "g.json")]) == 1
     assert expected in capsys.readouterr().err
     assert not (tmp_path / "g.json").exists()

@@ -173,7 +173,11 @@ def test_batches_give_the_answers_of_one_at_a_time(model_folder, tmp_path):
     replies = {}
     for batch_size in (1, 4):
         generator = Generator(model, processor, batch_size, max_new_tokens=10)
-        replies[batch_size] = sorted(sum(generator.generate(prompts), []))
+        replies[batch_size] = sorted(
+            (position, reply)
+            for batch in generator.batches(prompts)
+            for position, reply in zip(batch, generator.answer([prompts[each] for each in batch]), strict=True)
+        )
     assert replies[1] == replies[4]
     assert [position for position, _ in replies[4]] == list(range(7))
     assert len({reply for _, reply in replies[4]}) > 3

@@ -48,7 +48,8 @@ CLOCK = re.compile(r"(\d{1,2})(?:[:：.](\d\d))?\s?(?:([ap])\.?\s?m\b\.?)?", re.
 
 def read_measured(text: str) -> tuple[float, Unit | None] | None:
     """
-    Returns the value of a text that is one quantity, behind a name or not, and its unit; of "1 h 30 min" the sum, in the first unit.
+    Returns the value of a text that is one quantity, behind a name or not, and its unit; of "1 h 30 min" the sum, in
+    the first unit.
     """
     value = evaluate(text)
     text = plain_math(text).rpartition("=")[2].strip(" \t\n.,;:")
@@ -65,9 +66,7 @@ def read_measured(text: str) -> tuple[float, Unit | None] | None:
 
 
 def find_parts(text: str, quantities: Sequence[Quantity], last: Quantity) -> list[Quantity]:
-    """
-    Returns the quantities of which one is the last part, itself among them: those of "1 h 30 min" or "30°15′".
-    """
+    """Returns the quantities of which one is the last part, itself among them: those of "1 h 30 min" or "30°15′"."""
     parts = [last]
     for each in reversed([each for each in quantities if each.end <= last.start]):
         unit, smaller = unit_behind(text, each), unit_behind(text, parts[0])
@@ -81,8 +80,8 @@ def find_parts(text: str, quantities: Sequence[Quantity], last: Quantity) -> lis
 
 def unit_behind(text: str, quantity: Quantity) -> Unit | None:
     """
-    Returns what the unit behind a quantity of a text measures, and how many of its base unit it is; `None` without a unit of
-    which that is known.
+    Returns what the unit behind a quantity of a text measures, and how many of its base unit it is; `None` without a
+    unit of which that is known.
     """
     unit = BEHIND.match(text, quantity.end)
     if unit is None:

@@ -155,7 +155,7 @@ def read_problems(
     if checker.renderer is not None:
         checker.renderer.opening.thought = None  # if the template opens one: it is taken out of the replies
     problems, bad, total = [], [], 0
-    with Progress("reading", 0, disable=int(os.environ.get("RANK", 0)) > 0) as progress:
+    with Progress("reading", 0) as progress:
         for chunk in find_chunks(sources):
             facts = {
                 number: {name: raw[name] for name in FACTS if isinstance(raw, dict) and raw.get(name) is not None}

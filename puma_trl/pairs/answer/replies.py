@@ -183,7 +183,7 @@ def _ask_share(asking: Asking, rank: int, num_ranks: int) -> None:
     batches = [batch for batch in sampler.batches(prompts) if not all(position in done for position in batch)]
     own = batches[rank::num_ranks]
     path = asking.progress if num_ranks == 1 else rank_path(asking.progress, rank)
-    with ResponseWriter(path) as writer, Progress("answering", sum(map(len, own)), disable=rank > 0) as progress:
+    with ResponseWriter(path) as writer, Progress("answering", sum(map(len, own))) as progress:
         for batch in own:
             seeds = [asking.seed(position) for position in batch]
             replies = sampler.sample([prompts[position] for position in batch], seeds)
