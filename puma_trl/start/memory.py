@@ -209,7 +209,7 @@ def plan(config: PreTrainedConfig, counts: Counts, setting: Setting, is_adapted:
         other += setting.rows * setting.length**2  # the mask
     if setting.width < 4 and (is_adapted or setting.stored == 4):
         other += setting.width * counts.trained  # autocast keeps its casts through the step
-    models = [counts, *([setting.teacher] if setting.teacher else [])]
+    models = _models(counts, setting)
     other += setting.width * max(model.largest_nf4 for model in models)  # one matrix at a time is spread out
     return Plan(
         parameters=sum(_weights(model, setting) for model in models),
@@ -219,6 +219,11 @@ def plan(config: PreTrainedConfig, counts: Counts, setting: Setting, is_adapted:
         loss=loss,
         other=other,
     )
+
+
+def _models(counts: Counts, setting: Setting) -> list[Counts]:
+    """Returns what trains, and the second model that teaches it, if there is one."""
+    return [counts] if setting.teacher is None else [counts, setting.teacher]
 
 
 def _weights(counts: Counts, setting: Setting) -> float:
@@ -240,8 +245,7 @@ def _engine_buffers(config, counts: Counts, setting: Setting, passes: float) -> 
     if setting.zero == 3:
         live = LIVE_PARAMETERS + config.vocab_size * config.hidden_size  # the loss reads the head outside its module
         # one model at a time: the pass of a teacher leaves nothing gathered
-        models = [counts, *([setting.teacher] if setting.teacher else [])]
-        gathered = setting.width * max(min(model.trained + model.frozen, live) for model in models)
+        gathered = setting.width * max(min(each.trained + each.frozen, live) for each in _models(counts, setting))
     step = 4 * min(counts.trained / setting.processes, STEP_GROUP)  # gradients in one piece
     return reduced + max(gathered + sent, step - passes)
 

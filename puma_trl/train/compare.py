@@ -83,6 +83,8 @@ LEARNED = (
     "use_vllm",
     "warmup_steps",
 )
+# Takes effect where a share of the micro-batches is on-policy: with as many rows in a step it decides which rows these are
+OF_MICRO_BATCHES = "gradient_accumulation_steps"
 # Of adapters: where they are, which is told of the model, and how they are used at the moment
 NOT_OF_ADAPTERS = ("base_model_name_or_path", "inference_mode", "revision", "peft_version")
 SAMPLES, SAMPLE_BYTES = 16, 65_536
@@ -90,7 +92,10 @@ SAMPLES, SAMPLE_BYTES = 16, 65_536
 
 def describe_settings(args: PumaKLConfig) -> dict[str, Any]:
     """Returns the settings that a resumed run is compared by, as JSON has them."""
-    return _as_json({name: getattr(args, name) for name in (*HELD, *FIXED, *ORDER, *LEARNED)})
+    names = [*HELD, *FIXED, *ORDER, *LEARNED]
+    if 0 < args.on_policy_share < 1:
+        names.append(OF_MICRO_BATCHES)
+    return _as_json({name: getattr(args, name) for name in names})
 
 
 def _as_json(value: Any) -> Any:

@@ -92,6 +92,15 @@ def test_what_takes_effect_is_returned(make_args):
     assert changed == {"lambda_kl": [0.1, 0.5], "max_grad_norm": [1.0, 2]}
 
 
+@pytest.mark.parametrize(("share", "is_told"), [(0.0, False), (0.5, True), (1.0, False)])
+def test_other_micro_batches_are_told_where_some_are_on_policy(make_args, share, is_told):
+    """A step of as many rows, in other micro-batches, of which a share is on-policy."""
+    saved = describe_settings(make_args(on_policy_share=share, gradient_accumulation_steps=2))
+    args = make_args(on_policy_share=share, gradient_accumulation_steps=4, per_device_train_batch_size=4)
+    changed = compare_settings("checkpoint-4", saved, args)
+    assert changed == ({"gradient_accumulation_steps": [2, 4]} if is_told else {})
+
+
 def test_another_order_may_be_allowed(make_args):
     saved = describe_settings(make_args())
     args = make_args(seed=7, allow_changed_data=True)
