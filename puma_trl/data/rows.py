@@ -19,7 +19,6 @@ from .turns import (
     Turn,
     check_answer,
     check_order,
-    check_weight,
     make_turn,
     read_conversation,
     read_history,
@@ -272,7 +271,6 @@ def _read_prompt(
     value, column = _choose(raw, fields["completion"])
     if isinstance(value, list) and value:
         answer = read_turns(value, column, ends_in_answer=True)
-        check_weight(value[-1], column)
     else:
         value, column = _read_answer(raw, fields["completion"], needs_answer)
         answer = [make_turn(ASSISTANT, value, f"`{column}`", may_be_blank=True)]

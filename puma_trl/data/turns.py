@@ -25,8 +25,8 @@ ABOUT_TURN = set(
     "id message_id index idx turn turn_id date time timestamp created_at model lang language hash uuid source toxic "
     "redacted".split()
 )
-# Which say how much a turn is to be trained on; this matters for the last one
-WEIGHT_KEYS = ("weight", "train", "trainable", "loss", "loss_weight")
+# Which say how much a turn is to be trained on: 1 for the answer, and nothing or 0 for the others
+WEIGHT_KEYS = ("weight", "train", "trainable", "loss", "loss_mask", "loss_scale", "loss_weight")
 EMPTY = (None, "", [], {})
 TEXT_PARTS = ("text", "input_text", "output_text")
 PICTURE_PARTS = ("image", "image_url", "input_image")
@@ -66,7 +66,8 @@ def read_turns(value: Any, name: str, ends_in_answer: bool = False) -> list[Turn
             Whether a last turn of the assistant is the answer, of which [`check_answer`] says whether it may be empty.
 
     Raises:
-        DataError: if it is not a list of messages, or has something that is not read, such as calls of tools.
+        DataError: if it is not a list of messages, has something that is not read, such as calls of tools, or weights
+            by which something else than the answer is to be trained on.
     """
     if not isinstance(value, list) or not value:
         raise DataError(f"wrong type: `{name}` is {describe(value)}, not a list of turns")
@@ -96,9 +97,25 @@ def _read_turn(turn: Any, name: str, is_answer: bool) -> Turn:
         if not same:
             raise DataError(f"unread key: {name} has `{shorten(key)}` ({describe(value)}), which is not read")
     is_answer = is_answer and role == ASSISTANT
+    _check_weight(turn, name, is_answer)
     if content in EMPTY and (role == SYSTEM or is_answer):
         return Turn(role)
     return make_turn(role, content, name, may_be_blank=is_answer)
+
+
+def _check_weight(turn: dict[str, Any], name: str, is_answer: bool) -> None:
+    """Makes sure that the answer, which alone is trained on, has no other weight than 1, and the other turns none."""
+    for key in WEIGHT_KEYS:
+        weight = turn.get(key)
+        if weight in (*EMPTY, 1 if is_answer else 0):
+            continue
+        if is_answer and weight == 0:
+            raise DataError(f"not trained on: {name}, the answer, is not to be learned, as its `{key}` is 0")
+        if weight == 1:
+            raise DataError(
+                f"not trained on: {name} is to be learned, as its `{key}` is 1, but the last answer alone is trained on"
+            )
+        raise DataError(f"unread key: {name} has `{key}` ({describe(weight)}), which is not read")
 
 
 def make_turn(role: str, content: Any, name: str, may_be_blank: bool = False) -> Turn:
@@ -208,14 +225,14 @@ def read_conversation(value: Any, name: str, needs_answer: bool = True) -> list[
             Whether it must end in an answer. Otherwise one that ends in a question gets an empty one.
 
     Raises:
-        DataError: if it cannot be read, its turns are out of order, or its last answer is not to be trained on.
+        DataError: if it cannot be read, its turns are out of order, or its weights do not say that its last answer
+            alone is to be trained on.
     """
     turns = read_turns(value, name, ends_in_answer=True)
     if turns[-1].role == USER and not needs_answer:
         turns.append(Turn(ASSISTANT))
     check_order(turns, name)
     check_answer(turns[-1].text, f"turn {len(value)} of `{name}` (assistant)", needs_answer)
-    check_weight(value[-1], name)
     return turns
 
 
@@ -228,23 +245,6 @@ def check_answer(text: str, name: str, needs_answer: bool) -> None:
     """
     if needs_answer and not text.strip():
         raise DataError(f"{NO_ANSWER}: {name} is empty")
-
-
-def check_weight(turn: dict[str, Any], name: str) -> None:
-    """
-    Makes sure that the answer that is trained on, the last turn, has no other weight than 1.
-
-    Raises:
-        DataError: if it has one.
-    """
-    for key in WEIGHT_KEYS:
-        weight = turn.get(key)
-        if weight == 0:
-            raise DataError(f"not trained on: the last turn of `{name}` is not to be learned, as its `{key}` is 0")
-        if weight not in (*EMPTY, 1):
-            raise DataError(
-                f"unread key: the last turn of `{name}` has `{key}` ({describe(weight)}), which is not read"
-            )
 
 
 def check_order(turns: list[Turn], name: str) -> None:

@@ -270,7 +270,7 @@ def test_pictures_inside_of_a_question_are_refused(text):
         ),
         (
             {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b", "weight": 0}]},
-            "not trained on: the last turn of `conversations` is not to be learned, as its `weight` is 0",
+            "not trained on: turn 2 of `conversations`, the answer, is not to be learned, as its `weight` is 0",
         ),
         (
             {"prompt": [user("a")], "completion": [assistant("b"), user("c"), assistant("d")]},

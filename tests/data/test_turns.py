@@ -33,7 +33,10 @@ def test_keys_of_a_turn_that_say_the_same_or_nothing_stay():
             read({"messages": [user("a") | more, assistant("b")]})
 
 
-@pytest.mark.parametrize("key", ["weight", "train", "trainable", "loss", "loss_weight"])
+WEIGHT_KEYS = ["weight", "train", "trainable", "loss", "loss_mask", "loss_scale", "loss_weight"]
+
+
+@pytest.mark.parametrize("key", WEIGHT_KEYS)
 def test_the_answer_has_the_weight_one(key):
     for row in (
         {"messages": [user("a"), assistant("b")]},
@@ -41,13 +44,39 @@ def test_the_answer_has_the_weight_one(key):
     ):
         name = list(row)[-1]
         for weight, problem in (
-            (0, "not trained on: the last turn"),
+            (0, f"not trained on: turn {len(row[name])} "),
             (False, "not trained on"),
-            (0.5, "unread key: the"),
+            (0.5, f"unread key: turn {len(row[name])} "),
         ):
             turns = [*row[name][:-1], row[name][-1] | {key: weight}]
             with pytest.raises(DataError, match=f"{problem}.*`{key}`"):
                 read(row | {name: turns})
+
+
+@pytest.mark.parametrize("key", WEIGHT_KEYS)
+def test_other_turns_have_none(key):
+    """They are the prompt, so a weight that says so is harmless, and one by which they are learned is refused."""
+    before, after = [user("a"), assistant("b")], [user("c"), assistant("d")]
+    rows = [
+        {"messages": before + after},
+        {"prompt": [*before, after[0]], "completion": after[1:]},
+        {"history": before, "instruction": "c", "output": "d"},
+    ]
+    for row, place in ((row, place) for row in rows for place in (0, 1)):
+        name = list(row)[0]
+
+        def weighted(weight, row=row, name=name, place=place):
+            turns = [dict(turn) for turn in row[name]]
+            turns[place][key] = weight
+            return row | {name: turns}
+
+        for weight in (0, 0.0, False, None):
+            assert side(read(weighted(weight)))[0][-1] == "d"
+        for weight in (1, True, 1.0):
+            with pytest.raises(DataError, match=f"not trained on: turn {place + 1} of `{name}` .*`{key}` is 1, but"):
+                read(weighted(weight))
+        with pytest.raises(DataError, match=rf"unread key: turn {place + 1} of `{name}` has `{key}` \(float 0.5\)"):
+            read(weighted(0.5))
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ UNLABELLED = {
     "completion, empty": both(prompt=[USER], completion=[]),
     "completion, empty turn": both(prompt=[USER], completion=[EMPTY]),
     "messages": both(messages=[USER]),
+    "messages, a question of no weight": both(messages=[USER | {"weight": 0}]),
     "messages, empty turn": both(messages=[USER, EMPTY]),
     "messages, null": both(messages=[USER, EMPTY | {"content": None}]),
     "conversations": both(conversations=[{"from": "human", "value": "a"}]),
