@@ -201,7 +201,8 @@ def save(trainer: PumaKLTrainer, recipe: str | None) -> None:
         trainer.create_model_card()
         is_peft, args = is_peft_model(trainer.model), trainer.args
         commands = next_commands(args, recipe, is_peft, isinstance(trainer.processing_class, ProcessorMixin))
-        print_end(args, trainer.state, commands, trainer.resumed[-1]["step"] if trainer.resumed else 0)
+        first_step = trainer.resumed[-1]["step"] if trainer.resumed else 0
+        print_end(args, trainer.state, commands, first_step, trainer.watch.signs.values())
         if args.push_to_hub:
             push_saved(args.output_dir)  # where its recipe says
 

@@ -113,7 +113,7 @@ def _check_weight(turn: dict[str, Any], name: str, is_answer: bool) -> None:
             raise DataError(f"not trained on: {name}, the answer, is not to be learned, as its `{key}` is 0")
         if weight == 1:
             raise DataError(
-                f"not trained on: {name} is to be learned, as its `{key}` is 1, but the last answer alone is trained on"
+                f"not trained on: {name} is to be learned, as its `{key}` is 1, but only the last answer is trained on"
             )
         raise DataError(f"unread key: {name} has `{key}` ({describe(weight)}), which is not read")
 

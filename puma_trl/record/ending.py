@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ FILES = {
 WEIGHTS = ("model*.safetensors", "adapter_model*.safetensors", "pytorch_model*.bin")
 
 
-def print_end(args: PumaKLConfig, state: TrainerState, commands: list[str], first_step: int = 0) -> None:
+def print_end(
+    args: PumaKLConfig, state: TrainerState, commands: list[str], first_step: int = 0, signs: Iterable[str] = ()
+) -> None:
     """
     Prints the table that closes a run, and below it the next commands, each in one line to be copied.
 
@@ -44,10 +47,13 @@ def print_end(args: PumaKLConfig, state: TrainerState, commands: list[str], firs
             What [`next_commands`] returns.
         first_step (`int`, *optional*, defaults to `0`):
             The step that the run was resumed from.
+        signs (`Iterable[str]`, *optional*):
+            The signs of collapse that were told in training.
     """
     number, name = name_stage(args.use_kl, args.trainable_parts)
     table = Table(title=f"Stage {number} of 3, {name}: done", show_header=False)
-    for label, value in [*describe_logs(state, first_step), *describe_folder(args.output_dir)]:
+    told = [("Sign of collapse", sign) for sign in signs]
+    for label, value in [*describe_logs(state, first_step), *told, *describe_folder(args.output_dir)]:
         table.add_row(label, escape(value))
     console = Console()
     console.print(table)

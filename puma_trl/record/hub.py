@@ -28,7 +28,7 @@ from ..models.families.math_puma_qwen2 import MathPumaQwen2ForConditionalGenerat
 from ..redact import hide_secrets
 from .hub_calls import LOGIN_SECONDS, describe_failure, push_within, within
 from .intervals import wilson
-from .provenance import RECIPE, describe_base, describe_software, name_stage, read_provenance
+from .provenance import RECIPE, SIGNS, describe_base, describe_software, name_stage, read_provenance
 
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
@@ -216,7 +216,7 @@ def write_card(
         folder (`str` or `Path`):
             Folder of the model; `curves.png` and the `metrics.json` of an evaluation in it become part of the card.
         facts (`dict[str, Any]`):
-            What `provenance.json` holds (see [`describe_run`]); `data` and `packages` may be missing.
+            What `provenance.json` holds (see [`describe_run`]); `data`, `packages` and signs of collapse may be missing.
         repo_id (`str`, *optional*):
             Repository for the quick start. Defaults to the folder, from which the model loads before a push.
         tags (`Iterable[str]`, *optional*):
@@ -268,6 +268,7 @@ def write_card(
         packages=(facts if "packages" in facts else describe_software())["packages"].items(),
         recipe=(folder / RECIPE).exists(),
         repo_id=repo_id,
+        signs=facts.get(SIGNS, {}).values(),
         stage=f"{number}: {stage}",
         trained=", ".join(method["trainable_parts"] or ["what required a gradient"])
         + (" by adapters" if adapters else " by adapters, merged" if merged else ""),

@@ -39,6 +39,8 @@ from .hub_calls import within
 
 
 RECIPE, PROVENANCE = "recipe.yaml", "provenance.json"
+# The section of the signs of collapse that the watch over a training has told, name → what and when
+SIGNS = "signs_of_collapse"
 PACKAGES = (
     "puma_trl",
     "accelerate",

@@ -83,7 +83,7 @@ LEARNED = (
     "use_vllm",
     "warmup_steps",
 )
-# Takes effect where a share of the micro-batches is on-policy: with as many rows in a step it decides which rows these are
+# Takes effect where a share of the micro-batches is on-policy: of as many rows in a step it decides which these are
 OF_MICRO_BATCHES = "gradient_accumulation_steps"
 # Of adapters: where they are, which is told of the model, and how they are used at the moment
 NOT_OF_ADAPTERS = ("base_model_name_or_path", "inference_mode", "revision", "peft_version")

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from accelerate.logging import get_logger
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from ..config import PumaKLConfig
+from ..record.provenance import SIGNS, update_provenance
 
 
 logger = get_logger(__name__)
@@ -96,9 +97,12 @@ class Series:
 class Watch(TrainerCallback):
     """
     Reads each log of a training, on all processes alike, warns once of each sign of collapse, and with
-    `args.stop_on_collapse` saves a checkpoint and stops there. A run that is resumed reads its log history first.
+    `args.stop_on_collapse` saves a checkpoint and stops there. A run that is resumed reads its log history first. What
+    was told goes into `provenance.json` too, from which the model card has it.
 
     Attributes:
+        signs (`dict[str, str]`):
+            Name → `step 40: …`, the signs of the whole run, each in one line.
         stopped_by (`str`, *optional*):
             The sign that has stopped the training.
     """
@@ -110,21 +114,28 @@ class Watch(TrainerCallback):
     def _begin(self) -> None:
         self.stopped_by: str | None = None
         self._series: dict[str, Series] = {}
-        self._told: set[str] = set()
+        self.signs: dict[str, str] = {}
         self._last_step = 0
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._begin()
         for logs in state.log_history:
             self.read(logs)
+        self._record(state)
 
     def on_log(self, args, state, control, **kwargs):
         signs = self.read(state.log_history[-1])
         for sign in signs:
             logger.warning(f"Sign of collapse at step {state.global_step}: {sign}")
+        if signs:
+            self._record(state)
         if signs and args.stop_on_collapse:
             self.stopped_by = signs[0]
             self.trainer.stop_requested = control.should_training_stop = control.should_save = True
+
+    def _record(self, state: TrainerState) -> None:
+        if state.is_world_process_zero and self.signs:
+            update_provenance(self.trainer.args.output_dir, {SIGNS: self.signs})
 
     def read(self, logs: dict[str, Any]) -> list[str]:
         """
@@ -144,9 +155,9 @@ class Watch(TrainerCallback):
         known = {name: series for name, series in self._series.items() if name in logs and series.now is not None}
         if LENGTH in known and known[CUT_OFF].now.value > SHARE:
             known[LENGTH].first = None  # answers that come to end by themselves become shorter
-        signs = [(name, text) for name, text in find_signs(known, self.trainer.args) if name not in self._told]
-        self._told |= {name for name, _ in signs}
-        return [text for _, text in signs]
+        signs = {name: text for name, text in find_signs(known, self.trainer.args) if name not in self.signs}
+        self.signs |= {name: f"step {step}: {text}" for name, text in signs.items()}
+        return [*signs.values()]
 
 
 def find_signs(known: dict[str, Series], args: PumaKLConfig) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,14 @@
 """Signs of collapse: told once, over curves that collapse and not over those that learn, and able to stop a run."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.errors import CollapseError
+from puma_trl.record.hub import write_card
+from puma_trl.record.provenance import read_provenance
 from puma_trl.train import watch
 from puma_trl.train.watch import Watch
 
@@ -202,6 +205,32 @@ def test_a_collapse_is_told_only(main, collapsing, caplog):
     out = main(**FLAGS)
     assert caplog.text.count("Sign of collapse") == 1
     assert json.loads((out / "trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_signs_stand_in_the_end_table_and_the_card(main, folder, collapsing, caplog, capsys, monkeypatch):
+    """Also those before a resume, one line each; a card that is written anew for a push has them too."""
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(CollapseError):
+        main(stop_on_collapse=True, **FLAGS)
+    out = main(stop_on_collapse=True, **FLAGS)
+    (sign,) = (
+        record.message.split("Sign of collapse at ")[1] for record in caplog.records if "Sign" in record.message
+    )
+    table = [line for line in capsys.readouterr().out.splitlines() if "Sign of collapse" in line]
+    assert len(table) == 1 and sign in table[0] and sign.startswith("step 2: ")
+    assert f"\n**Sign of collapse** at {sign}\n" in (out / "README.md").read_text()
+    write_card(out, read_provenance(out))
+    assert f"\n**Sign of collapse** at {sign}\n" in (out / "README.md").read_text()
+
+
+def test_a_card_in_python_has_the_signs(train, tiny_model, pairs, collapsing):
+    trainer = train(tiny_model(), pairs(8), max_steps=4)
+    trainer.create_model_card()
+    (sign,) = trainer.watch.signs.values()
+    assert f"\n**Sign of collapse** at {sign}\n" in Path(trainer.args.output_dir, "README.md").read_text()
+    trainer = train(tiny_model(), pairs(8), max_steps=1)
+    trainer.create_model_card()
+    assert "Sign of collapse" not in Path(trainer.args.output_dir, "README.md").read_text()
 
 
 def test_a_collapse_at_the_end_loses_nothing(main, collapsing):
