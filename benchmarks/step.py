@@ -156,8 +156,9 @@ def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_log
     from puma_trl.data.padding_free import find_answers
     from puma_trl.step.forward import answer_hidden_states
 
-    batch = {name: value for name, value in next(iter(trainer.get_train_dataloader())).items() if name != "row_id"}
-    batch.pop("same_images")
+    batch = dict(next(iter(trainer.get_train_dataloader())))
+    for name in ("row_id", "same_images", "blank_tokens", "teacher_blank_tokens"):
+        batch.pop(name, None)
     teacher = {name.removeprefix("teacher_"): batch.pop(name) for name in list(batch) if name.startswith("teacher_")}
     answers, teacher_answers = (find_answers(side.pop("labels")) for side in (batch, teacher))
     model = trainer.model.train()

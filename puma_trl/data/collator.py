@@ -115,8 +115,9 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
 
     The output has `input_ids`, `attention_mask`, `labels` (B, L) and the processor's image tensors, the same with the
     prefix `teacher_` (B, L'), `same_images`, whether both sides show the same pictures, `row_id`, the list of the
-    rows' names, and, where rows were replaced, `dropped_rows`, a list of their `row_id` and `reason`. Without padding
-    a side is what [`line_up`] returns, and pairs have `answer_positions` (N,) besides (see [`find_answers`]).
+    rows' names, and, where rows were replaced, `dropped_rows`, a list of their `row_id` and `reason`. A side with a
+    blank image has `blank_tokens`, the number of its tokens. Without padding a side is what [`line_up`] returns, and
+    pairs have `answer_positions` (N,) besides (see [`find_answers`]).
 
     Raises:
         ConfigError: if `padding_free` is set without `config`.
@@ -336,6 +337,7 @@ class DataCollatorForPumaPairs(DataCollatorMixin):
             name: pad(value, around, value=fill.get(name, 0)) if name in PER_TOKEN else value
             for name, value in batch.items()
         }
+        result["blank_tokens"] = blank_width
         for name, value in self._placeholder.items():
             if name not in PER_TOKEN:  # the image itself
                 result[name] = value

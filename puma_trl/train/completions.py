@@ -15,7 +15,7 @@ from ..step.forward import SUMS
 
 # Sums over the micro-batches with such answers: those of the pair step, the tokens that were read, and of the answers
 COMPLETION_SUMS = ("completions", "completion_tokens", "clipped", "ngrams", "repeated_ngrams")
-ON_POLICY_SUMS = (*SUMS, "input_tokens", *COMPLETION_SUMS)
+ON_POLICY_SUMS = (*SUMS, *COMPLETION_SUMS)
 # Logged means over their tokens, and the sums they are of
 ON_POLICY_MEANS = {f"on_policy/{name}": name for name in ("kl", "forward_kl", "reverse_kl", "entropy")} | {
     "on_policy/mean_token_accuracy": "correct",

@@ -16,8 +16,7 @@ from .throughput import COUNTS, Clock, Costs, Work, count_rows, describe_speed, 
 from .watch import Watch
 
 
-# Sums of the pair step, in the order of its output, and of TRL's step in evaluation
-PAIR_SUMS = (*SUMS, "input_tokens")
+# Sums of TRL's step in evaluation; those of the pair step are in the order of its output
 SFT_SUMS = ("loss", "entropy", "correct", "num_tokens")
 # Beside training and evaluation, the micro-batches of training whose answers the student has written
 ON_POLICY = "on_policy"
@@ -69,7 +68,7 @@ class StepMetrics:
             mode (`str`):
                 `"train"`, `"on_policy"` or `"eval"`.
             sums (`torch.Tensor`):
-                In the order of `PAIR_SUMS`, of `ON_POLICY_SUMS`, or of `SFT_SUMS`.
+                In the order of `SUMS`, of `ON_POLICY_SUMS`, or of `SFT_SUMS`.
         """
         self._sums[mode] += sums.double()
 
@@ -124,18 +123,16 @@ class StepMetrics:
             totals = totals[len(COUNTS) + 1 + accelerator.num_processes :]
             means["padding_share"] = 1 - num_read(counted) / counted["slots"]
             if mode == "train":
+                self.total_train_tokens += int(counted["tokens"])
+                means["num_tokens"] = self.total_train_tokens
                 means |= self._describe_speed(counted, waited, max(memory), accelerator.num_processes)
         if on_policy is not None:
             totals, answers = totals[: -len(ON_POLICY_SUMS)], totals[-len(ON_POLICY_SUMS) :]
-            means |= self._means_on_policy(dict(zip(ON_POLICY_SUMS, answers, strict=True)))
+            means |= describe_on_policy(dict(zip(ON_POLICY_SUMS, answers, strict=True)))
         if sums is not None:
-            names = PAIR_SUMS if len(totals) == len(PAIR_SUMS) else SFT_SUMS
+            names = SUMS if len(totals) == len(SUMS) else SFT_SUMS
             means |= self._means(dict(zip(names, totals, strict=True)), mode)
         return means, bool(any_stop)
-
-    def _means_on_policy(self, sums: dict[str, float]) -> dict[str, float]:
-        self.total_train_tokens += int(sums["input_tokens"])
-        return describe_on_policy(sums) | {"num_tokens": self.total_train_tokens}
 
     def _of_ranks(self, accelerator: Accelerator) -> torch.Tensor:
         """Returns what is not a sum over ranks in a form that is: the mean of the waiting, the memory of each."""
@@ -159,14 +156,13 @@ class StepMetrics:
         if "teacher_correct" not in sums:
             return means
         means["modality_gap"] = means["teacher_mean_token_accuracy"] - means["mean_token_accuracy"]
-        if mode == "train":
-            self.total_train_tokens += int(sums["input_tokens"])
-            if self._first is not None:
-                for name, value in sums.items():
-                    self._first[name] += value
-            if not sums["num_tokens"]:  # rows without an answer, of which a mean of 0 would look like a collapse
-                means = {}
-        return means | {"num_tokens": self.total_train_tokens}
+        if mode == "eval":
+            return means | {"num_tokens": self.total_train_tokens}
+        if self._first is not None:
+            for name, value in sums.items():
+                self._first[name] += value
+        # rows without an answer, of which a mean of 0 would look like a collapse
+        return means if sums["num_tokens"] else {}
 
     def compare_sides(self, step: int, is_end: bool = False) -> str | None:
         """
@@ -220,7 +216,7 @@ class AtBeginning(TrainerCallback):
 class TokenMeans:
     """
     What [`~transformers.Trainer`] needs to log means over the answer tokens of all ranks: to be inherited before it,
-    with `self._step_metrics` and `self.stop_requested` of [`PumaKLTrainer`].
+    with `self._step_metrics`, `self._is_pair_data` and `self.stop_requested` of [`PumaKLTrainer`].
     """
 
     def __init__(self, *args, **kwargs):
@@ -277,6 +273,8 @@ class TokenMeans:
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self.model.training:
             means = self._measure("train")
+            if not self._is_pair_data:  # TRL counts the tokens of texts, also where processes share a row
+                means.pop("num_tokens", None)
             self._metrics["train"] |= {name: [value] for name, value in means.items()}
             self._tell_if_left_out(means)
             if self.args.part_learning_rates and "learning_rate" in logs:

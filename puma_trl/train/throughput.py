@@ -92,7 +92,8 @@ class Work:
         Args:
             inputs (`dict[str, Any]`):
                 A batch of the collator or of TRL's. Without an `attention_mask` every position is read, and
-                `position_ids`, whose first plane starts anew with every row, tell the rows' lengths.
+                `position_ids`, whose first plane starts anew with every row, tell the rows' lengths. The tokens of a
+                blank picture, `blank_tokens`, are none of a row.
         """
         counts = []
         for side in SIDES:
@@ -104,7 +105,11 @@ class Work:
                 ids, inputs.get(f"{side}attention_mask"), inputs.get(f"{side}position_ids")
             )
             labels = inputs.get(f"{side}labels")
-            counts += [tokens, squares, 0 if labels is None else (labels != -100).sum()]
+            counts += [
+                tokens - inputs.get(f"{side}blank_tokens", 0),
+                squares,
+                0 if labels is None else (labels != -100).sum(),
+            ]
             self._from_shapes["slots"] += ids.numel()
             for tower, name in TOWERS.items():
                 pixels = inputs.get(f"{side}{name}")

@@ -24,13 +24,13 @@ from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from ..config import PumaKLConfig
-from ..data.collator import split_sides
+from ..data.collator import TEACHER, split_sides
 from ..data.show import describe_sample
 from ..errors import ConfigError
 from ..models.families import get_family
 from ..models.parts import split_groups
 from ..record.hub import CITATION, TAGS, write_card
-from ..record.provenance import describe_trainer, read_provenance
+from ..record.provenance import SIGNS, describe_trainer, read_provenance
 from ..step.forward import SelfTeacher, add_pair_forward
 from ..step.teacher import make_teacher
 from ..step.tower_memo import TowerMemo
@@ -240,8 +240,9 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         mode = "train" if self.model.training else "eval"
         row_ids = inputs.pop("row_id", [])
         self._dropped.add(inputs.pop("dropped_rows", []), mode)
-        inputs.pop("prompts", None), inputs.pop("teacher_prompts", None)
         self._step_metrics.add_positions(mode, inputs)
+        for name in ("prompts", "blank_tokens"):
+            inputs.pop(name, None), inputs.pop(f"{TEACHER}{name}", None)
         if self.args.use_kl:
             result = loss = self._pair_loss(model, inputs, num_items_in_batch, mode)
         else:
@@ -266,15 +267,10 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         student, teacher = split_sides(inputs)
         lambda_kl = None if completions is None else 1.0
         output = model(**student, teacher_inputs=teacher, num_items_in_batch=num_items_in_batch, lambda_kl=lambda_kl)
-        if "attention_mask" in student:
-            num_inputs = student["attention_mask"].sum().to(output.sums.dtype)
-        else:
-            num_inputs = output.sums.new_full((), student["input_ids"].numel())
-        sums = torch.cat((output.sums, num_inputs[None]))
         if completions is None:
-            self._step_metrics.add_sums(mode, sums)
+            self._step_metrics.add_sums(mode, output.sums)
         else:
-            self._step_metrics.add_sums(ON_POLICY, torch.cat((sums, completions)))
+            self._step_metrics.add_sums(ON_POLICY, torch.cat((output.sums, completions)))
         loss = output.loss
         # `num_items_in_batch` counts the answer tokens of every rank, and the engines average gradients over ranks
         if self.args.average_tokens_across_devices and num_items_in_batch is not None:
@@ -310,7 +306,8 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         """
         if not self.is_world_process_zero():
             return
-        facts = read_provenance(self.args.output_dir) or describe_trainer(self, dataset_name)
+        facts = read_provenance(self.args.output_dir)
+        facts = facts or describe_trainer(self, dataset_name) | {SIGNS: self.watch.signs}
         tags = [tags] if isinstance(tags, str) else tags or []
         write_card(self.args.output_dir, facts, self.hub_model_id, tags, model_name)
 

@@ -7,7 +7,8 @@ import torch
 
 from puma_trl.config import PumaKLConfig
 from puma_trl.mini import build_processor
-from puma_trl.train.metrics import FIRST_STEPS, PAIR_SUMS, StepMetrics
+from puma_trl.step.forward import SUMS
+from puma_trl.train.metrics import FIRST_STEPS, StepMetrics
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -16,9 +17,10 @@ def make_trainer(tmp_path, tiny_model):
     def make(train_dataset, eval_dataset=None, **values):
         values = {"bf16": False, "use_cpu": True, "report_to": "none", "max_steps": 2, "save_strategy": "no"} | values
         args = PumaKLConfig(str(tmp_path), learning_rate=0.01, logging_steps=1, **values)
-        processor = build_processor("qwen2_vl")
+        processor, model = build_processor("qwen2_vl"), tiny_model()
+        model.set_attn_implementation("varlen" if args.padding_free else "sdpa")
         return PumaKLTrainer(
-            model=tiny_model(),
+            model=model,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -95,6 +97,22 @@ def test_an_evaluation_that_broke_leaves_nothing_behind(make_trainer, pairs, mon
     assert without_times(trainer.evaluate()) == before
 
 
+@pytest.mark.parametrize("settings", [{}, {"use_kl": False}, {"padding_free": True}])
+def test_tokens_are_those_of_rows(make_trainer, pairs, settings):
+    """A batch without a picture gets a blank one, which nobody has written and which depends on the batch size."""
+    rows, counted = pairs(8, vision_rich_images=lambda index: index % 2), []
+    for size in (1, 8):
+        trainer = make_trainer(rows, per_device_train_batch_size=size, max_steps=-1, num_train_epochs=1, **settings)
+        trainer.train()
+        logs = [each for each in trainer.state.log_history if "loss" in each]
+        counted.append(logs[-1]["num_tokens"])
+        batches = list(trainer.get_train_dataloader())
+        assert any("blank_tokens" in batch for batch in batches) == (size == 1)
+    assert counted[0] == counted[1]
+    if settings.get("padding_free"):  # without a blank picture every position is a token
+        assert logs[0]["padding_share"] == 0
+
+
 def test_gap_is_logged(make_trainer, pairs):
     trainer = make_trainer(pairs(4), pairs(4))
     trainer.train()
@@ -114,10 +132,10 @@ class OneProcess:
 )
 def test_one_warning_where_the_teacher_is_worse(teacher_ce, teacher_correct, is_worse):
     metrics = StepMetrics(torch.device("cpu"))
-    values = dict.fromkeys(PAIR_SUMS, 1.0) | {"ce": 750.0, "correct": 50.0, "num_tokens": 100.0}
+    values = dict.fromkeys(SUMS, 1.0) | {"ce": 750.0, "correct": 50.0, "num_tokens": 100.0}
     values |= {"teacher_ce": 100 * teacher_ce, "teacher_correct": teacher_correct}
     for step in range(FIRST_STEPS):
-        metrics.add_sums("train", torch.tensor([values[name] for name in PAIR_SUMS]))
+        metrics.add_sums("train", torch.tensor([values[name] for name in SUMS]))
         metrics.reduce(OneProcess(), "train")
         assert step + 1 == FIRST_STEPS or metrics.compare_sides(step + 1) is None
     warning = metrics.compare_sides(FIRST_STEPS)

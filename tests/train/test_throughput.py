@@ -170,6 +170,7 @@ def test_of_two_processes_counts_add_waiting_is_a_mean_and_memory_the_most(monke
         means, _ = step_metrics.reduce(Process(index, is_last=index == 1), "train")
     assert means == {
         "padding_share": pytest.approx(0.2),
+        "num_tokens": 16,
         "perf/tokens_per_second": 4,
         "perf/samples_per_second": 1,
         "perf/data_wait_share": 0.5,
