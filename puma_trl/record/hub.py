@@ -216,7 +216,8 @@ def write_card(
         folder (`str` or `Path`):
             Folder of the model; `curves.png` and the `metrics.json` of an evaluation in it become part of the card.
         facts (`dict[str, Any]`):
-            What `provenance.json` holds (see [`describe_run`]); `data`, `packages` and signs of collapse may be missing.
+            What `provenance.json` holds (see [`describe_run`]); `data`, `packages` and the signs of collapse may be
+            missing.
         repo_id (`str`, *optional*):
             Repository for the quick start. Defaults to the folder, from which the model loads before a push.
         tags (`Iterable[str]`, *optional*):
