@@ -239,9 +239,14 @@ def test_resume_with_other_steps_is_refused(main, folder):
         main(**flags, per_device_train_batch_size=4, gradient_accumulation_steps=1)
 
 
-@pytest.mark.parametrize("strategy", ["no", "best"])
-def test_stopped_between_saves(main, monkeypatch, strategy):
-    """A checkpoint is written whatever the save strategy, also where the step is evaluated and not the best."""
+@pytest.mark.parametrize(
+    ("strategy", "only_model"), [("no", False), ("best", False), ("steps", True)], ids=["no", "best", "only model"]
+)
+def test_stopped_between_saves(main, monkeypatch, strategy, only_model):
+    """
+    A checkpoint to resume from is written whatever the save strategy, also where the step is evaluated and not the
+    best, and where others hold the model only.
+    """
 
     def ask_to_stop(self, *args, **kwargs):
         self.stop_requested = True
@@ -250,9 +255,10 @@ def test_stopped_between_saves(main, monkeypatch, strategy):
     train = PumaKLTrainer.train
     monkeypatch.setattr(PumaKLTrainer, "train", ask_to_stop)
     flags = {"eval_split_size": 2, "eval_strategy": "steps", "eval_steps": 1, "save_strategy": strategy}
+    flags |= {"save_only_model": only_model, "load_best_model_at_end": False}
     if strategy == "best":
         monkeypatch.setattr("transformers.Trainer._determine_best_metric", lambda *args, **kwargs: False)
-        flags |= {"metric_for_best_model": "loss", "load_best_model_at_end": False}
+        flags["metric_for_best_model"] = "loss"
     out = main(**flags)
     assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-1"]
     assert (out / "checkpoint-1" / "checkpoint_complete").is_file()

@@ -228,13 +228,15 @@ class ExactCheckpoints:
         self.accelerator.wait_for_everyone()
         self._completed = None
         limit, self._holds_limit = self.args.save_total_limit, True
+        only_model = self.args.save_only_model
+        self.args.save_only_model = only_model and not self.stop_requested  # a run that is stopped is to go on
         try:
             with naming_disk_of(folder):
                 super()._save_checkpoint(model, trial)
+                self._complete(folder)
         finally:
             self.args.save_total_limit, self._holds_limit = limit, False
-        with naming_disk_of(folder):
-            self._complete(folder)
+            self.args.save_only_model = only_model
         if self.args.should_save and limit is not None:
             self._delete_old(folder, limit)
 
