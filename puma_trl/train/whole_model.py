@@ -29,6 +29,10 @@ def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
         gathering = vars(model).pop("generate", None)
         unwrapped.eval()
         try:
+            # Workaround (PyTorch 2.14, no upstream issue found): before the first step no forward has told FSDP2 which
+            # module is the outermost, and parts of the model that are called by themselves would each be one
+            for shard in shards[:1]:
+                shard._get_fsdp_state()._lazy_init()
             for shard in shards:
                 shard.set_reshard_after_forward(False, recurse=False)
                 shard.unshard()
