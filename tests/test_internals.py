@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import fsdp_utils
 from bitsandbytes.nn import Linear4bit
 from datasets import Dataset
+from deepspeed.utils import groups
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
@@ -278,6 +279,16 @@ def test_a_copy_with_the_fused_head_runs_the_original(tiny_model):
     copied = copy.deepcopy(model)
     torch.nn.init.zeros_(model.lm_head.weight)
     assert not copied(input_ids=torch.ones(1, 2, dtype=torch.long)).logits.any(), mended("step/teacher.py")
+
+
+def test_groups_within_nodes_are_made_anew_for_each_model(monkeypatch):
+    monkeypatch.setattr(groups.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(groups, "_ZERO_PARAM_INTRA_PARALLEL_GROUP", object())
+    try:
+        groups._create_zero_param_parallel_group(8)
+    except AssertionError:
+        return
+    pytest.fail(mended("models/teacher_model.py"))
 
 
 def test_adapters_that_were_not_gathered_are_looked_for(tiny_model, tmp_path):

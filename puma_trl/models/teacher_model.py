@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
@@ -174,7 +174,7 @@ def load_teacher(args: PumaKLConfig, side: TeacherSide, student: PreTrainedModel
     model_args.attn_implementation = teacher_attention(args, attention_of(student.config))
     init.pop("attn_implementation", None)
     try:
-        with _reading_everywhere():
+        with loading_another():
             return load_model(model_args, args, side.config, side.family, init)
     except (TypeError, ValueError, ImportError) as error:
         raise ModelError(
@@ -184,15 +184,38 @@ def load_teacher(args: PumaKLConfig, side: TeacherSide, student: PreTrainedModel
 
 
 @contextmanager
-def _reading_everywhere() -> Iterator[None]:
-    """Lets every process read the weights under FSDP too: those of a teacher are not handed on by the first one."""
+def loading_another() -> Iterator[None]:
+    """
+    Lets another model be loaded beside the one that trains. Under FSDP every process reads its weights, which are not
+    handed on by the first one; under ZeRO-3 it is divided over the processes as the first one is.
+    """
     name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
     before = os.environ.pop(name, None)
     try:
-        yield
+        with _keeping_groups() if is_deepspeed_zero3_enabled() else nullcontext():
+            yield
     finally:
         if before is not None:
             os.environ[name] = before
+
+
+@contextmanager
+def _keeping_groups() -> Iterator[None]:
+    # Workaround (DeepSpeed 0.19.8, no upstream issue found): with `zero_hpz_partition_size` each model that is loaded
+    # makes the groups of processes anew, which it refuses where there are some
+    from deepspeed.utils import groups
+
+    create = groups._create_zero_param_parallel_group
+
+    def create_once(size: int) -> None:
+        if groups._get_zero_param_intra_parallel_group() is None:
+            create(size)
+
+    groups._create_zero_param_parallel_group = create_once
+    try:
+        yield
+    finally:
+        groups._create_zero_param_parallel_group = create
 
 
 def teacher_attention(args: PumaKLConfig, attention: str | dict[str, str] | None) -> str | dict[str, str] | None:

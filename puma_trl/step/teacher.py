@@ -17,7 +17,7 @@ from trl import SFTTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from ..errors import ConfigError
-from ..models.teacher_model import load_teacher
+from ..models.teacher_model import load_teacher, loading_another
 from .forward import SelfTeacher, SeparateTeacher
 
 
@@ -173,12 +173,13 @@ def find_layers(model: PreTrainedModel) -> list[torch.nn.Module]:
 def _copy_model(model: PreTrainedModel) -> PreTrainedModel:
     if is_deepspeed_zero3_enabled():
         # sharded parameters cannot be copied; the source still holds the weights at the start of the stage
-        return type(model).from_pretrained(
-            model.config._name_or_path,
-            attn_implementation=model.config._attn_implementation,
-            dtype=model.dtype,
-            revision=getattr(model.config, "_commit_hash", None) or "main",  # only set where it came from the Hub
-        )
+        with loading_another():
+            return type(model).from_pretrained(
+                model.config._name_or_path,
+                attn_implementation=model.config._attn_implementation,
+                dtype=model.dtype,
+                revision=getattr(model.config, "_commit_hash", None) or "main",  # only set where it came from the Hub
+            )
     copied = copy.deepcopy(model)
     # Workaround (TRL 1.16, no upstream issue found): its patch would still run the original
     del copied.forward

@@ -46,8 +46,9 @@ def test_config(launch, flags, on_a_cpu, config):
     assert_same(run, on_a_cpu)
 
 
-def test_two_machines(command, flags, on_a_cpu):
-    """Two launchers on this machine, as the Slurm script starts one on every node."""
+def test_two_machines(command, launch, flags):
+    """Two launchers on this machine, as the Slurm script starts one on every node; a second model is shared too."""
+    flags = flags | {"teacher": "frozen"}
     machines = ["--main_process_ip", "127.0.0.1", "--main_process_port", "29511", "--num_processes", "2"]
     argv, output_dir = command("zero3_multinode.yaml", launch_flags=[*machines, "--machine_rank"], **flags)
     rank = argv.index("--machine_rank") + 1
@@ -62,4 +63,4 @@ def test_two_machines(command, flags, on_a_cpu):
     run = Run(output_dir)
     assert [facts["world_size"] for facts in run.facts] == [2, 2]
     assert run.facts[0]["ds_persist"] is False
-    assert_same(run, on_a_cpu)
+    assert_same(run, launch("cpu.yaml", per_device_train_batch_size=4, **flags))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.utils import groups
 from peft import LoraConfig
 from torch.testing import assert_close
 from transformers import (
@@ -21,7 +22,7 @@ from puma_trl.config import PumaKLConfig
 from puma_trl.data.collator import DataCollatorForPumaPairs
 from puma_trl.errors import CheckpointError, ConfigError, DataError, ModelError, PumaError
 from puma_trl.models import teacher_model
-from puma_trl.models.teacher_model import TeacherSide, check_same_tokens
+from puma_trl.models.teacher_model import TeacherSide, check_same_tokens, loading_another
 from puma_trl.step.forward import SeparateTeacher, logit_transform
 from puma_trl.step.reference import puma_loss
 from puma_trl.train.throughput import COUNTS, Costs
@@ -424,6 +425,21 @@ def test_operations_of_the_teacher(make):
     head = trainer.teacher.model.get_output_embeddings().weight
     assert costs.count(totals | {"teacher_answers": 1.0}) == 2 * head.numel()
     assert costs.count(totals | {"answers": 1.0}) == Costs(trainer.model).count(totals | {"answers": 1.0})
+
+
+def test_a_second_model_is_divided_over_the_groups_that_are_there(monkeypatch):
+    """Under ZeRO-3 with a copy of the weights on each node (accelerate_configs/zero3_multinode.yaml)."""
+    made, group = [], object()
+    monkeypatch.setattr(teacher_model, "is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr(groups, "_create_zero_param_parallel_group", made.append)
+    monkeypatch.setattr(groups, "_ZERO_PARAM_INTRA_PARALLEL_GROUP", group)
+    with loading_another():
+        groups._create_zero_param_parallel_group(8)
+    assert not made and groups._get_zero_param_intra_parallel_group() is group
+    monkeypatch.setattr(groups, "_ZERO_PARAM_INTRA_PARALLEL_GROUP", None)
+    with loading_another():
+        groups._create_zero_param_parallel_group(8)
+    assert made == [8] and groups._create_zero_param_parallel_group == made.append
 
 
 def test_run_with_a_teacher(folder, main, models, capsys):
