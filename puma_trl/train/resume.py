@@ -272,3 +272,10 @@ def _require_same_steps(checkpoint: str | Path, marker: dict[str, Any], args: Pu
             f"(`gradient_accumulation_steps`) × {args.world_size} processes. It would go on at other rows of the "
             f"data. Keep the product, or {NEW_RUN}."
         )
+    accumulation = marker["rows_per_step"] // (marker["batch_size"] * marker["num_processes"])
+    if args.dataloader_drop_last and args.gradient_accumulation_steps != accumulation:
+        raise CheckpointError(
+            f"{checkpoint} is of a run with `gradient_accumulation_steps: {accumulation}`, and with "
+            f"{args.gradient_accumulation_steps} `dataloader_drop_last: true` would drop other rows, so that an epoch "
+            f"had another number of steps. Set it back to {accumulation}, or {NEW_RUN}."
+        )

@@ -20,11 +20,12 @@ class EpochLengthGroupedSampler(LengthGroupedSampler):
 
     Workaround (transformers 5.23, huggingface/transformers#48025): without a generator, which that change gives to
     evaluation alone, it draws from the global random state. That differs in a run that is resumed in a later epoch,
-    and may differ between ranks, each of which takes its part of what must be the same order.
+    and may differ between ranks, each of which takes its part of what must be the same order. Besides, transformers
+    groups by the rows of one process, which makes another order of each number of processes.
 
     Args:
         batch_size (`int`):
-            Number of rows that are to be of similar length.
+            Number of rows that are to be of similar length: those of an optimizer step, on all processes.
         lengths (`list[int]`):
             Length of every row.
         seed (`int`):

@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
-from ..config import PumaKLConfig
+from ..config import PumaKLConfig, rows_per_step
 from ..data.collator import TEACHER, split_sides
 from ..data.show import describe_sample
 from ..errors import ConfigError
@@ -226,7 +226,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         sampler = super()._get_train_sampler(train_dataset)
         if type(sampler) is LengthGroupedSampler:
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            sampler = EpochLengthGroupedSampler(sampler.batch_size, sampler.lengths, seed)
+            sampler = EpochLengthGroupedSampler(rows_per_step(self.args), sampler.lengths, seed)
         return sampler
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | int | None:

@@ -140,6 +140,13 @@ def _refuse_keys(args: PumaKLConfig) -> None:
 
 
 def _refuse_batches(args: PumaKLConfig, takes_images: bool) -> None:
+    if args.train_sampling_strategy == "batch_rebalance":
+        # as of transformers 5.23 and accelerate 1.15, which hides the sampler from `set_epoch`
+        raise ConfigError(
+            "`train_sampling_strategy: batch_rebalance` makes an order in which `seed` has no part, on several "
+            "processes the same in every epoch, and fills the last batches with rows that then count twice. Set "
+            "`train_sampling_strategy: group_by_length`."
+        )
     config = args.accelerator_config
     if config.split_batches:
         raise ConfigError(

@@ -418,6 +418,14 @@ def test_batches_that_are_divided_are_refused(make, pairs, key, value):
         make(pairs, {"accelerator_config": {key: value}})
 
 
+@pytest.mark.parametrize("rows", ["pairs", "text"])
+def test_batches_of_other_sizes_are_refused(make, pairs, rows):
+    """They have an order without the seed, and what is known of the last batch of an epoch does not hold for them."""
+    values = {"train_sampling_strategy": "batch_rebalance", "use_kl": rows == "pairs"}
+    with pytest.raises(ConfigError, match="`train_sampling_strategy: batch_rebalance`"):
+        make(pairs if rows == "pairs" else TEXT, values)
+
+
 def test_metrics_that_nobody_measures(make, pairs):
     values = {
         "save_strategy": "best",

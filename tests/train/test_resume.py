@@ -203,6 +203,15 @@ def test_rows_per_step(out, make_args):
         find_checkpoint(make_args(per_device_train_batch_size=4))
 
 
+def test_other_accumulation_drops_other_rows(tmp_path, make_args):
+    """Of 5 rows two batches of 2 are a step each; as batches of 1 all stay, in three steps."""
+    write_checkpoint(tmp_path / "out" / "checkpoint-4", make_args(dataloader_drop_last=True))
+    parts = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 2, "dataloader_drop_last": True}
+    with pytest.raises(CheckpointError, match="`dataloader_drop_last: true` would drop other rows"):
+        find_checkpoint(make_args(**parts))
+    assert find_checkpoint(make_args(dataloader_drop_last=True))
+
+
 def test_the_batch_size_that_was_found(tmp_path, make_args):
     """The run was given 4 rows and could hold 2."""
     write_checkpoint(tmp_path / "out" / "checkpoint-4", make_args())

@@ -133,6 +133,19 @@ def test_length_grouped_order_is_the_same_after_resuming_in_a_later_epoch(train,
     assert orders[0] == orders[2] != orders[1]
 
 
+def test_length_grouped_order_is_that_of_any_number_of_processes(train, tiny_model, pairs, monkeypatch):
+    """Else a run that is resumed by another number, with as many rows per step, would read some twice."""
+    dataset = pairs(28)
+    dataset = dataset.add_column("length", [10 + 7 * index % 28 for index in range(28)])
+    orders = []
+    for processes in (1, 2):
+        values = {"per_device_train_batch_size": 4 // processes, "train_sampling_strategy": "group_by_length"}
+        trainer = train(tiny_model(), dataset, run=False, **values)
+        monkeypatch.setattr(type(trainer.args), "world_size", processes)
+        orders.append(list(trainer._get_train_sampler()))
+    assert orders[0] == orders[1]
+
+
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_padding_side_and_order_do_not_change_the_loss(train, tiny_model, processor, pairs, padding_side):
     dataset = pairs(6)
