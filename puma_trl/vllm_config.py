@@ -21,8 +21,8 @@ OF_COLOCATE = (
     "vllm_max_model_length",
     "vllm_tensor_parallel_size",
 )
-# vLLM refuses more, request by request; of bad words it takes 128, and those of pictures need room among them
-MAX_TEMPERATURE, MAX_OWN_WORDS = 2.0, 32
+# vLLM refuses more, request by request; of bad words it takes 128, and each may be two of them, with a space before it
+MAX_TEMPERATURE, MAX_BAD_WORDS = 2.0, 64
 
 
 @dataclass
@@ -118,7 +118,10 @@ def check_vllm(args: Any) -> None:
             "`on_policy_share`, or leave it out."
         )
     if not is_vllm_available():
-        raise ConfigError("`use_vllm: true` needs vLLM, which is not installed. Run `pip install trl[vllm]`.")
+        raise ConfigError(
+            "`use_vllm: true` needs vLLM, which is not installed. Run `pip install trl[vllm]`, and then `pip install "
+            "--no-deps 'transformers==5.23.*'`, since vLLM brings an older one."
+        )
     if args.vllm_mode == "colocate" and args.device.type == "cpu":
         raise ConfigError(
             "`vllm_mode: colocate` needs a GPU, which vLLM shares with the training. Leave `use_vllm` out on a CPU."
@@ -141,9 +144,9 @@ def _check_kwargs(kwargs: dict[str, Any], max_length: int) -> None:
         )
     words = kwargs.get("bad_words", [])
     is_right = isinstance(words, list) and all(isinstance(word, str) and word.strip() for word in words)
-    if not is_right or len(words) > MAX_OWN_WORDS:
+    if not is_right or len(words) > MAX_BAD_WORDS:
         raise ConfigError(
-            f"`generation_kwargs` has `bad_words: {words!r}`, but it must be a list of at most {MAX_OWN_WORDS} words."
+            f"`generation_kwargs` has `bad_words: {words!r}`, but it must be a list of at most {MAX_BAD_WORDS} words."
         )
     for name, (low, high) in _NUMBERS.items():
         value, high = kwargs.get(name, 0), max_length if high is None else high

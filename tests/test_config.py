@@ -157,7 +157,7 @@ def test_settings_of_vllm_need_it_and_a_share(vllm, name):
         ({"generation_kwargs": {"max_tokens": 3}}, "Set `max_completion_length` instead"),
         ({"generation_kwargs": {"temperature": 1}}, "Set `temperature` instead"),
         ({"generation_kwargs": {"seed": 1}}, "^`generation_kwargs` has `seed`, which is decided elsewhere"),
-        ({"generation_kwargs": {"bad_words": "so"}}, "`bad_words: 'so'`, but it must be a list of at most 32 words"),
+        ({"generation_kwargs": {"bad_words": "so"}}, "`bad_words: 'so'`, but it must be a list of at most 64 words"),
         ({"generation_kwargs": {"min_tokens": 0.5}}, "`min_tokens: 0.5`, but it must be a whole number between 0 and"),
         ({"generation_kwargs": {"presence_penalty": 3}}, "it must be a number between -2 and 2"),
     ],
@@ -175,7 +175,7 @@ def test_what_vllm_takes_of_generation_kwargs(vllm):
 
 def test_vllm_that_is_not_installed(vllm, monkeypatch):
     monkeypatch.setattr("puma_trl.vllm_config.is_vllm_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"^`use_vllm: true` needs vLLM, .* Run `pip install trl\[vllm\]`.$"):
+    with pytest.raises(ConfigError, match=r"^`use_vllm: true` needs vLLM, .* Run `pip install trl\[vllm\]`, and then .*--no-deps"):
         vllm()
 
 
