@@ -175,7 +175,9 @@ def test_what_vllm_takes_of_generation_kwargs(vllm):
 
 def test_vllm_that_is_not_installed(vllm, monkeypatch):
     monkeypatch.setattr("puma_trl.vllm_config.is_vllm_available", lambda: False)
-    with pytest.raises(ConfigError, match=r"^`use_vllm: true` needs vLLM, .* Run `pip install trl\[vllm\]`, and then .*--no-deps"):
+    with pytest.raises(
+        ConfigError, match=r"^`use_vllm: true` needs vLLM, .* Run `pip install trl\[vllm\]`, and then .*--no-deps"
+    ):
         vllm()
 
 
