@@ -19,7 +19,7 @@ import os
 import socket
 
 import torch
-from common import ROOT, environment, table_head, table_row, verdict
+from common import ROOT, environment, read_arguments, table_head, table_row, verdict
 
 
 STAGES = (2, 3)
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--micro_batches", type=int, default=8)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="a tiny model")
-    args = parser.parse_args()
+    args = read_arguments(parser)
     os.environ.update(environment() | {"DS_ACCELERATOR": "cpu"})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,6 +1,8 @@
 """What the benchmarks share: how they start other processes, and how their tables and verdicts look."""
 
+import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -90,6 +92,31 @@ def launch(
     if [rank["world_size"] for rank in ranks] != [2, 2]:
         raise RuntimeError(f"{engine} {options} did not run in two processes.")
     return ranks
+
+
+def read_arguments(
+    parser: argparse.ArgumentParser, argv: list[str] | None = None, **least: float
+) -> argparse.Namespace:
+    """
+    Reads the command line and refuses numbers that measure nothing.
+
+    Args:
+        parser (`argparse.ArgumentParser`):
+            The options. Each number must be above 0 and finite.
+        argv (`list[str]`, *optional*):
+            Defaults to the command line.
+        least (`float`):
+            Option → the least number that it takes instead.
+    """
+    args = parser.parse_args(argv)
+    for name, value in vars(args).items():
+        for each in value if isinstance(value, list) else [value]:
+            if not isinstance(each, int | float) or isinstance(each, bool):
+                continue
+            if not (least[name] <= each if name in least else 0 < each) or each == math.inf:
+                bound = f"at least {least[name]:g}" if name in least else "above 0"
+                parser.error(f"--{name} is {each:g}, but must be {bound} and finite")
+    return args
 
 
 def table_head(*names: str) -> str:

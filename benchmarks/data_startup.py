@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import table_head, table_row, verdict
+from common import read_arguments, table_head, table_row, verdict
 
 
 # The paper's stage 2, in seconds and GiB
@@ -200,7 +200,7 @@ def main() -> None:
     )
     parser.add_argument("--load", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--reads_only", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = read_arguments(parser)
     if args.load:
         load(args.dir, args.num_proc, args.reads_only)
         return

@@ -17,7 +17,7 @@ import tempfile
 from itertools import pairwise
 from pathlib import Path
 
-from common import launch, memory_of_imports, table_head, table_row
+from common import launch, memory_of_imports, read_arguments, table_head, table_row
 
 from puma_trl.mini import build_model, build_processor, write_data
 
@@ -46,7 +46,7 @@ def main() -> None:
     """Measures and prints all engines."""
     parser = argparse.ArgumentParser(description="Speed and memory of every engine against DDP.")
     parser.add_argument("--steps", type=int, default=8, help="steps of each engine; the first two are not timed")
-    args = parser.parse_args()
+    args = read_arguments(parser, steps=3)
     imports = memory_of_imports()
     memory_name = "peak memory of a rank (MiB)"
     print(table_head("engine", "wrapper", "samples/s", "against DDP", memory_name, "against DDP"))

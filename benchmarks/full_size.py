@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import PROBE, ROOT, environment, memory_of_imports, run, table_head, table_row
+from common import PROBE, ROOT, environment, memory_of_imports, read_arguments, run, table_head, table_row
 from gpu_parts.model import make_processor, read_config
 
 from puma_trl.mini import write_data
@@ -99,8 +99,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=SMALL)
     parser.add_argument("--rows", type=int, default=2, help="rows of a micro-batch")
-    parser.add_argument("--layers", type=int, help="of language model and tower, instead of all")
-    args = parser.parse_args()
+    layers = {"choices": range(1, 29), "metavar": "N"}  # as many as the language model has
+    parser.add_argument("--layers", type=int, **layers, help="of language model and tower, instead of all")
+    args = read_arguments(parser)
     libraries = 1024 * memory_of_imports()
     names = ("recipe", "parameters", "seconds per step", "planned (GB)", "measured (GB)", "planned / measured")
     with tempfile.TemporaryDirectory() as temporary:

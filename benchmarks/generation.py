@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from common import table_head, table_row, verdict
+from common import read_arguments, table_head, table_row, verdict
 from PIL import Image
 
 from puma_trl.evaluation.local_model import Generator, Prompt
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_new_tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
+    args = read_arguments(parser)
     torch.set_num_threads(args.threads)
     processor = build_processor("qwen2_vl")
     model = build_model("qwen2_vl", processor, seed=0).eval()

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import CONFIGS, table_head, table_row
+from common import CONFIGS, read_arguments, table_head, table_row
 from gpu_parts.measuring import describe_machine
 
 
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to see that it runs")
     parser.add_argument("--json", type=Path, default=Path("gpu.json"), help="the file to write")
-    args = parser.parse_args(argv)
+    args = read_arguments(parser, argv)
     if args.models and (args.tiny or "step" not in args.parts):
         parser.error("--models has no effect " + ("with --tiny" if args.tiny else "without the part `step`"))
     if unknown := [name for name in args.models or () if not (CONFIGS / f"{name}.json").is_file()]:

@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import table_head, table_row, verdict
+from common import read_arguments, table_head, table_row, verdict
 from torch.nn.functional import cross_entropy
 
 
@@ -258,7 +258,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="Only N 128, H 896, frozen head, float32.")
     parser.add_argument("--full", action="store_true", help="Every combination.")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = read_arguments(parser)
     if args.measure:
         print(json.dumps(measure(args)))
         return

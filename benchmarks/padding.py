@@ -20,7 +20,7 @@ import tempfile
 from typing import Any
 
 import torch
-from common import table_head, table_row, verdict
+from common import read_arguments, table_head, table_row, verdict
 from datasets import Dataset
 
 from puma_trl.config import PumaKLConfig
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    args = parser.parse_args()
+    args = read_arguments(parser)
     print(f"{args.rows:,} pairs, batch {args.batch_size}, accumulation {args.gradient_accumulation_steps}\n")
     print(table_head("pictures", "random", "grouped", "padding-free"))
     goals = []

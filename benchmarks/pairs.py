@@ -21,7 +21,7 @@ import time
 from itertools import accumulate
 from pathlib import Path
 
-from common import ROOT, environment, run, table_head, table_row, verdict
+from common import ROOT, environment, read_arguments, run, table_head, table_row, verdict
 from PIL import Image, ImageDraw
 
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="pairs, from small to large"
     )
-    args = parser.parse_args()
+    args = read_arguments(parser, sizes=2)
     names = ("tool", "pairs", "seconds", "pairs/s, start-up taken off", "peak MiB", "against the size before")
     print(table_head(*names))
     verdicts = []

@@ -17,7 +17,7 @@ from typing import Any
 import loss
 import step
 import torch
-from common import table_head, table_row, verdict
+from common import read_arguments, table_head, table_row, verdict
 
 from puma_trl.record.charts import chart
 
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--output", default="scaling.png", help="The plot.")
     parser.add_argument("--quick", action="store_true")
     parser.set_defaults(repeats=2)
-    args = parser.parse_args()
+    args = read_arguments(parser)
     plan: list[tuple[str, str, str, tuple[int, ...], Any]] = []
     for what, curves, measure in (("loss", LOSS_CURVES, measure_loss), ("step", STEP_CURVES, measure_step)):
         plan += [(what, name, field, values, measure) for name, (field, values) in curves.items()]

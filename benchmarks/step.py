@@ -34,7 +34,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from common import PARTS, WORDS, table_head, table_row, verdict
+from common import PARTS, WORDS, read_arguments, table_head, table_row, verdict
 from loss import memory
 
 
@@ -250,7 +250,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     parser.add_argument("--quick", action="store_true", help="A small model, vocabulary and batch.")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = read_arguments(parser, spread=0)
     if args.quick:
         args.hidden_size, args.layers, args.vocab, args.batch_size, args.image_size = 64, 2, 20_000, 2, 56
         args.repeats = 2

@@ -1,5 +1,6 @@
 """The lines that the benchmarks print, and runs of some at their smallest size."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -44,6 +45,37 @@ def test_table():
 def test_a_run_that_fails_is_named():
     with pytest.raises(RuntimeError, match="(?s)the loss failed:.*division by zero"):
         common.run([common.sys.executable, "-c", "print(1 / 0)"], "the loss")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--rows 0", "--rows is 0, but must be above 0 and finite"),
+        ("--rows 1 --sizes 5 -1", "--sizes is -1, but must be above 0 and finite"),
+        ("--seconds nan", "--seconds is nan, but must be above 0 and finite"),
+        ("--seconds inf", "--seconds is inf, but must be above 0 and finite"),
+        ("--steps 2", "--steps is 2, but must be at least 3 and finite"),
+        ("--spread 0 --quick --steps 3", None),
+    ],
+)
+def test_numbers_that_measure_nothing_are_refused(options, line, capsys):
+    parser = argparse.ArgumentParser()
+    for name, kind in (("rows", int), ("seconds", float), ("steps", int), ("spread", float)):
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--quick", action="store_true")
+    if line is None:
+        common.read_arguments(parser, options.split(), steps=3, spread=0)
+        return
+    with pytest.raises(SystemExit):
+        common.read_arguments(parser, options.split(), steps=3, spread=0)
+    assert capsys.readouterr().err.endswith(f"error: {line}\n")
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.name)
+def test_every_number_of_a_benchmark_is_checked(path):
+    text = path.read_text()
+    assert not re.search("type=(?:int|float)", text) or re.search(r"= read_arguments\(parser", text)
 
 
 def run_script(name, *arguments, timeout=240):
