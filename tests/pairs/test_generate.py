@@ -21,7 +21,7 @@ from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.generate import pairs as generator
 from puma_trl.pairs.generate.drawing import Canvas, NoRoom
 from puma_trl.pairs.generate.files import write_pairs
-from puma_trl.pairs.generate.pairs import KINDS, _make_problem, _pair, _sample_tasks, _Task, generate_pairs, split_of
+from puma_trl.pairs.generate.pairs import KINDS, _make_problem, _pairs, _sample_tasks, _Task, generate_pairs, split_of
 
 from .problem_solvers import SOLVERS, X, is_equal, parse
 
@@ -99,7 +99,7 @@ def test_labels_overlap_nothing(kind, size, monkeypatch):
     monkeypatch.setattr(generator, "Canvas", Recorder)
     for level in LEVELS:
         for seed in range(3):
-            _pair(_Task(kind, level, f"{seed}/{kind}", size, 1))
+            _pairs(_Task(kind, level, f"{seed}/{kind}", size, 1))
             canvas = canvases[-1]  # those before did not fit
             assert canvas._boxes or kind == "shape_count"
             starts, ends = (np.array(points) for points in zip(*canvas._segments, strict=True))
@@ -173,7 +173,7 @@ def test_drawings_that_do_not_fit_are_freed_at_once(monkeypatch):
     gc.disable()
     try:
         for seed in range(20):
-            _pair(_Task("straight_angles", 1, str(seed), (84, 84), 1))
+            _pairs(_Task("straight_angles", 1, str(seed), (84, 84), 1))
         assert len(canvases) > 20  # some did not fit
         assert [canvas for canvas in canvases if canvas() is not None] == []
     finally:

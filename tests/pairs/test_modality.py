@@ -11,9 +11,10 @@ from PIL import Image, ImageDraw
 from puma_trl.errors import ConfigError
 from puma_trl.evaluation.modality import MODALITIES
 from puma_trl.pairs.__main__ import main
+from puma_trl.pairs.generate import pairs
 from puma_trl.pairs.generate.descriptions import describe
 from puma_trl.pairs.generate.files import write_pairs
-from puma_trl.pairs.generate.pairs import KINDS, _make_problem, _pair, _sample_tasks, generate_pairs
+from puma_trl.pairs.generate.pairs import KINDS, _make_problem, _pairs, _sample_tasks, generate_pairs
 from puma_trl.pairs.generate.printing import print_above
 from puma_trl.pairs.generate.wording import word
 from puma_trl.pairs.prompts import VISION_ONLY_PROMPTS
@@ -38,7 +39,7 @@ def check_levels(task, problem, drawing):
     for name in ("text_dominant", "text_lite"):
         facts = words[name].removesuffix(f" {problem.question}")
         assert is_equal(SOLVERS[kind](as_row(problem, level, facts)), answer), words
-    _pair(task)
+    _pairs(task)
     drawn = drawing.numbers(kind)
     for name in ("vision_intensive", "vision_dominant", "vision_only"):
         assert is_equal(SOLVERS[kind](as_row(problem, level, feed(problem, words[name], drawn))), answer), words
@@ -106,6 +107,17 @@ def test_a_problem_comes_at_each_level_with_one_figure():
         unchanged = ("image_url", "instruction", "output", "output_2", "kind", "level", "answer")
         assert all(row[name] == expected[name] for row in (*others, last) for name in unchanged)
         assert others[MODALITIES.index("vision_dominant")]["instruction_2"] == expected["instruction_2"]
+
+
+def test_the_figure_of_all_levels_is_drawn_and_encoded_once(monkeypatch):
+    calls = []
+    for name in ("_draw", "_encode"):
+        make = getattr(pairs, name)
+        monkeypatch.setattr(pairs, name, lambda *given, make=make, name=name: calls.append(name) or make(*given))
+    rows = list(generate_pairs(3, 0, modality=MODALITIES, text_rich_modality=None, encoded=True))
+    assert calls.count("_draw") == 3 and calls.count("_encode") == 6  # and what is printed above it
+    assert [len({row["problem_id"] for row in rows[start : start + 5]}) for start in (0, 5, 10)] == [1, 1, 1]
+    assert len({row["problem_id"] for row in rows}) == 3
 
 
 def test_the_whole_question_is_printed(monkeypatch):
@@ -202,7 +214,7 @@ def test_the_stroke_across_a_divided_side_stands_beside_its_point(monkeypatch):
     drawing = Drawing(monkeypatch)
     tasks = zip(_sample_tasks(8, ["isosceles_angle"], "train", (3,), 1, STYLE), range(60), strict=False)
     for task, _ in tasks:
-        _pair(task)
+        _pairs(task)
         (marked,) = [args for name, args in drawing.calls if name == "equal_sides"]
         corners = next(args[0] for name, args in drawing.calls if name == "polygon")
         assert marked[0] == (corners[0], corners[1])

@@ -8,7 +8,9 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageDraw
 
 from puma_trl.errors import DataError
+from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.check.command import check_pairs
+from puma_trl.pairs.check.content import tie_of
 from puma_trl.pairs.split.command import split_pairs
 
 from .test_build import run_build
@@ -68,6 +70,50 @@ def test_rows_that_belong_together_stay_together(pairs, tmp_path):
     problems = [{row["instruction"].split(".")[0] for row in rows} for rows in (train, held_out)]
     assert not problems[0] & problems[1]
     assert done["groups"] <= 20 and done["largest"] >= 3
+
+
+def levels(folder, name="problem_id", number=lambda problem: f"p{problem}", problems=20):
+    """Rows of problems at two levels that share neither words nor a picture, in two files."""
+    for level, words in enumerate(("How many pens?", "How many?")):
+        rows = [
+            {"instruction": f"{words} {question(2 * problem + level)}", "output": "1", name: number(problem)}
+            | {"instruction_2": "Solve it.", "output_2": "1", "level": problem}
+            | {"image_url_2": draw(folder / "images" / f"{level}-{problem}.png", 2 * problem + level)}
+            for problem in range(problems)
+        ]
+        yield str(write(folder / f"level-{level}.jsonl", rows))
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("problem_id", lambda problem: f"p{problem}"), ("problem_index", lambda problem: problem)]
+)
+def test_levels_of_one_problem_stay_together(tmp_path, capsys, name, number):
+    main(["split", *levels(tmp_path, name, number), "--eval_size", "10", "--output", str(tmp_path / "split")])
+    train, held_out = (read(tmp_path / "split" / f"{part}.jsonl") for part in ("train", "eval"))
+    assert len(held_out) == 10 and not {row["level"] for row in train} & {row["level"] for row in held_out}
+    assert f"Rows of one `{name}` stay together." in capsys.readouterr().out
+
+
+def test_numbers_that_tie_nothing_are_no_ties(tmp_path):
+    done = split_pairs([*levels(tmp_path, number=lambda problem: None)], tmp_path / "none", num_proc=1)
+    assert done["largest"] == 1
+    with pytest.raises(
+        DataError, match="1 groups of similar problems and of one `problem_id`, the largest of 40 rows"
+    ):
+        split_pairs([*levels(tmp_path, number=lambda problem: 7)], tmp_path / "one", num_proc=1)
+
+
+def test_the_check_finds_another_level_of_a_problem(tmp_path):
+    data, held_out = levels(tmp_path)
+    report = check_pairs([data], eval_data=[held_out], num_proc=1)
+    (finding,) = [finding for finding in report.findings if "eval data" in finding.kind]
+    assert (finding.kind, finding.level, finding.count) == ("same problem in eval data", "warning", 20)
+    assert report.tied_by == ["problem_id"]
+
+
+def test_numbers_are_the_same_in_files_of_any_kind():
+    assert tie_of({"problem_index": 3}) == tie_of({"problem_index": " 3"}) == tie_of({"problem_index": 3.0}) != 0
+    assert {tie_of({"problem_id": value}) for value in (None, "", float("nan"), [3], {})} | {tie_of("3")} == {0}
 
 
 def test_the_check_finds_no_leak(pairs, tmp_path):

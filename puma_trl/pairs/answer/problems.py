@@ -23,13 +23,14 @@ from ...evaluation.gap_answers import SIDES, options_of
 from ...evaluation.gap_summary import GROUPS
 from ...evaluation.local_model import Prompt
 from ...evaluation.progress import Progress
+from ..check.content import TIES
 from ..check.scan import make_checker
 
 
 # The column that keeps the answer of the data; no form reads it
 GOLD = "gold_answer"
 # Columns that are written again, since they say of the problem what its texts do not
-FACTS = (*GROUPS, "text_rich_modality")
+FACTS = (*GROUPS, "text_rich_modality", *TIES)
 SHOWN = 3
 
 

@@ -27,6 +27,7 @@ from ...files import check_file
 from ..mapping import add_data, add_num_proc, add_on_policy_share, as_option, read_options
 from ..subset import find_target, write_subset
 from . import leakage
+from .content import seen_ties
 from .kinds import (
     BENCHMARK,
     CONTRADICTION,
@@ -122,6 +123,7 @@ def check_pairs(
     report = Report(data=data, model=model, unit="characters" if model is None else "tokens")
     if eval_sources:
         scanner.references[EVAL] = _read_reference(eval_sources, None, EVAL, num_proc, report)
+        report.tied_by = [name for name in seen_ties(sources) if name in seen_ties(eval_sources)]
     if against:
         benchmarks = find_sources(against, None, None, "test")
         found = [_find_columns(source, question_column, image_column) for source in benchmarks]

@@ -8,13 +8,16 @@ such datasets is expected.
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ...data.files import Source
 from ...evaluation.answers import final_answer
 from ...evaluation.answers.statements import find_statements
 
@@ -39,6 +42,9 @@ MIN_WORDS, MIN_NUMBERS = 12, 2
 
 # Answers of this many words at most are taken whole, where nothing announces a final answer.
 SHORT_ANSWER = 5
+
+# Columns that number problems, so that rows of one number are one problem: ours, and MathVerse's
+TIES = ("problem_id", "problem_index")
 
 PICTURE_SIZE = 64  # pictures are scaled to this square
 PICTURE_BITS = 256  # bits of a perceptual hash, 16 x 16 frequencies
@@ -158,6 +164,8 @@ class Side:
             Whether the question is long enough to be told apart without its picture.
         pictures (`tuple[Picture, ...]`):
             Its pictures.
+        tie (`int`):
+            Digest of the number of its problem, 0 if it has none.
     """
 
     text: int
@@ -166,6 +174,7 @@ class Side:
     numbers: Counter[str]
     says_all: bool
     pictures: tuple[Picture, ...] = field(default=())
+    tie: int = 0
 
     @property
     def key(self) -> int:
@@ -173,8 +182,29 @@ class Side:
         return digest(self.text, [picture.pixels for picture in self.pictures]) if self.text else 0
 
 
-def describe_side(question: str, answer: str | None, pictures: tuple[Picture, ...]) -> Side:
-    """Returns what is kept of a question with its final answer, if known, and its pictures."""
+def seen_ties(sources: Iterable[Source]) -> list[str]:
+    """Returns the columns that number problems in any of the sources, whose forms are known."""
+    return [name for name in TIES if any(name in source.form.seen for source in sources)]
+
+
+def word_ties(names: Iterable[str]) -> str:
+    """Returns columns that number problems in words."""
+    return " or ".join(f"`{name}`" for name in names)
+
+
+def tie_of(raw: Any) -> int:
+    """Returns the digest of the number that a row gives its problem, 0 if it gives none."""
+    for name in TIES:
+        number = raw.get(name) if isinstance(raw, dict) else None
+        if isinstance(number, float) and number.is_integer():  # of a table with gaps
+            number = int(number)
+        if isinstance(number, str | int) and str(number).strip():
+            return digest(name, str(number).strip())
+    return 0
+
+
+def describe_side(question: str, answer: str | None, pictures: tuple[Picture, ...], tie: int = 0) -> Side:
+    """Returns what is kept of a question with its final answer, if known, its pictures, and the tie to its problem."""
     words = split_words(question)
     numbers = [word for word in words if word[0].isdigit()]
     answer_words = split_words(answer or "")
@@ -185,4 +215,5 @@ def describe_side(question: str, answer: str | None, pictures: tuple[Picture, ..
         numbers=Counter(numbers),
         says_all=len(words) >= MIN_WORDS and len(numbers) >= MIN_NUMBERS,
         pictures=pictures,
+        tie=tie,
     )

@@ -4,6 +4,7 @@ from ...data.checks import MISMATCH
 from ...data.policy import REMEDIES
 from ...data.turns import NO_ANSWER
 from . import leakage, missing, overlap
+from .content import TIES, word_ties
 from .report import ERROR, NOTE, WARNING
 from .scan import BLANK_PICTURE, CUT_PICTURE, LONG_SIDE, MAX_LENGTH, NO_PICTURE, WITHOUT_ANSWER
 
@@ -79,6 +80,11 @@ FINDING_KINDS = {
     NOT_COMPARED: (WARNING, "These rows could not be read, and the data was not compared with them.", "Repair them."),
     overlap.SAME_QUESTION: (ERROR, "The question stands in the {where} too.", "Leave the row out."),
     overlap.NEAR_QUESTION: (WARNING, "The {where} has nearly the same problem.", "Compare the two."),
+    overlap.SAME_PROBLEM: (
+        WARNING,
+        f"The {{where}} has a row whose problem has the same number ({word_ties(TIES)}).",
+        "Split with `pairs split`, which keeps them together, or leave the row out.",
+    ),
     overlap.SAME_PICTURE: (WARNING, "The {where} has the picture too, with another question.", "Compare the two."),
     overlap.NEAR_PICTURE: (
         WARNING,

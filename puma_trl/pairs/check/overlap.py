@@ -11,6 +11,7 @@ SAME_QUESTION = "same question"
 NEAR_QUESTION = "nearly the same question"
 SAME_PICTURE = "same picture"
 NEAR_PICTURE = "nearly the same picture"
+SAME_PROBLEM = "same problem"
 
 # Share of the shorter question's word 8-grams that the longer one has too.
 NEAR_SHARE = 0.8
@@ -36,6 +37,7 @@ class Reference:
             self.names.append(name)
             self.sides.append(side)
         self._texts = _Lookup((side.text, item) for item, side in enumerate(self.sides) if side.text)
+        self._ties = _Lookup((side.tie, item) for item, side in enumerate(self.sides) if side.tie)
         self._grams = _Lookup((gram, item) for item, side in enumerate(self.sides) for gram in side.grams.tolist())
         pictures = [(picture, item) for item, side in enumerate(self.sides) for picture in side.pictures]
         self._pixels = _Lookup((picture.pixels, item) for picture, item in pictures)
@@ -53,7 +55,8 @@ class Reference:
         words or 2 numbers, both with pictures, are the same if the pixels are, and nearly the same if the pictures are
         (and the final answers, where both are known); other short questions are never nearly the same without a
         picture that is. Two pictures are nearly the same when their perceptual hashes differ in at most 10 of 256
-        bits, which pictures that were scaled or compressed again seldom exceed; those with other margins do.
+        bits, which pictures that were scaled or compressed again seldom exceed; those with other margins do. Two rows
+        whose data gives their problems one number, as the levels of modality have, are the same problem.
 
         Yields:
             Kind of match and details; the questions first, and a picture only where no question was found with it.
@@ -75,11 +78,20 @@ class Reference:
             kind = SAME_PICTURE if pictures[item] == EQUAL else NEAR_PICTURE
             bits = "" if pictures[item] == EQUAL else f", {pictures[item]} of {PICTURE_BITS} bits differ"
             yield kind, f"{self.names[item]}{bits}{_more(pictures)}"
+        tied = list(dict.fromkeys(self.names[item] for item in self._tied(side)))
+        if tied and not same:
+            yield SAME_PROBLEM, f"{tied[0]}{_more(tied)}"
 
     def related(self, side: Side) -> set[int]:
-        """Returns all items that are the same as a side, or nearly, by their questions or their pictures."""
+        """
+        Returns all items that are the same as a side, or nearly, by their questions or their pictures, and the first
+        one of its problem.
+        """
         _, same, pictures = self._match(side)
-        return {*same, *self._near_questions(side, pictures), *pictures}
+        return {*same, *self._near_questions(side, pictures), *pictures, *self._tied(side)[:1]}
+
+    def _tied(self, side: Side) -> list[int]:
+        return self._ties.get(side.tie) if side.tie else []
 
     def _match(self, side: Side) -> tuple[list[int], list[int], dict[int, int]]:
         """Returns items with equal words, those with the same question, and those with near pictures."""

@@ -13,6 +13,7 @@ from rich.table import Table
 from ...data.files import Source
 from ...data.texts import shorten
 from ...files import whole_file
+from .content import word_ties
 
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
@@ -83,6 +84,8 @@ class Report:
             Numbers of rows, of those that training takes, of pairs among them, and of their pictures.
         compared (`dict[str, int]`):
             `"eval data"` or `"benchmark"` → rows that the data was compared with.
+        tied_by (`list[str]`):
+            Columns that number problems in the rows and in the eval data, which were compared by them too.
         lengths (`dict[str, np.ndarray]`):
             Side → lengths of prompt and answer.
         findings (`list[Finding]`):
@@ -106,6 +109,7 @@ class Report:
     pictures: int = 0
     different_pictures: int = 0
     compared: dict[str, int] = field(default_factory=dict)
+    tied_by: list[str] = field(default_factory=list)
     lengths: dict[str, np.ndarray] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     forms: dict[str, list[str]] = field(default_factory=dict)
@@ -151,7 +155,7 @@ def print_report(report: Report, output: Path | None) -> None:
         console.print(escape(f"Columns: {form}{where}"))
     if report.compared:
         compared = " and ".join(f"{count:,} rows of the {where}" for where, count in report.compared.items())
-        console.print(f"Compared with {compared}")
+        console.print(f"Compared with {compared}" + f", by {word_ties(report.tied_by)} too" * bool(report.tied_by))
     console.print(_verdict(report))
     for finding in report.findings:
         _print_finding(console, finding, report.rows_read, output)
@@ -254,6 +258,7 @@ def write_report(report: Report, path: Path) -> None:
             "pictures",
             "different_pictures",
             "compared",
+            "tied_by",
             "forms",
             "unread",
         )

@@ -23,7 +23,7 @@ from ...data.rows import read_row
 from ...errors import DataError
 from ...models.families import get_family
 from ...models.pixels import cropped_share
-from .content import Picture, Side, describe_picture, describe_side, digest, short_answer
+from .content import TIES, Picture, Side, describe_picture, describe_side, digest, short_answer, tie_of
 from .leakage import find_leaks
 from .missing import SHOWS_SOURCE, find_missing
 from .overlap import Reference
@@ -207,12 +207,12 @@ class Scanner:
     def __call__(self, chunk: Chunk) -> ChunkSummary:
         rows = self.checker.check(chunk)
         part = ChunkSummary(chunk.source, len(rows))
-        kept, marked = [], self._find_marked(chunk)
+        kept, (marked, ties) = [], self._read_facts(chunk)
         for row in rows:
             index = row["number"]
             if row["problem"] is None:
                 try:
-                    sides = self._describe(row)
+                    sides = self._describe(row, ties.get(index, 0))
                 except DataError as error:
                     row["problem"] = str(error)
             if row["problem"] is not None:
@@ -229,20 +229,22 @@ class Scanner:
         self._measure(kept, part)
         return part
 
-    def _find_marked(self, chunk: Chunk) -> set[int]:
-        """Returns the rows whose picture is marked as showing source."""
+    def _read_facts(self, chunk: Chunk) -> tuple[set[int], dict[int, int]]:
+        """Returns the rows whose picture is marked as showing source, and what ties rows to their problems."""
         source = self.checker.sources[chunk.source]
-        if SOURCE_COLUMN not in source.form.seen:
-            return set()
-        rows = read_chunk(source, chunk, [SOURCE_COLUMN])
-        return {index for index, raw in rows if isinstance(raw, dict) and raw.get(SOURCE_COLUMN) is True}
+        names = [name for name in (SOURCE_COLUMN, *TIES) if name in source.form.seen]
+        rows = (
+            [(index, raw) for index, raw in read_chunk(source, chunk, names) if isinstance(raw, dict)] if names else []
+        )
+        marked = {index for index, raw in rows if raw.get(SOURCE_COLUMN) is True}
+        return marked, {index: tie_of(raw) for index, raw in rows}
 
-    def _describe(self, row: dict[str, Any]) -> dict[str, Side]:
+    def _describe(self, row: dict[str, Any], tie: int) -> dict[str, Side]:
         """Returns the sides of a row: `""`, and `"_2"` for pairs."""
         names = ("",) if row["instruction_2"] is None else ("", "_2")
         answer = short_answer(row["output"])
         return {
-            name: describe_side(row[f"instruction{name}"], answer, self.read_pictures(row[f"image_url{name}"]))
+            name: describe_side(row[f"instruction{name}"], answer, self.read_pictures(row[f"image_url{name}"]), tie)
             for name in names
         }
 
@@ -367,7 +369,7 @@ class ReferenceReader:
 
     def _read(self, raw: Any, source: Source) -> Iterator[Side]:
         """Yields the sides of a row. A long question is told apart without its picture, should that be missing."""
-        row = read_row(raw, source.root, source.form)
+        row, tie = read_row(raw, source.root, source.form), tie_of(raw)
         for name in SIDE_NAMES:
             question, answer = row[f"instruction{name}"], short_answer(row[f"output{name}"] or "")
             if question is None:
@@ -375,9 +377,9 @@ class ReferenceReader:
             try:
                 pictures = self.read_pictures(row[f"image_url{name}"])
             except DataError:
-                side = describe_side(question, answer, ())
+                side = describe_side(question, answer, (), tie)
                 if side.says_all:
                     yield side
                 raise
             if not name or pictures:
-                yield describe_side(question, answer, pictures)
+                yield describe_side(question, answer, pictures, tie)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--modality",
         nargs="+",
         choices=MODALITIES,
-        help="levels of the vision-rich side, a pair of each problem for each; written to the column `modality`",
+        help="levels of the vision-rich side, a pair of each problem for each; rows have `modality` and `problem_id`",
     )
     parser.add_argument(
         "--text_rich_modality",

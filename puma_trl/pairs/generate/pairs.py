@@ -76,7 +76,7 @@ class _Task:
     seed: str
     image_size: tuple[int, int]
     label_grid: int
-    modality: str | None = None
+    modalities: tuple[str | None, ...] = (None,)
     text_rich_modality: str | None = None
 
 
@@ -104,8 +104,12 @@ class _Digests:
 
 def split_of(kind: str, problem: Problem) -> str:
     """Returns the split that a problem belongs to by its content, whatever the seed, so that splits never overlap."""
-    digest = hashlib.sha256(repr((kind, problem.key)).encode()).digest()
-    return "heldout" if int.from_bytes(digest[:4], "big") < HELDOUT_SHARE * 2**32 else "train"
+    return "heldout" if int(problem_id(kind, problem)[:8], 16) < HELDOUT_SHARE * 2**32 else "train"
+
+
+def problem_id(kind: str, problem: Problem) -> str:
+    """Returns what stands for the content of a problem, whatever its words and its drawing."""
+    return hashlib.sha256(repr((kind, problem.key)).encode()).hexdigest()[:16]
 
 
 def generate_pairs(
@@ -164,7 +168,7 @@ def generate_pairs(
     Yields:
         Rows with `image_url` (empty, or as `image_url_2`), `instruction`, `output`, `image_url_2` (a PIL picture or
         bytes), `instruction_2`, `output_2`, `kind`, `level` and `answer`, and `modality` and `text_rich_modality`
-        where they are given.
+        where they are given, then with `problem_id`, by which `split` and `check` know the rows of a problem.
 
     Raises:
         ConfigError: at once if a kind, split or level is unknown, a number is out of range, or the sides' levels are
@@ -180,11 +184,10 @@ def generate_pairs(
     _check_numbers(n, split, image_size, label_grid, num_proc)
     modalities = _order_modalities(modality, text_rich_modality, with_images)
     tasks = (
-        replace(task, modality=each, text_rich_modality=text_rich_modality)
+        replace(task, modalities=modalities, text_rich_modality=text_rich_modality)
         for task in itertools.islice(_sample_tasks(seed, kinds, split, levels, drawings, (image_size, label_grid)), n)
-        for each in modalities
     )
-    return _make_rows((_encoded_pair if encoded else _pair) if with_images else _text_side, tasks, num_proc)
+    return _make_rows((_encoded_pairs if encoded else _pairs) if with_images else _text_sides, tasks, num_proc)
 
 
 def _check_numbers(n: int, split: str, image_size: tuple[int, int], label_grid: int, num_proc: int) -> None:
@@ -207,10 +210,10 @@ def _check_numbers(n: int, split: str, image_size: tuple[int, int], label_grid: 
 
 def _order_modalities(
     modality: Sequence[str] | None, text_rich_modality: str | None, with_images: bool
-) -> list[str | None]:
+) -> tuple[str | None, ...]:
     """Returns the levels at which a problem comes, in their order."""
     if modality is None and text_rich_modality is None:
-        return [None]
+        return (None,)
     if not modality:
         raise ConfigError(
             "`modality`, the level of the vision-rich side, is not given. Choose one or more of "
@@ -221,7 +224,7 @@ def _order_modalities(
     for name in filter(None, (*modality, text_rich_modality)):
         if name not in MODALITIES:
             raise ConfigError(f"There is no modality '{name}'. Choose from {', '.join(MODALITIES)}.")
-    ordered = sorted(set(modality), key=MODALITIES.index)
+    ordered = tuple(sorted(set(modality), key=MODALITIES.index))
     if text_rich_modality in MODALITIES[MODALITIES.index(ordered[0]) :]:
         raise ConfigError(
             f"`text_rich_modality` is '{text_rich_modality}', but the other side is at '{ordered[0]}', which has as "
@@ -230,20 +233,20 @@ def _order_modalities(
     return ordered
 
 
-def _make_rows(make_row: Callable[[_Task], dict], tasks: Iterator[_Task], num_proc: int) -> Iterator[dict]:
+def _make_rows(make: Callable[[_Task], list[dict]], tasks: Iterator[_Task], num_proc: int) -> Iterator[dict]:
     if num_proc == 1:
-        yield from map(make_row, tasks)
+        yield from itertools.chain.from_iterable(map(make, tasks))
     else:
         # spawned, since a copy of a process with threads may wait for ever for one of them
         with multiprocessing.get_context("spawn").Pool(num_proc) as pool:
             # a pool's own `imap` reads all tasks at once and keeps all pictures that nobody has asked for yet
             waiting = deque()
             for chunk in iter(lambda: list(itertools.islice(tasks, CHUNK)), []):
-                waiting.append(pool.map_async(make_row, chunk, chunksize=CHUNK))
+                waiting.append(pool.map_async(make, chunk, chunksize=CHUNK))
                 if len(waiting) > 2 * num_proc:
-                    yield from waiting.popleft().get()
+                    yield from itertools.chain.from_iterable(waiting.popleft().get())
             for result in waiting:
-                yield from result.get()
+                yield from itertools.chain.from_iterable(result.get())
 
 
 def _sample_tasks(
@@ -285,8 +288,11 @@ def _make_problem(task: _Task) -> Problem:
     return KINDS[task.kind](random.Random(task.seed), task.level)
 
 
-def _text_side(task: _Task) -> dict:
-    problem = _make_problem(task)
+def _text_sides(task: _Task) -> list[dict]:
+    return [_text_side(task, _make_problem(task))]
+
+
+def _text_side(task: _Task, problem: Problem) -> dict:
     return {
         "image_url": "",
         "instruction": f"{problem.facts} {problem.question_alone or problem.question}",
@@ -297,14 +303,12 @@ def _text_side(task: _Task) -> dict:
     }
 
 
-def _pair(task: _Task) -> dict:
-    row = _drawn_pair(task)
-    return row | {column: picture.convert("RGB") for column, picture in _pictures(row).items()}
+def _pairs(task: _Task) -> list[dict]:
+    return _with_pictures(task, lambda picture: picture.convert("RGB"))
 
 
-def _encoded_pair(task: _Task) -> dict:
-    row = _drawn_pair(task)
-    return row | {column: _encode(picture) for column, picture in _pictures(row).items()}
+def _encoded_pairs(task: _Task) -> list[dict]:
+    return _with_pictures(task, _encode)
 
 
 def _encode(picture: Image.Image) -> bytes:
@@ -313,20 +317,30 @@ def _encode(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _pictures(row: dict) -> dict[str, Image.Image]:
-    return {column: row[column] for column in ("image_url", "image_url_2") if row[column]}
+def _with_pictures(task: _Task, make: Callable[[Image.Image], Image.Image | bytes]) -> list[dict]:
+    """Returns the pairs of a problem with what is made of their pictures, of each once."""
+    rows, made = list(_drawn_pairs(task)), {}
+    for row in rows:
+        for column in ("image_url", "image_url_2"):
+            if picture := row[column]:
+                if id(picture) not in made:
+                    made[id(picture)] = picture, make(picture)  # kept, so that no other gets its id
+                row[column] = made[id(picture)][1]
+    return rows
 
 
-def _drawn_pair(task: _Task) -> dict:
-    row = _text_side(task)
+def _drawn_pairs(task: _Task) -> Iterator[dict]:
+    """Yields the pair of each level of modality, all with one figure."""
     problem = _make_problem(task)
     figure = _draw(problem, task)
-    prompt, picture = _make_side(problem, figure, task, task.modality or VISION_DOMINANT)
-    row |= {"image_url_2": picture, "instruction_2": prompt, "output_2": row["output"]}
-    if task.text_rich_modality:
-        prompt, picture = _make_side(problem, figure, task, task.text_rich_modality)
-        row |= {"image_url": picture, "instruction": prompt, "text_rich_modality": task.text_rich_modality}
-    return row | ({"modality": task.modality} if task.modality else {})
+    for modality in task.modalities:
+        row = _text_side(task, problem)
+        prompt, picture = _make_side(problem, figure, task, modality or VISION_DOMINANT)
+        row |= {"image_url_2": picture, "instruction_2": prompt, "output_2": row["output"]}
+        if task.text_rich_modality:
+            prompt, picture = _make_side(problem, figure, task, task.text_rich_modality)
+            row |= {"image_url": picture, "instruction": prompt, "text_rich_modality": task.text_rich_modality}
+        yield row | ({"modality": modality, "problem_id": problem_id(task.kind, problem)} if modality else {})
 
 
 def _make_side(problem: Problem, figure: Image.Image, task: _Task, modality: str) -> tuple[str, Image.Image]:

@@ -1,6 +1,7 @@
 """
 Splits data into training and evaluation data that share no problem: rows with the same or nearly the same question, or
-with the same or nearly the same picture, go to one side together.
+with the same or nearly the same picture, or whose problems have one number (`problem_id`, `problem_index`), go to one
+side together.
 
 ```bash
 puma-trl pairs split outputs/built/train.jsonl --eval_size 0.05 --output outputs/split
@@ -17,11 +18,12 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...data.files import Chunk, Source, find_chunks, find_sources
 from ...data.forms import find_forms
 from ...errors import DataError
-from ..check.content import Side
+from ..check.content import Side, seen_ties, word_ties
 from ..check.overlap import Reference
 from ..check.processes import count_processes, map_chunks
 from ..check.scan import ReferenceReader
@@ -89,15 +91,15 @@ def split_pairs(
     image_root: str | None = None,
     split: str = "train",
     num_proc: int | None = None,
-) -> dict[str, int | Path]:
+) -> dict[str, Any]:
     """
     Splits data.
 
     The arguments are the options of the command, where they are described; `columns` is our column → the data's.
 
     Returns:
-        `dict[str, int | Path]`: `train`, `eval`, `unread` (numbers of rows), `groups`, `largest` (rows of the largest
-        group), `train_file` and `eval_file`.
+        `dict[str, Any]`: `train`, `eval`, `unread` (numbers of rows), `groups`, `largest` (rows of the largest
+        group), `tied_by` (columns that number problems), `train_file` and `eval_file`.
 
     Raises:
         DataError: if an option is out of range, a file exists, or no group is small enough for the evaluation data.
@@ -114,18 +116,20 @@ def split_pairs(
             unread += problem is not None
             sides += [((source, number), side) for side in found if problem is None]
     groups = group_rows(sides)
+    tied_by = seen_ties(sources)
     total, largest = sum(map(len, groups)), max(map(len, groups), default=0)
     chosen = set(choose_eval(groups, round(eval_size * total) if eval_size < 1 else int(eval_size), seed))
     if not chosen or len(chosen) == total:
+        tied = f" and of one {word_ties(tied_by)}" if tied_by else ""
         raise DataError(
-            f"Cannot split: the {total:,} rows form {len(groups):,} groups of similar problems, the largest of "
+            f"Cannot split: the {total:,} rows form {len(groups):,} groups of similar problems{tied}, the largest of "
             f"{largest:,} rows; `--eval_size {eval_size:g}` would leave no {'training' if chosen else 'evaluation'} "
             f"rows. {_advise(groups, total)}"
         )
     rest = {row for group in groups for row in group} - chosen
     for path, wanted in zip(files.values(), (rest, chosen), strict=True):
         write_subset(sources, wanted, path)
-    counts = {"train": total - len(chosen), "eval": len(chosen), "unread": unread}
+    counts = {"train": total - len(chosen), "eval": len(chosen), "unread": unread, "tied_by": tied_by}
     return counts | {"groups": len(groups), "largest": largest} | files
 
 
@@ -153,5 +157,7 @@ def main(args: argparse.Namespace) -> None:
         f"{done['train']:,} rows in {done['train_file']}, {done['eval']:,} in {done['eval_file']}: {done['groups']:,} "
         f"groups of rows that hang together, the largest of {done['largest']:,}."
     )
+    if done["tied_by"]:
+        print(f"Rows of one {word_ties(done['tied_by'])} stay together.")
     if done["unread"]:
         print(f"{done['unread']:,} rows cannot be read and are in neither; `check` says why.")
