@@ -8,6 +8,8 @@ from ..errors import EvaluationError
 from ..files import whole_file
 
 
+# of json; a number of more than 4,300 digits is a ValueError
+UNREADABLE = (ValueError, RecursionError)
 LINE_BREAKS = "\x85\u2028\u2029"
 
 
@@ -39,6 +41,8 @@ def read_json(path: Path) -> Any:
         EvaluationError: if it is no valid json or an object repeats a key.
     """
 
+    text = read_text(path)
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = dict(pairs)
         if len(names) < len(pairs):
@@ -48,9 +52,11 @@ def read_json(path: Path) -> Any:
         return names
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=unique)
-    except json.JSONDecodeError as error:
-        raise EvaluationError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}).") from None
+        return json.loads(text, object_pairs_hook=unique)
+    except EvaluationError:
+        raise
+    except UNREADABLE as error:
+        raise EvaluationError(f"{path}, line {getattr(error, 'lineno', 1)}: {_word_unreadable(error)}") from None
 
 
 def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -69,12 +75,19 @@ def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise EvaluationError(f"{path}, line {number}: not valid JSON ({error.msg}).") from None
+        except UNREADABLE as error:
+            raise EvaluationError(f"{path}, line {number}: {_word_unreadable(error)}") from None
         if not isinstance(row, dict):
             raise EvaluationError(f"{path}, line {number}: expected a JSON object, not {type(row).__name__}.")
         rows.append((number, row))
     return rows
+
+
+def _word_unreadable(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON ({error.msg})."
+    what = "brackets too deep in each other" if isinstance(error, RecursionError) else "a number of too many digits"
+    return f"JSON that cannot be read, with {what}. Correct it."
 
 
 def write_text(path: Path, text: str) -> None:

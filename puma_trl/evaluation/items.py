@@ -9,6 +9,8 @@ from .benchmarks import Benchmark
 from .files import read_json, read_jsonl
 
 
+# Columns that are read as texts, in whichever benchmark has them
+TEXTS = ("question", "question_for_eval", "query_wo", "query_cot", "query", "option", "answer", "unit")
 SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
@@ -51,6 +53,7 @@ def load_items(benchmark: Benchmark, data: str | None, split: str, columns: tupl
         if item[benchmark.id_column] is None or item["answer"] is None:
             name = benchmark.id_column if item[benchmark.id_column] is None else "answer"
             raise EvaluationError(f"{data}, item {position} (from 0): `{name}` is null, but every item needs one.")
+        _check_texts(f"{data}, item {position} (from 0)", item)
     repeated = [key for key, count in Counter(benchmark.item_id(item) for item in items).items() if count > 1]
     if repeated:
         raise EvaluationError(
@@ -58,6 +61,15 @@ def load_items(benchmark: Benchmark, data: str | None, split: str, columns: tupl
             f"{benchmark.duplicates}"
         )
     return items
+
+
+def _check_texts(where: str, item: dict[str, Any]) -> None:
+    for name in TEXTS:
+        if not isinstance(item.get(name), str | None):
+            raise EvaluationError(f"{where}: `{name}` is {item[name]!r}, but it must be text, as published.")
+    choices = item.get("choices")
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(each, str) for each in choices)):
+        raise EvaluationError(f"{where}: `choices` is {choices!r}, but it must be a list of texts, as published.")
 
 
 def _read_file(benchmark: Benchmark, path: Path) -> list[dict[str, Any]]:

@@ -25,8 +25,10 @@ PROTOCOLS = {
     "given": "extractions given in the responses file",
 }
 # What `score` writes for every benchmark and the report reads.
-NEEDED = ("accuracy", "correct", "total", "items", "answered", "coverage", "empty", "partial")
-NEEDED += ("extraction", "judge", "judge_settings", "prompt", "settings", "files")
+NEEDED = dict.fromkeys(("accuracy", "coverage"), int | float | None)
+NEEDED |= dict.fromkeys(("correct", "total", "items", "answered", "empty", "partial"), int)
+NEEDED |= {"extraction": str, "judge": str, "prompt": str | None}
+NEEDED |= {"judge_settings": dict | None, "settings": dict, "files": dict}
 # Key of published figures that names the extraction rule behind them
 RULE = "rule"
 
@@ -84,6 +86,12 @@ def run_report(metrics_path: Path, output: Path, reference_path: Path | None, im
     missing = [name for name in NEEDED if name not in metrics]
     if missing:
         raise EvaluationError(f"{metrics_path} lacks {', '.join(missing)}. Write it with `score` again.")
+    for name, kind in NEEDED.items():
+        if not isinstance(metrics[name], kind):
+            raise EvaluationError(
+                f"{metrics_path}: `{name}` is {metrics[name]!r}, which `score` does not write. Write it with `score` "
+                "again."
+            )
     reference = read_reference(reference_path)
     benchmark, figures = BENCHMARKS[metrics["benchmark"]], collect_figures(metrics)
     picture, page = output.with_suffix(".png"), output.with_suffix(".html")

@@ -193,7 +193,10 @@ def settings_path(responses: Path) -> Path:
 def read_settings(responses: Path) -> dict[str, Any]:
     """Returns the settings that made a responses file, empty if it was not made here."""
     path = settings_path(responses)
-    return read_json(path) if path.exists() else {}
+    settings = read_json(path) if path.exists() else {}
+    if not isinstance(settings, dict):
+        raise EvaluationError(f"{path} must hold an object of settings. Delete it, if you do not know what it is.")
+    return settings
 
 
 def write_settings(responses: Path, settings: dict[str, Any]) -> None:

@@ -160,10 +160,15 @@ def test_bad_published_figures(scored, tmp_path, capsys, content, message):
     ("content", "message"),
     [
         ('{"benchmark": "other"}', "no metrics file"),
-        ('{"benchmark": "wemath", "total": 3}', "lacks accuracy, correct"),
+        ('{"benchmark": "wemath", "total": 3}', "lacks accuracy, coverage, correct"),
+        ({"accuracy": "half"}, "`accuracy` is 'half', which `score` does not write"),
+        ({"settings": None}, "`settings` is None, which"),
+        ({"files": []}, "`files` is [], which"),
     ],
 )
-def test_no_metrics_file(content, message, tmp_path, capsys):
+def test_no_metrics_file(content, message, scored, tmp_path, capsys):
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(scored("wemath").read_text()) | content)
     (tmp_path / "m.json").write_text(content)
     assert main(["report", "--metrics", str(tmp_path / "m.json"), "--output", str(tmp_path / "r.md")]) == 1
     assert message in capsys.readouterr().err

@@ -188,6 +188,10 @@ def test_bad_responses_are_named(score, rows, message):
         ("mathverse", [verse_item(1, answer=None)], "`answer` is null"),
         ("mathvista", [vista_item(1), vista_item(1)], "`pid` occur more than once, such as 1"),
         ("mathvista", [vista_item(1, choices=[])], "`choices`"),
+        ("mathvista", [vista_item(1, choices=[1, 2])], "`choices` is [1, 2], but it must be a list of texts"),
+        ("mathvista", [vista_item(1, answer=14)], "item 0 (from 0): `answer` is 14, but it must be text"),
+        ("mathverse", [verse_item(1, answer=float("nan"))], "`answer` is nan, but it must be text"),
+        ("mathverse", [verse_item(1, question_for_eval=5)], "`question_for_eval` is 5, but it must be text"),
         ("mathvista", {"2": vista_item(1)}, "under key '2'"),
         ("mathvista", [1, 2], "list of objects"),
         ("wemath", wemath_group(1, 2, 1) + wemath_group(2, 2, 1), "`question number` occur more than once"),
@@ -207,6 +211,10 @@ def test_bad_items_are_named(score, benchmark, items, message):
         ("r.jsonl", b"[1]\n", "expected a JSON object, not list"),
         ("items.json", b'{"1": {}, "1": {}}', "the key '1' occurs twice"),
         ("items.json", b"[{]", "line 1: not valid JSON"),
+        ("items.json", b"[" * 100_000, "line 1: JSON that cannot be read, with brackets too deep"),
+        ("r.jsonl", b"\n" + b"[" * 100_000, "line 2: JSON that cannot be read, with brackets too deep"),
+        ("r.jsonl", b'{"id": %s}\n' % (b"9" * 5_000), "line 1: JSON that cannot be read, with a number of too many"),
+        ("r.settings.json", b"null", "must hold an object of settings"),
         ("items.parquet", b"PAR?", "not a readable parquet"),
         ("absent.json", None, "There is no file"),
     ],
@@ -216,7 +224,7 @@ def test_broken_files_are_named(name, content, message, tmp_path, capsys):
     files |= {} if content is None else {name: content}
     for file, data in files.items():
         (tmp_path / file).write_bytes(data)
-    data = name if name.endswith((".json", ".parquet")) else "items.json"
+    data = name if name.endswith((".json", ".parquet")) and "settings" not in name else "items.json"
     options = ["--data", str(tmp_path / data), "--responses", str(tmp_path / "r.jsonl")]
     assert main(["score", "--benchmark", "mathverse", *options, "--output", str(tmp_path / "m.json")]) == 1
     assert message in capsys.readouterr().err
