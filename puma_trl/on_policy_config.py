@@ -42,6 +42,9 @@ _OURS = {"max_completion_length": ("max_new_tokens", "max_length")} | {
     name: (name,) for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 }
 
+# All that a `GenerationConfig` says of sampling, but for the tokens that end an answer
+OF_GENERATION = ("do_sample", "num_beams", *(name for each in _OURS.values() for name in each), *OF_GENERATION_KWARGS)
+
 
 @dataclass
 class OnPolicyConfig:

@@ -1,5 +1,6 @@
 """On-policy pairs: in a share of the micro-batches the student writes the answers that both sides are scored on."""
 
+import copy
 import hashlib
 import math
 import random
@@ -26,13 +27,17 @@ from ..data.padding_free import OnHost
 from ..data.render import end_token_ids
 from ..data.tokens import ControlTokens
 from ..errors import ConfigError
-from ..on_policy_config import WARPERS
+from ..on_policy_config import OF_SAMPLING, WARPERS, check_on_policy
+from .compare import word_changes
 from .completions import CompletionLog, sum_completions
 from .sampling import count_real_rows
-from .whole_model import whole_model
+from .whole_model import name_unused, whole_model
 
 
 logger = get_logger(__name__)
+
+# Of what changes which answers are learned from, what needs no preparation
+READ_EACH_TIME = ("on_policy_share", "mask_truncated_completions")
 
 
 def is_on_policy(number: int, share: float, seed: int) -> bool:
@@ -102,34 +107,26 @@ class OnPolicy:
 
     def __init__(self, trainer: Trainer):
         self.trainer, self.args = trainer, trainer.args
-        processor, model = trainer.processing_class, trainer.accelerator.unwrap_model(trainer.model)
-        self.log = CompletionLog(processor.tokenizer) if self.args.log_completions else None
+        self._base = trainer.accelerator.unwrap_model(trainer.model)
+        self.log = CompletionLog(trainer.processing_class.tokenizer) if self.args.log_completions else None
         if self.log is not None:
             trainer.add_callback(self.log)
-        self.ends = end_token_ids(processor, model.generation_config)
-        vocab_size = model.config.get_text_config().vocab_size
-        suppressed = self._find_suppressed(vocab_size)
+        self._settings = self._read_settings()
+        self.ends = self._settings["eos_token_id"]
+        self._never = self._find_suppressed(self._base.config.get_text_config().vocab_size)
         self.vllm = None
         if self.args.use_vllm:
             from .vllm_sampling import VLLMSampler  # which takes a while to import
 
-            self.vllm = VLLMSampler(trainer, self.ends, suppressed)
-            return
-        kwargs = dict(self.args.generation_kwargs or {})
-        _require_words(kwargs, vocab_size, suppressed, self.ends)
-        self.config = GenerationConfig(
-            do_sample=False,  # the noise does it
-            eos_token_id=self.ends,
-            max_new_tokens=self.args.max_completion_length,
-            pad_token_id=processor.tokenizer.pad_token_id,
-            repetition_penalty=self.args.repetition_penalty,
-            suppress_tokens=sorted({*suppressed, *(kwargs.pop("suppress_tokens", None) or [])}),
-            use_cache=True,
-            **{name: value for name, value in kwargs.items() if name not in WARPERS},
-        )
+            self.vllm = VLLMSampler(trainer, self.ends, self._never.difference(self.ends))
+        else:
+            self.config = self._make_config()
 
     def _find_suppressed(self, vocab_size: int) -> set[int]:
-        """Returns the tokens that no answer has: those of pictures and turns, and those that a side does not know."""
+        """
+        Returns the tokens that no answer has, unless they end one: those of pictures and turns, and those that a side
+        does not know.
+        """
         readers = [self.trainer.processing_class]
         if self.trainer.teacher_side is not None:
             readers.append(self.trainer.teacher_side.processor)
@@ -137,7 +134,47 @@ class OnPolicy:
         unknown = set(range(vocab_size)).difference(
             set.intersection(*(set(each.tokenizer.get_vocab().values()) for each in control))
         )
-        return unknown.union(*(each.ids for each in control)) - set(self.ends)
+        return unknown.union(*(each.ids for each in control))
+
+    def _read_settings(self) -> dict[str, Any]:
+        """Returns what sampling depends on, as it is at the moment."""
+        settings = {name: getattr(self.args, name) for name in OF_SAMPLING if name not in READ_EACH_TIME}
+        ends = end_token_ids(self.trainer.processing_class, self._base.generation_config)
+        return copy.deepcopy(settings) | {"eos_token_id": ends}
+
+    def _make_config(self) -> GenerationConfig:
+        args, processor = self.args, self.trainer.processing_class
+        kwargs, suppressed = dict(args.generation_kwargs or {}), self._never.difference(self.ends)
+        _require_words(kwargs, self._base.config.get_text_config().vocab_size, suppressed, self.ends)
+        return GenerationConfig(
+            do_sample=False,  # the noise does it
+            eos_token_id=self.ends,
+            max_new_tokens=args.max_completion_length,
+            pad_token_id=processor.tokenizer.pad_token_id,
+            repetition_penalty=args.repetition_penalty,
+            suppress_tokens=sorted({*suppressed, *(kwargs.pop("suppress_tokens", None) or [])}),
+            use_cache=True,
+            **{name: value for name, value in kwargs.items() if name not in WARPERS},
+        )
+
+    def _follow_settings(self) -> None:
+        """Takes up what was changed since the last sampling; vLLM keeps to what it was started with, which is told."""
+        if self.vllm is not None:
+            name_unused(self.trainer, self._base.generation_config)
+        before, now = self._settings, self._read_settings()
+        if before == now:
+            return
+        self._settings = now
+        if self.vllm is not None:
+            changed = {name: [before[name], now[name]] for name in now if before[name] != now[name]}
+            logger.warning(
+                f"Without effect: {word_changes(changed)}. vLLM keeps to the settings that the trainer was made with; "
+                "make a new one."
+            )
+            return
+        check_on_policy(self.args)
+        self.ends = now["eos_token_id"]
+        self.config = self._make_config()
 
     def _count_micro_batches(self, step: int) -> int:
         """Returns the number of micro-batches before an optimizer step; the last step of an epoch may have fewer."""
@@ -173,6 +210,7 @@ class OnPolicy:
         ]
         if not chosen:
             return
+        self._follow_settings()
         if self.vllm is not None:
             sampled = self.vllm.sample(chosen, step)
         else:

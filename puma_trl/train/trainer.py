@@ -41,6 +41,7 @@ from .on_policy import OnPolicy
 from .precision import prepare_precision
 from .prepare import COLUMNS, name_splits, prepare, prepare_model, prepare_rows
 from .sampling import EpochLengthGroupedSampler, keep_last, mask_repeated_rows, require_batches
+from .whole_model import describe_generation
 
 
 @contextmanager
@@ -173,6 +174,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         require_batches(self.train_dataset, args)
         self._require_fsdp()
         self._add_pair_step()
+        self.generation_seen = describe_generation(self.accelerator.unwrap_model(self.model).generation_config)
 
     def _require_fsdp(self) -> None:
         # Workaround (accelerate 1.15, no upstream issue found): it would run DDP without a word

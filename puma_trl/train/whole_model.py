@@ -5,9 +5,42 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import is_peft_model
-from transformers import PreTrainedModel, Trainer
+from transformers import GenerationConfig, PreTrainedModel, Trainer
 from trl.models import unwrap_model_for_generation
+
+from ..on_policy_config import OF_GENERATION
+from .compare import word_changes
+
+
+logger = get_logger(__name__)
+
+
+def describe_generation(config: GenerationConfig | None) -> dict[str, Any]:
+    """Returns what a model's `generation_config` says of sampling, the tokens that end an answer left out."""
+    return {name: getattr(config, name, None) for name in OF_GENERATION}
+
+
+def name_unused(trainer: Trainer, config: GenerationConfig | None) -> None:
+    """
+    Names what was changed in the `generation_config` of a model since its trainer was made: sampled answers and
+    measurements of the gap follow it in the tokens that end an answer alone.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            The trainer, whose `generation_seen` is what [`describe_generation`] has returned before.
+        config ([`~transformers.GenerationConfig`], *optional*):
+            That of its model.
+    """
+    before, now = trainer.generation_seen, describe_generation(config)
+    changed = {name: [before[name], now[name]] for name in now if before[name] != now[name]}
+    if changed:
+        logger.warning(
+            f"Without effect in training: {word_changes(changed)} of `model.generation_config`. Sampled answers "
+            "follow the settings of `PumaKLConfig`, and the gap is measured by the likeliest tokens."
+        )
+        trainer.generation_seen = now
 
 
 @contextmanager
@@ -24,6 +57,7 @@ def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
     with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **how) as unwrapped:
         model = unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
         config, training = model.generation_config, unwrapped.training
+        name_unused(trainer, config)
         shards = _shards(unwrapped)
         # Trainer lets FSDP2 gather and divide the weights around each `generate`, together on all processes
         gathering = vars(model).pop("generate", None)

@@ -20,6 +20,7 @@ from puma_trl.evaluation import training_gap
 from puma_trl.evaluation.training_gap import METRICS, GapCallback, load_gap_pairs
 from puma_trl.models.families import get_family
 from puma_trl.record.curves import PANELS
+from puma_trl.train.whole_model import describe_generation
 
 
 NOTHING = DataReport(0, 0, digests=dict.fromkeys(DIGESTS, np.array([], np.int64)))
@@ -121,6 +122,7 @@ def test_state_of_the_model_is_given_back(processor, tiny_model, pairs):
     )
     args = SimpleNamespace(per_device_eval_batch_size=3, gradient_checkpointing_kwargs=None)
     trainer = SimpleNamespace(model_wrapped=model, accelerator=accelerator, args=args, processing_class=processor)
+    trainer.generation_seen = describe_generation(config)
     state = torch.get_rng_state()
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:

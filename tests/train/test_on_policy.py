@@ -168,6 +168,42 @@ def test_a_run_that_is_resumed_samples_the_same(train, tiny_model, pairs, sample
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_settings_that_are_changed_later_take_effect(train, tiny_model, pairs):
+    """Also what ends an answer, by whoever decides it; what `generate` would otherwise read of the model is told."""
+    trainer = train(tiny_model(), pairs(4), run=False, temperature=20.0, **ALWAYS)
+    on_policy, batch = trainer._on_policy, first_batch(trainer)
+
+    def lengths():
+        on_policy.write_answers([batch])
+        return (batch["labels"] != -100).sum(1).tolist(), set(batch["labels"].unique().tolist())
+
+    counts, words = lengths()
+    assert max(counts) == 6 and len(words) > 8
+    trainer.args.max_completion_length = 2
+    assert max(lengths()[0]) == 2
+    trainer.args.generation_kwargs = {"suppress_tokens": sorted(words - {-100} - set(on_policy.ends))}
+    assert lengths()[1] & words <= {-100, *on_policy.ends}
+    trainer.args.max_completion_length = 6
+    end = lengths()[1].difference({-100, *on_policy.ends}).pop()
+    trainer.model.generation_config.eos_token_id = end
+    lengths()
+    rows = [row[row != -100].tolist() for row in batch["labels"]]
+    assert end in on_policy.ends and any(row[-1] == end for row in rows) and not any(end in row[:-1] for row in rows)
+    trainer.args.generation_kwargs = {"suppress_tokens": on_policy.ends}
+    with pytest.raises(ConfigError, match="suppresses every token that ends an answer"):
+        lengths()
+
+
+def test_a_changed_generation_config_is_told_once(train, tiny_model, pairs, accelerate_state, caplog):
+    trainer = train(tiny_model(), pairs(4), run=False, **ALWAYS)
+    trainer.model.generation_config.temperature = 0.5
+    trainer.train()
+    assert caplog.text.count("Without effect in training: `temperature: null → 0.5` of `model.generation_conf") == 1
+    caplog.clear()
+    train(tiny_model(), pairs(4), **ALWAYS)
+    assert "Without effect in training" not in caplog.text
+
+
 def test_control_tokens_and_unknown_ones_are_not_written(train, tiny_model, pairs, sampled):
     model = tiny_model()
     tokenizer_size = model.config.get_text_config().vocab_size

@@ -247,3 +247,12 @@ def test_a_collator_without_pictures_is_refused(tiny_model, pairs, processor, se
             train_dataset=pairs(2),
             processing_class=processor,
         )
+
+
+def test_settings_that_are_changed_later_are_told(train, tiny_model, pairs, server, accelerate_state, caplog):
+    trainer = train(tiny_model(), pairs(4), run=False, **options(server), max_steps=2)
+    trainer.args.temperature = 0.5
+    trainer.model.generation_config.top_k = 7
+    trainer.train()
+    assert caplog.text.count("Without effect: `temperature: 1.0 → 0.5`. vLLM keeps to the settings") == 1
+    assert caplog.text.count("Without effect in training: `top_k: null → 7` of `model.generation_config`") == 1
