@@ -174,7 +174,6 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         require_batches(self.train_dataset, args)
         self._require_fsdp()
         self._add_pair_step()
-        self.generation_seen = describe_generation(self.accelerator.unwrap_model(self.model).generation_config)
 
     def _require_fsdp(self) -> None:
         # Workaround (accelerate 1.15, no upstream issue found): it would run DDP without a word
@@ -196,6 +195,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             memo = TowerMemo(base_model, get_family(base_model.config))
         add_pair_forward(base_model, self.args, self.teacher, memo, watch=self._keep_sft_output)
         self._on_policy = OnPolicy(self) if self.args.on_policy_share else None
+        self.generation_seen = describe_generation(base_model.generation_config)
 
     def _keep_sft_output(self, output: FusedCausalLMOutput) -> None:
         self._sft_output = output
