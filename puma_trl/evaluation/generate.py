@@ -2,11 +2,12 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..errors import EvaluationError
@@ -15,9 +16,13 @@ from .files import read_jsonl
 from .items import load_items
 from .pictures import find_pictures, png_address
 from .progress import Progress
-from .responses import ResponseWriter, merge_ranks, rank_path, read_settings, repair_last_line, write_settings
+from .responses import ResponseWriter, merge_ranks, open_responses, rank_path
 from .server import Server
 from .settings import ItemSource, ReplySettings
+
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 
 def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allow_partial: bool = False) -> bool:
@@ -52,10 +57,25 @@ def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allo
 
     if settings.backend == "openai":
         server = Server(settings, settings.max_new_tokens)
-        _open_responses(source, settings, output)
+        open_responses(output, describe_run(source, settings))
         _ask_server(find(), settings, server, output, allow_partial)
         return True
 
+    with join_processes() as state:
+        if state.is_main_process:
+            open_responses(output, describe_run(source, settings))
+        with state.local_main_process_first():  # the first one extracts an archive, the others find it
+            questions = find()
+        state.wait_for_everyone()
+        _ask_model(questions, settings, output, state.process_index, state.num_processes)
+    if state.is_main_process:
+        merge_ranks(output)
+    return state.is_main_process
+
+
+@contextmanager
+def join_processes() -> Iterator["PartialState"]:
+    """Gives the state of all processes of the run, of which each waits for the others at the end."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
@@ -64,18 +84,10 @@ def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allo
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
     # the ranks wait for the slowest one at the end, which may take longer than the usual ten minutes
     state = PartialState(cpu=cpu, timeout=timedelta(days=7))
-    if state.is_main_process:
-        _open_responses(source, settings, output)
-    with state.local_main_process_first():  # the first one extracts an archive, the others find it
-        questions = find()
-    state.wait_for_everyone()
-    _ask_model(questions, settings, output, state.process_index, state.num_processes)
+    yield state
     state.wait_for_everyone()
     # Workaround (PyTorch 2.14, pytorch/pytorch#190489): its threads may abort a process that ends with them running
     state.destroy_process_group()
-    if state.is_main_process:
-        merge_ranks(output)
-    return state.is_main_process
 
 
 def describe_run(source: ItemSource, settings: ReplySettings) -> dict[str, Any]:
@@ -94,21 +106,6 @@ def describe_run(source: ItemSource, settings: ReplySettings) -> dict[str, Any]:
         "seed": settings.seed,
         "dtype": settings.dtype,
     }
-
-
-def _open_responses(source: ItemSource, settings: ReplySettings, output: Path) -> None:
-    """Repairs what a killed run left, and makes sure that the file was made with the same settings."""
-    now, before = describe_run(source, settings), read_settings(output)
-    merge_ranks(output)
-    repair_last_line(output)
-    different = [name for name in now if before and before.get(name) != now[name]]
-    if different and output.exists():
-        changes = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in different)
-        raise EvaluationError(
-            f"{output} was made with other settings ({changes}). Choose another output, or delete the file to start "
-            "again."
-        )
-    write_settings(output, now)
 
 
 @dataclass(frozen=True)

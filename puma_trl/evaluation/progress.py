@@ -2,7 +2,7 @@
 
 import os
 import sys
-from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,9 +18,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.bar.close()
 
     def say(self, line: str) -> None:

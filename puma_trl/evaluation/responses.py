@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ..errors import EvaluationError
@@ -120,9 +119,7 @@ class ResponseWriter:
     def __enter__(self) -> "ResponseWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self.sync()
         self.file.close()
 
@@ -202,3 +199,23 @@ def read_settings(responses: Path) -> dict[str, Any]:
 def write_settings(responses: Path, settings: dict[str, Any]) -> None:
     """Writes the settings beside a responses file."""
     write_json(settings_path(responses), settings)
+
+
+def open_responses(responses: Path, settings: dict[str, Any]) -> None:
+    """
+    Repairs what a killed run has left, and writes the settings.
+
+    Raises:
+        EvaluationError: if the responses so far were made with other ones.
+    """
+    before = read_settings(responses)
+    merge_ranks(responses)
+    repair_last_line(responses)
+    different = [name for name in settings if before and before.get(name) != settings[name]]
+    if different and responses.exists():
+        changes = ", ".join(f"{name} {before.get(name)!r} -> {settings[name]!r}" for name in different)
+        raise EvaluationError(
+            f"{responses} has replies that were made with other settings ({changes}). Choose another output, or "
+            f"delete that file and {settings_path(responses).name} to start again."
+        )
+    write_settings(responses, settings)

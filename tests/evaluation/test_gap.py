@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from puma_trl.data.images import open_image
-from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import EvaluationError
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.divergence import measure_divergence, shuffle_teachers
@@ -23,6 +22,8 @@ from puma_trl.mini import IMAGE_SIZE, KINDS, LABEL_GRID
 from puma_trl.models.families import get_family
 from puma_trl.pairs.generate.files import write_pairs
 from puma_trl.pairs.generate.pairs import generate_pairs
+
+from .definition import naive_log_probs
 
 
 @pytest.fixture
@@ -252,23 +253,6 @@ def test_one_pair_has_no_control():
         shuffle_teachers(range(1), seed=0)
 
 
-def naive_log_probs(model, processor, instruction, images, output):
-    """Log-probabilities (N, V) of the answer positions of one row, unpadded, straight from the definition."""
-    prompt = render_prompt(processor, instruction, len(images))
-    answer = processor.tokenizer(render_answer(processor, output), add_special_tokens=False)["input_ids"]
-    inputs = processor(
-        text=[prompt], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
-    )
-    length = inputs["input_ids"].shape[1]
-    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        if name in inputs:
-            tail = {"input_ids": answer, "attention_mask": [1] * len(answer)}.get(name, [0] * len(answer))
-            inputs[name] = torch.cat((inputs[name], torch.tensor([tail])), dim=1)
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, length - 1 : -1]
-    return logits.double().log_softmax(-1)
-
-
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_divergence_per_token_equals_definition(checked_pairs, processor, tiny_model, batch_size):
     rows, family = checked_pairs
@@ -278,9 +262,9 @@ def test_divergence_per_token_equals_definition(checked_pairs, processor, tiny_m
     for position, result in enumerate(measured):
         row, other = rows[position], rows[others[position]]
         picture = [open_image(row["image_url_2"][0])]
-        student = naive_log_probs(model, processor, row["instruction_2"], picture, row["output_2"])
+        student, _ = naive_log_probs(model, processor, row["instruction_2"], picture, row["output_2"])
         for prefix, source in (("", row), ("shuffled_", other)):
-            teacher = naive_log_probs(model, processor, source["instruction"], [], row["output_2"])
+            teacher, _ = naive_log_probs(model, processor, source["instruction"], [], row["output_2"])
             forward = (teacher.exp() * (teacher - student)).sum() / len(student)
             reverse = (student.exp() * (student - teacher)).sum() / len(student)
             assert result[f"{prefix}forward_kl"] == pytest.approx(forward.item(), rel=1e-3, abs=1e-7)

@@ -7,6 +7,7 @@ import pytest
 from puma_trl.errors import DataError
 from puma_trl.pairs.build import compose, fonts
 
+from .pieces import list_pieces
 from .problem_texts import STYLES
 
 
@@ -24,7 +25,7 @@ def test_every_sign_is_drawn_once(style):
     for seed in range(COUNT):
         rng = random.Random(f"{style}/{seed}")
         question, signs = STYLES[style](rng)
-        pieces, failures = compose.list_pieces(question, compose.draw_style(rng), BOOK)
+        pieces, failures = list_pieces(question, compose.draw_style(rng), BOOK)
         assert failures == (), question
         assert plain("".join(piece.text for piece in pieces)) == plain(signs), question
         spots = [(piece.x, piece.y) for piece in pieces if piece.path]
@@ -50,7 +51,7 @@ def test_scraps_of_source_are_drawn_or_named():
         rng = random.Random(seed)
         question = "".join(rng.choices([*SCRAPS, " "], k=rng.randint(1, 25)))
         try:
-            pieces, failures = compose.list_pieces(question, compose.draw_style(rng), BOOK)
+            pieces, failures = list_pieces(question, compose.draw_style(rng), BOOK)
         except DataError:
             continue
         assert failures or "\\" not in "".join(piece.text for piece in pieces), question
@@ -88,7 +89,7 @@ def test_pieces_of_running_text_are_drawn_whatever_blank_is_between():
         pieces = rng.choices(list(RUNNING), k=rng.randint(2, 6))
         blanks = rng.choices(BLANKS, k=len(pieces))
         question = "".join(piece + blank for piece, blank in zip(pieces, blanks, strict=True))
-        drawn, failures = compose.list_pieces(question, compose.draw_style(rng), BOOK)
+        drawn, failures = list_pieces(question, compose.draw_style(rng), BOOK)
         assert failures == (), question
         text = plain("".join(piece.text for piece in drawn)).replace("~", "").replace("′", "'")
         assert text == plain("".join(RUNNING[piece] for piece in pieces)), question
@@ -100,6 +101,6 @@ def test_no_source_is_drawn(style):
     for seed in range(COUNT // 4):
         rng = random.Random(f"source/{style}/{seed}")
         question, signs = STYLES[style](rng)
-        text = "".join(piece.text for piece in compose.list_pieces(question, compose.draw_style(rng), BOOK)[0])
+        text = "".join(piece.text for piece in list_pieces(question, compose.draw_style(rng), BOOK)[0])
         for sign in "\\{}$^_&":
             assert text.count(sign) == signs.count(sign), question

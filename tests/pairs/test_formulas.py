@@ -8,6 +8,8 @@ from puma_trl.pairs.build.parser import parse_formula
 from puma_trl.pairs.build.pieces import draw_pieces
 from puma_trl.pairs.build.tree import CannotDraw
 
+from .pieces import list_pieces
+
 
 BOOK = fonts.FontBook()
 PLAIN = compose.Style("STIX", 20, 24, 1.4, diagram_first=True, turn=0.0, noise=0)
@@ -15,7 +17,7 @@ PLAIN = compose.Style("STIX", 20, 24, 1.4, diagram_first=True, turn=0.0, noise=0
 
 def drawn(text, style=PLAIN):
     """Returns the signs of a question in the order of reading: by line, from left to right."""
-    pieces, failures = compose.list_pieces(text, style, BOOK)
+    pieces, failures = list_pieces(text, style, BOOK)
     assert failures == ()
     return "".join(piece.text for piece in pieces)
 
@@ -68,16 +70,14 @@ def test_blanks_are_blanks(text, signs):
 
 
 def test_a_blank_in_brackets_keeps_its_room():
-    brackets = [
-        piece for piece in compose.list_pieces("of ($\\hspace{2cm}$) cm", PLAIN, BOOK)[0] if piece.text in "()"
-    ]
+    brackets = [piece for piece in list_pieces("of ($\\hspace{2cm}$) cm", PLAIN, BOOK)[0] if piece.text in "()"]
     assert brackets[1].x - brackets[0].x > 60
 
 
 def test_two_dollars_are_inline_unless_alone():
     style = PLAIN
-    assert len({piece.y for piece in compose.list_pieces("用$$0$$、$$1$$组成", style, BOOK)[0]}) == 1
-    pieces = compose.list_pieces("Solve\n$$x=1$$\nnow", style, BOOK)[0]
+    assert len({piece.y for piece in list_pieces("用$$0$$、$$1$$组成", style, BOOK)[0]}) == 1
+    pieces = list_pieces("Solve\n$$x=1$$\nnow", style, BOOK)[0]
     alone = next(piece for piece in pieces if piece.text == "x")
     assert len({piece.y for piece in pieces}) == 3 and alone.x > 150
 
@@ -215,7 +215,7 @@ def test_what_is_not_known_says_why(source, reason):
     ],
 )
 def test_source_in_running_text_is_found(text, source):
-    _, ((found, reason),) = compose.list_pieces(text, PLAIN, BOOK)
+    _, ((found, reason),) = list_pieces(text, PLAIN, BOOK)
     assert source in found + reason
 
 

@@ -7,7 +7,6 @@ from html.parser import HTMLParser
 from io import BytesIO
 
 import pytest
-import torch
 from datasets import Dataset
 from PIL import Image
 
@@ -20,6 +19,8 @@ from puma_trl.pairs.generate.pairs import generate_pairs
 from puma_trl.pairs.preview.command import preview_pairs
 from puma_trl.pairs.preview.measure import split_answer
 from puma_trl.pairs.preview.page import IMAGES_PER_BLOCK, describe_size
+
+from ..evaluation.definition import naive_log_probs
 
 
 HOSTILE = '</script><script>document.title="owned"</script><svg onload="alert(1)"><!-- &lt; \u2028 "\\'
@@ -241,23 +242,6 @@ def test_pictures_come_in_blocks(pair_file):
         assert page.picture(number).size == (20 + index, 30)
 
 
-def naive_losses(model, processor, instruction, images, output):
-    """Log-probabilities (N, V) and answer tokens (N,) of one row, straight from the definition."""
-    prompt = render_prompt(processor, instruction, len(images))
-    answer = processor.tokenizer(render_answer(processor, output), add_special_tokens=False)["input_ids"]
-    inputs = processor(
-        text=[prompt], images=[images] if images else None, return_tensors="pt", add_special_tokens=False
-    )
-    length = inputs["input_ids"].shape[1]
-    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
-        if name in inputs:
-            tail = {"input_ids": answer, "attention_mask": [1] * len(answer)}.get(name, [0] * len(answer))
-            inputs[name] = torch.cat((inputs[name], torch.tensor([tail])), dim=1)
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, length - 1 : -1]
-    return logits.double().log_softmax(-1), torch.tensor(answer)
-
-
 def test_measures_equal_the_definition(pair_file, model_folder, processor, tiny_model):
     edit(pair_file, {1: {"output": "", "output_2": ""}, 2: {"output": "é ∠ 四", "output_2": "é ∠ 四"}})
     _, page = preview(pair_file, model=str(model_folder), measure=True, max_pairs=4, batch_size=3)
@@ -267,8 +251,8 @@ def test_measures_equal_the_definition(pair_file, model_folder, processor, tiny_
         source, measured = json.loads(pair_file.read_text().splitlines()[index]), page.rows[index]["measured"]
         picture = [open_image(str(pair_file.parent / source["image_url_2"]))]
         answer = source["output_2"]
-        teacher, labels = naive_losses(model, processor, source["instruction"], [], answer)
-        student, _ = naive_losses(model, processor, source["instruction_2"], picture, answer)
+        teacher, labels = naive_log_probs(model, processor, source["instruction"], [], answer)
+        student, _ = naive_log_probs(model, processor, source["instruction_2"], picture, answer)
         assert measured["num_tokens"] == len(labels)
         forward = (teacher.exp() * (teacher - student)).sum() / len(labels)
         reverse = (student.exp() * (student - teacher)).sum() / len(labels)

@@ -5,7 +5,6 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,17 +13,16 @@ from ...data.places import IMAGE_PLACE
 from ...data.texts import shorten
 from ...errors import EvaluationError
 from ...evaluation.files import read_jsonl
-from ...evaluation.generate import chat_messages
+from ...evaluation.generate import chat_messages, join_processes
 from ...evaluation.local_model import Prompt
 from ...evaluation.progress import Progress
 from ...evaluation.responses import (
     ResponseWriter,
     merge_ranks,
+    open_responses,
     rank_path,
     read_settings,
-    repair_last_line,
     settings_path,
-    write_settings,
 )
 from ...evaluation.server import Server
 from ...evaluation.settings import ReplySettings
@@ -97,22 +95,12 @@ class Asking:
         Raises:
             EvaluationError: if the replies so far were made with other settings.
         """
-        now, before = self._describe(), read_settings(self.progress)
-        if not before and self.progress.exists():
+        if not read_settings(self.progress) and self.progress.exists():
             raise EvaluationError(
                 f"{self.progress} has replies, but {settings_path(self.progress).name}, which says how they were "
                 "made, is not beside it. Put it back, choose another `--output`, or delete the file to start again."
             )
-        merge_ranks(self.progress)
-        repair_last_line(self.progress)
-        different = [name for name in now if before.get(name) != now[name]]
-        if different and self.progress.exists():
-            changes = ", ".join(f"{name} {before.get(name)!r} -> {now[name]!r}" for name in different)
-            raise EvaluationError(
-                f"{self.progress} has replies that were made with other settings ({changes}). Choose another "
-                f"`--output`, or delete that file and {settings_path(self.progress).name} to start again."
-            )
-        write_settings(self.progress, now)
+        open_responses(self.progress, self._describe())
 
     def _describe(self) -> dict[str, Any]:
         """Returns what decides the replies; the size of batches may change where they turn out too large."""
@@ -144,19 +132,11 @@ def ask_model(asking: Asking) -> bool:
     Raises:
         EvaluationError: if the model cannot be loaded, or earlier replies were made with other settings.
     """
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    # as `evaluation.generate` does, where the reasons stand
-    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(cpu=cpu, timeout=timedelta(days=7))
-    if state.is_main_process:
-        asking.open()
-    state.wait_for_everyone()
-    _ask_share(asking, state.process_index, state.num_processes)
-    state.wait_for_everyone()
-    state.destroy_process_group()
+    with join_processes() as state:
+        if state.is_main_process:
+            asking.open()
+        state.wait_for_everyone()
+        _ask_share(asking, state.process_index, state.num_processes)
     if state.is_main_process:
         merge_ranks(asking.progress)
     return state.is_main_process

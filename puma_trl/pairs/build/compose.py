@@ -10,7 +10,7 @@ from ...errors import DataError
 from . import fonts
 from .diagrams import MAX_HEIGHT, legible, scale, without_colour
 from .fonts import FontBook
-from .pieces import Piece, draw_pieces
+from .pieces import draw_pieces
 from .typeset import DoesNotFit, Line, Typesetter, clean, wrap
 
 
@@ -100,23 +100,6 @@ def compose(text: str, diagram: Image.Image | None, style: Style, book: FontBook
     typesetter, width, lines, picture = _fit(text, diagram, style, book)
     canvas = _print(lines, picture, style, width)
     return Composition(_roughen(canvas, style, seed), typesetter.formulas, tuple(typesetter.failures))
-
-
-def list_pieces(text: str, style: Style, book: FontBook) -> tuple[list[Piece], tuple[tuple[str, str], ...]]:
-    """
-    Says what [`compose`] would draw of a question, without drawing it.
-
-    Returns:
-        `tuple`: the pieces with their places on the canvas, before it is turned; and what is printed as source, with
-        the reasons.
-    """
-    typesetter, _, lines, _ = _fit(text, None, style, book)
-    pieces = []
-    for line, baseline in zip(lines, _baselines(lines, style), strict=True):
-        for position, box in line.boxes:
-            x, y = style.margin + position, style.margin + baseline
-            pieces += [piece._replace(x=piece.x + x, y=piece.y + y) for piece in box.pieces]
-    return pieces, tuple(typesetter.failures)
 
 
 def _fit(

@@ -1,18 +1,13 @@
 """Problems → pairs: one chunk of the input at a time, in one or several processes."""
 
 import json
-import multiprocessing
-import os
 import random
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from ...data.files import DROPPED, Chunk, Source, find_chunks
 from ...data.images import open_image
@@ -21,6 +16,7 @@ from ...data.readers import BrokenRow, read_chunk
 from ...data.texts import shorten
 from ...errors import DataError
 from ...files import whole_file
+from ..processes import map_tasks
 from ..prompts import VISION_ONLY_PROMPTS
 from .compose import Composition, compose, draw_style
 from .files import ChunkWriter, find_marker
@@ -197,27 +193,7 @@ def run_chunks(builder: Builder, num_proc: int) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: if rows cannot be used and `bad_rows` is `"error"`, or the input's structure is broken.
     """
-    tasks = list(enumerate(find_chunks(builder.sources)))
-    # unlike multiprocessing.Pool, it notices when a worker is killed; spawned, since a copy of a process with threads
-    # may wait for ever for one of them
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_proc, context, initializer=_end_with_parent) if num_proc > 1 else None
-    try:
-        results = pool.map(builder, tasks) if pool else map(builder, tasks)
-        yield from tqdm(results, total=len(tasks), unit="chunk", disable=None)
-    finally:
-        if pool:
-            pool.shutdown(cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Lets a worker end when the command is killed, so that none still writes when it is started again."""
-
-    def watch() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    return map_tasks(builder, list(enumerate(find_chunks(builder.sources))), num_proc, "Building")
 
 
 def add_up(results: list[dict[str, Any]]) -> dict[str, Any]:

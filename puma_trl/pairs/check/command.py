@@ -25,6 +25,7 @@ from ...data.readers import read_chunk
 from ...errors import DataError
 from ...files import check_file
 from ..mapping import add_data, add_num_proc, add_on_policy_share, as_option, read_options
+from ..processes import count_processes, map_tasks
 from ..subset import find_target, write_subset
 from . import leakage
 from .content import seen_ties
@@ -40,7 +41,6 @@ from .kinds import (
     REFUSED,
 )
 from .overlap import Reference
-from .processes import count_processes, map_chunks
 from .report import ERROR, NOTE, WARNING, Finding, Report, describe_forms, print_report, write_report
 from .scan import (
     CUT_PICTURE,
@@ -129,7 +129,7 @@ def check_pairs(
         found = [_find_columns(source, question_column, image_column) for source in benchmarks]
         scanner.references[BENCHMARK] = _read_reference(benchmarks, found, BENCHMARK, num_proc, report)
     parts = []
-    for part in map_chunks(scanner, chunks, num_proc, "Checking"):
+    for part in map_tasks(scanner, chunks, num_proc, "Checking"):
         for kind, index, detail in part.findings:
             findings.add(kind, part.source, index, detail)
         part.findings.clear()  # findings keep the details of some rows only
@@ -169,7 +169,7 @@ def _read_reference(
     """Reads evaluation data, or benchmarks with the columns that were found; what cannot be read is a finding."""
     chunks = list(find_chunks(sources))
     sides, problems = [], []
-    for some, failed in map_chunks(ReferenceReader(sources, found), chunks, num_proc, f"Reading the {where}"):
+    for some, failed in map_tasks(ReferenceReader(sources, found), chunks, num_proc, f"Reading the {where}"):
         sides += some
         problems += failed
     if problems:

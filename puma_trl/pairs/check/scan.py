@@ -189,7 +189,7 @@ class ChunkSummary:
 
 class Scanner:
     """
-    Checks the rows of a chunk, for [`map_chunks`].
+    Checks the rows of a chunk, for [`map_tasks`].
 
     Args:
         checker (`RowChecker`):
@@ -317,7 +317,7 @@ class Scanner:
 
 class ReferenceReader:
     """
-    Reads the sides of evaluation data or benchmarks, for [`map_chunks`].
+    Reads the sides of evaluation data or benchmarks, for [`map_tasks`].
 
     Args:
         sources (`list[Source]`):

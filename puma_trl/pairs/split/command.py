@@ -25,9 +25,9 @@ from ...data.forms import find_forms
 from ...errors import DataError
 from ..check.content import Side, seen_ties, word_ties
 from ..check.overlap import Reference
-from ..check.processes import count_processes, map_chunks
 from ..check.scan import ReferenceReader
 from ..mapping import add_data, add_num_proc, read_options
+from ..processes import count_processes, map_tasks
 from ..subset import find_target, write_subset
 
 
@@ -35,7 +35,7 @@ Row = tuple[int, int]  # position of the file, number of the row
 
 
 class RowReader:
-    """Reads the sides of rows, for [`map_chunks`]."""
+    """Reads the sides of rows, for [`map_tasks`]."""
 
     def __init__(self, sources: list[Source]):
         self.reader = ReferenceReader(sources, None)
@@ -111,7 +111,7 @@ def split_pairs(
     files = {f"{name}_file": find_target(sources, output / name) for name in ("train", "eval")}
     sides: list[tuple[Row, Side]] = []
     unread = 0
-    for source, rows in map_chunks(RowReader(sources), list(find_chunks(sources)), num_proc, "Reading"):
+    for source, rows in map_tasks(RowReader(sources), list(find_chunks(sources)), num_proc, "Reading"):
         for number, found, problem in rows:
             unread += problem is not None
             sides += [((source, number), side) for side in found if problem is None]
