@@ -32,7 +32,7 @@ from puma_trl.data.policy import DataReport
 from puma_trl.errors import CollapseError, ConfigError, PumaError
 from puma_trl.evaluation.training_gap import GapCallback, load_gap_pairs
 from puma_trl.files import naming_disk
-from puma_trl.models.adapters import build_peft_config
+from puma_trl.models.adapters import below_adapters, build_peft_config
 from puma_trl.models.families import get_family
 from puma_trl.models.load import load_config, load_model, load_processor
 from puma_trl.models.parts import check_rates_by_name, count_parameters
@@ -45,8 +45,8 @@ from puma_trl.record.hub import CURVES, check_login, push_saved
 from puma_trl.record.provenance import (
     ProvenanceCallback,
     describe_data,
-    describe_run,
     describe_software,
+    describe_trainer,
     save_provenance,
     saved_recipe,
 )
@@ -170,10 +170,10 @@ def end_early(trainer: PumaKLTrainer, exit_code: int) -> int:
 def record_start(trainer: PumaKLTrainer, given: tuple, dataset: DatasetDict, reports: dict[str, DataReport]) -> None:
     """Writes down what the run is made of, and prints the table that opens it and its first row."""
     script_args, model_args, values, attention = given
-    args, is_peft = trainer.args, is_peft_model(trainer.model)
-    model = trainer.model.get_base_model() if is_peft else trainer.model
-    facts = describe_run(args, model, trainer.model.peft_config["default"] if is_peft else None)
-    facts |= describe_software() | ({"resumed": list(trainer.resumed)} if trainer.resumed else {})
+    args, model = trainer.args, below_adapters(trainer.model)
+    facts = describe_trainer(trainer) | describe_software()
+    if trainer.resumed:
+        facts["resumed"] = list(trainer.resumed)
     sources = {"train": script_args.dataset_name, "eval": script_args.eval_dataset_name}
     facts["data"] = describe_data(reports, dataset, sources)
     save_provenance(args.output_dir, saved_recipe(values), facts)

@@ -106,38 +106,6 @@ def _untie_if_different(config: PreTrainedConfig, embedding: torch.Tensor, head:
         config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
 
 
-def convert_state_dict(
-    state_dict: dict[str, torch.Tensor], config: dict[str, Any] | PreTrainedConfig
-) -> tuple[dict[str, torch.Tensor], PreTrainedConfig]:
-    """
-    Converts the weights of an original Math-PUMA model.
-
-    Args:
-        state_dict (`dict[str, torch.Tensor]`):
-            The original's tensors under their original names.
-        config (`dict` or [`~transformers.PreTrainedConfig`]):
-            The original configuration; its `model_type` is `qwen2vlm` or `multi_modality`.
-
-    Returns:
-        `tuple[dict[str, torch.Tensor], PreTrainedConfig]`: tensors for the native model's `load_state_dict`, sharing
-        memory with the original ones, and the native configuration. A tied head is there under both names.
-
-    Raises:
-        CheckpointError: if the type is unknown, or a tensor is unknown, missing or of the wrong shape.
-    """
-    if not isinstance(config, dict):
-        config = config.to_dict()
-    original, native_config = _plan(config, state_dict)
-    native = {}
-    for name, tensor in state_dict.items():
-        native |= _convert_tensor(name, tensor, original.rules)
-    if native_config.tie_word_embeddings and HEAD in native:
-        _untie_if_different(native_config, native[EMBEDDING], native[HEAD])
-    if native_config.tie_word_embeddings:
-        native[HEAD] = native[EMBEDDING]
-    return native, native_config
-
-
 def _converted_shards(
     files: CheckpointFiles, original: Original, config: PreTrainedConfig
 ) -> Iterator[dict[str, torch.Tensor]]:

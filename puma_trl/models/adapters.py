@@ -3,6 +3,7 @@
 import os
 
 import torch
+from accelerate.utils import is_peft_model
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
@@ -13,6 +14,11 @@ from ..config import as_list
 from ..errors import ModelError
 from .families import Family
 from .parts import ALIASES, module_tree, resolve_part, select_parts
+
+
+def below_adapters(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Returns the model that adapters are on, or the model itself where there are none."""
+    return model.get_base_model() if is_peft_model(model) else model
 
 
 def build_peft_config(

@@ -91,7 +91,7 @@ def load_teacher_side(args: PumaKLConfig, processor: ProcessorMixin) -> TeacherS
         )
     check_chat_template(teacher, name)
     check_vocabulary(config, teacher)
-    if isinstance(teacher, ProcessorMixin) and (args.min_pixels is not None or args.max_pixels is not None):
+    if isinstance(teacher, ProcessorMixin):
         try:
             set_pixels(teacher, config, args.min_pixels, args.max_pixels)
         except ModelError as error:

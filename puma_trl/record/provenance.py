@@ -31,6 +31,7 @@ from ..config import PumaKLConfig, rows_per_step
 from ..data.policy import DataReport
 from ..errors import CheckpointError
 from ..files import whole_file
+from ..models.adapters import below_adapters
 from ..models.families import is_multimodal
 from ..on_policy_config import OF_SAMPLING
 from ..redact import hide_secrets, record_environment
@@ -144,19 +145,13 @@ def describe_run(
     return description
 
 
-def describe_trainer(trainer: SFTTrainer, dataset_name: str | None) -> dict[str, Any]:
+def describe_trainer(trainer: SFTTrainer, dataset_name: str | None = None) -> dict[str, Any]:
     """
-    Returns what is known of a run that the run script has not written down, for its card.
-
-    Args:
-        trainer ([`~trl.SFTTrainer`]):
-            The trainer, with a [`PumaKLConfig`].
-        dataset_name (`str`, *optional*):
-            Name of the training data.
+    Returns what a trainer with a [`PumaKLConfig`] tells of a run, and of its data the number of rows, with the name if
+    one is given.
     """
-    is_peft = is_peft_model(trainer.model)
-    model = trainer.model.get_base_model() if is_peft else trainer.model
-    facts = describe_run(trainer.args, model, trainer.model.peft_config["default"] if is_peft else None)
+    adapters = trainer.model.peft_config["default"] if is_peft_model(trainer.model) else None
+    facts = describe_run(trainer.args, below_adapters(trainer.model), adapters)
     if isinstance(trainer.train_dataset, Dataset):
         sources = [dataset_name] if dataset_name else []
         facts["data"] = {"train": {"sources": sources, "rows_kept": len(trainer.train_dataset), "dropped": {}}}

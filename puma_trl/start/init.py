@@ -275,10 +275,6 @@ def _loss_keys(args: argparse.Namespace, choice: Choice) -> dict[str, Any]:
     return {"alpha_kl": 0.5, "lambda_kl": 0.1, "temp_kl": 1.0} | _teacher_keys(args) | precision
 
 
-def _optimizer_keys(kind: str) -> dict[str, Any]:
-    return {"optim": "paged_adamw_8bit"} if kind == "qlora" else {}
-
-
 def _padding_keys(configs: list[PreTrainedConfig]) -> dict[str, Any]:
     """Rows one behind the other, where all models can read them so."""
     try:
@@ -338,6 +334,6 @@ def _sections(
             "warmup_steps": 0.03,
             "weight_decay": 0.1 if choice.adapters == "none" else 0.0,
             **({"use_cpu": True} if on_cpu else {"tf32": True}),
-            **_optimizer_keys(choice.adapters),
+            **({"optim": "paged_adamw_8bit"} if choice.adapters == "qlora" else {}),
         },
     }

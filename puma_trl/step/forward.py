@@ -6,7 +6,6 @@ Both passes run inside the model's own `forward`, so that autocast and the hooks
 """
 
 import functools
-import os
 import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import patch_environment
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Partial
 from transformers import PreTrainedConfig, PreTrainedModel, TrainerCallback
@@ -91,17 +91,10 @@ class CheckedOnce:
 
     @contextmanager
     def __call__(self, inputs: dict[str, Any]) -> Iterator[None]:
-        name = "TRANSFORMERS_DISABLE_TORCH_CHECK"
-        before = os.environ.get(name)
-        if self.passes and inputs["input_ids"].is_cuda:
-            os.environ[name] = "1"
-        try:
+        skips = self.passes and inputs["input_ids"].is_cuda
+        self.passes += 1
+        with patch_environment(TRANSFORMERS_DISABLE_TORCH_CHECK="1") if skips else nullcontext():
             yield
-        finally:
-            self.passes += 1
-            os.environ.pop(name, None)
-            if before is not None:
-                os.environ[name] = before
 
 
 def read_head(model: PreTrainedModel) -> Head:

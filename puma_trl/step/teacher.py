@@ -17,6 +17,7 @@ from trl import SFTTrainer
 from trl.models import prepare_deepspeed, prepare_fsdp
 
 from ..errors import ConfigError
+from ..models.adapters import below_adapters
 from ..models.teacher_model import load_teacher, loading_another
 from .forward import SelfTeacher, SeparateTeacher
 
@@ -120,8 +121,7 @@ def make_teacher(trainer: SFTTrainer) -> SelfTeacher | SeparateTeacher:
     if args.teacher == "live":
         return SelfTeacher()
     if args.teacher == "model":
-        base = trainer.model.get_base_model() if is_peft_model(trainer.model) else trainer.model
-        return _wrap(trainer, load_teacher(args, trainer.teacher_side, base))
+        return _wrap(trainer, load_teacher(args, trainer.teacher_side, below_adapters(trainer.model)))
     if is_peft_model(trainer.model):
         if args.teacher == "frozen":
             return SelfTeacher(weights=trainer.model.disable_adapter)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, Trainer
 
 from ..config import PumaKLConfig
 from ..errors import CheckpointError
+from ..models.adapters import below_adapters
 from ..on_policy_config import OF_SAMPLING
 from ..record.fingerprint import fingerprint
 
@@ -116,11 +117,10 @@ def describe_weights(model: PreTrainedModel, teacher: PreTrainedModel | None = N
     names that train.
     """
     is_peft = is_peft_model(model)
-    base = model.get_base_model() if is_peft else model
     names = sorted(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     adapters = _as_json(model.peft_config["default"].to_dict()) if is_peft else None
     return {
-        "model": _describe_model(base),
+        "model": _describe_model(below_adapters(model)),
         "teacher": None if teacher is None else _describe_model(teacher),
         "adapters": adapters and {name: adapters[name] for name in adapters if name not in NOT_OF_ADAPTERS},
         "trained": hashlib.sha256("\n".join(names).encode()).hexdigest(),

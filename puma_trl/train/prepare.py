@@ -20,6 +20,7 @@ from ..data.policy import describe_rows, require_answers
 from ..data.render import end_token_id
 from ..data.rows import ROW_COLUMNS
 from ..errors import ConfigError, DataError, PumaError
+from ..models.adapters import below_adapters
 from ..models.attention import attention_of, check_padding_free
 from ..models.families import get_family
 from ..models.load import check_vocabulary, load_config, load_processor
@@ -108,8 +109,7 @@ def prepare(
     name_idle(args)
     has_own_rows, has_limit = collator is None or isinstance(collator, DataCollatorForPumaPairs), False
     if has_own_rows:
-        splits = {"train": train_dataset, **name_splits(eval_dataset)}
-        given = splits
+        given = {"train": train_dataset, **name_splits(eval_dataset)}
         splits = prepare_rows(given, args, processor, config, functions.get("formatting_func"), teacher)
         has_limit = takes_images or all(splits[name] is not rows for name, rows in given.items())  # left to TRL
         train_dataset = splits.pop("train")
@@ -186,10 +186,9 @@ def prepare_model(model: PreTrainedModel | PeftModel, args: PumaKLConfig, given:
         ConfigError: if adapters are on other parts than the named ones.
         DataError: if more than the language model would train on rows without any picture.
     """
-    base = model.get_base_model() if is_peft_model(model) else model
+    base = below_adapters(model)
     family = get_family(base.config)
-    if args.min_pixels is not None or args.max_pixels is not None:
-        set_pixels(given.processor, base.config, args.min_pixels, args.max_pixels)
+    set_pixels(given.processor, base.config, args.min_pixels, args.max_pixels)
     if args.trainable_parts is not None and not is_peft_model(model):
         set_trainable_parts(model, args.trainable_parts, family)
     check_rates(model, args.part_learning_rates or {}, family)
@@ -284,8 +283,7 @@ def _prepare_processor(
     tokenizer.pad_token = args.pad_token or tokenizer.pad_token or tokenizer.eos_token
     check_parts(args, get_family(config))
     check_vocabulary(config, processor)
-    if args.min_pixels is not None or args.max_pixels is not None:
-        set_pixels(processor, config, args.min_pixels, args.max_pixels)
+    set_pixels(processor, config, args.min_pixels, args.max_pixels)
 
 
 def prepare_rows(

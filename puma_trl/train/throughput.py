@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ..data.collator import TEACHER
+from ..models.adapters import below_adapters
 from ..models.families import get_family
 from ..models.parts import count_parameters
 
@@ -164,7 +165,7 @@ class Costs:
 
     def __init__(self, model: PreTrainedModel | PeftModel, teacher: PreTrainedModel | None = None):
         self.of_sides = {"": self, TEACHER: self if teacher is None else Costs(teacher)}
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base = below_adapters(model)
         config, text = base.config, base.config.get_text_config()
         self.parts = count_parameters(model, get_family(config))
         self.is_known = "language_model" in self.parts and "other" not in self.parts

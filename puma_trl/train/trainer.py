@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import is_peft_model, parse_flag_from_env
+from accelerate.utils import parse_flag_from_env
 from datasets import Dataset, IterableDataset
 from peft import PeftConfig, PeftModel
 from rich.text import Text
@@ -21,12 +21,12 @@ from transformers import (
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer
-from trl.trainer.utils import FusedCausalLMOutput
 
 from ..config import PumaKLConfig, rows_per_step
 from ..data.collator import TEACHER, split_sides
 from ..data.show import describe_sample
 from ..errors import ConfigError
+from ..models.adapters import below_adapters
 from ..models.families import get_family
 from ..models.parts import split_groups
 from ..record.hub import CITATION, TAGS, write_card
@@ -184,7 +184,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             )
 
     def _add_pair_step(self) -> None:
-        base_model = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        base_model = below_adapters(self.model)
         if is_deepspeed_zero3_enabled() and "_weight_conversions" in vars(base_model):
             # Workaround (transformers 5.23, no upstream issue found): it keeps all renamings that it knows here, not
             # those that loading used, and saving would put `model.model.` before the language model's names
@@ -193,12 +193,9 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
         memo = None
         if isinstance(self.teacher, SelfTeacher) and not self.is_fsdp_enabled and not is_deepspeed_zero3_enabled():
             memo = TowerMemo(base_model, get_family(base_model.config))
-        add_pair_forward(base_model, self.args, self.teacher, memo, watch=self._keep_sft_output)
+        add_pair_forward(base_model, self.args, self.teacher, memo, watch=partial(setattr, self, "_sft_output"))
         self._on_policy = OnPolicy(self) if self.args.on_policy_share else None
         self.generation_seen = describe_generation(base_model.generation_config)
-
-    def _keep_sft_output(self, output: FusedCausalLMOutput) -> None:
-        self._sft_output = output
 
     def describe_sample(self) -> Text:
         """Returns the first row as the model gets it (see [`describe_sample`]), for a terminal."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from accelerate.logging import get_logger
-from accelerate.utils import is_peft_model
 from transformers import GenerationConfig, PreTrainedModel, Trainer
 from trl.models import unwrap_model_for_generation
 
+from ..models.adapters import below_adapters
 from ..on_policy_config import OF_GENERATION
 from .compare import word_changes
 
@@ -55,7 +55,7 @@ def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
     side = tokenizer.padding_side
     how = {"gradient_checkpointing_kwargs": trainer.args.gradient_checkpointing_kwargs}
     with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, **how) as unwrapped:
-        model = unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
+        model = below_adapters(unwrapped)
         config, training = model.generation_config, unwrapped.training
         name_unused(trainer, config)
         shards = _shards(unwrapped)

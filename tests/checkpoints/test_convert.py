@@ -12,11 +12,11 @@ from PIL import Image
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
 from puma_trl.checkpoints import convert, originals
 from puma_trl.checkpoints.command import main
-from puma_trl.checkpoints.convert import convert_checkpoint, convert_state_dict
+from puma_trl.checkpoints.convert import convert_checkpoint
 from puma_trl.checkpoints.originals import find_original
 from puma_trl.errors import CheckpointError
 from puma_trl.record.hub import push
@@ -51,10 +51,10 @@ def picture():
     return Image.fromarray(colours).resize((64, 48), Image.BICUBIC)
 
 
-def native_model(state_dict, config):
-    model = AutoModelForImageTextToText.from_config(config).eval()
-    model.load_state_dict(state_dict)
-    return model
+def convert_weights(folder, config, tensors):
+    source = write_checkpoint(folder / "original", config, tensors)
+    convert_checkpoint(str(source), str(folder / "native"), weights_only=True)
+    return AutoModelForImageTextToText.from_pretrained(folder / "native")
 
 
 def names_in(folder):
@@ -73,12 +73,11 @@ def message(prompt, num_images):
 @pytest.mark.parametrize(("tied", "stored_head"), TIES)
 @pytest.mark.parametrize("rope_theta", [None, 1e6])
 @torch.no_grad()
-def test_qwen_logits(tied, stored_head, rope_theta):
+def test_qwen_logits(tmp_path, tied, stored_head, rope_theta):
     config, tensors = make_qwen(tied=tied, stored_head=stored_head, rope_theta=rope_theta)
-    state_dict, native_config = convert_state_dict(tensors, config)
-    model = native_model(state_dict, native_config)
-    assert native_config.tie_word_embeddings is tied
-    assert native_config.text_config.rope_parameters["rope_theta"] == (rope_theta or 10000.0)
+    model = convert_weights(tmp_path, config, tensors)
+    assert model.config.tie_word_embeddings is tied
+    assert model.config.text_config.rope_parameters["rope_theta"] == (rope_theta or 10000.0)
 
     generator = torch.Generator().manual_seed(1)
     rows = [torch.randint(0, 290, (length,), generator=generator) for length in (9, 7, 20)]
@@ -86,7 +85,7 @@ def test_qwen_logits(tied, stored_head, rope_theta):
     pixels = torch.randn(3, 3, 56, 56, generator=generator)
     expected, mask = qwen_logits(config, tensors, rows, pixels)
     expanded = [
-        torch.cat([token.repeat(native_config.image_seq_length if token == QWEN_IMAGE else 1) for token in row])
+        torch.cat([token.repeat(model.config.image_seq_length if token == QWEN_IMAGE else 1) for token in row])
         for row in rows
     ]
     ids = torch.nn.utils.rnn.pad_sequence(expanded, batch_first=True)
@@ -97,12 +96,11 @@ def test_qwen_logits(tied, stored_head, rope_theta):
 
 @pytest.mark.parametrize(("tied", "stored_head"), TIES)
 @torch.no_grad()
-def test_deepseek_logits(tiny_towers, tied, stored_head):
+def test_deepseek_logits(tmp_path, tiny_towers, tied, stored_head):
     config, tensors = make_deepseek(tied=tied, stored_head=stored_head)
-    state_dict, native_config = convert_state_dict(tensors, config)
-    native_config.image_token_id = DEEPSEEK_IMAGE
-    model = native_model(state_dict, native_config)
-    assert native_config.tie_word_embeddings is tied
+    model = convert_weights(tmp_path, config, tensors)
+    model.config.image_token_id = DEEPSEEK_IMAGE
+    assert model.config.tie_word_embeddings is tied
 
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(0, 290, (2, 1170), generator=generator)
@@ -115,13 +113,15 @@ def test_deepseek_logits(tiny_towers, tied, stored_head):
     assert_close(logits[mask.bool()], expected[mask.bool()], rtol=0, atol=1e-4)
 
 
-def test_tensors_known_as_unused_are_dropped(tiny_towers):
+def test_tensors_known_as_unused_are_dropped(tmp_path, tiny_towers):
     config, tensors = make_deepseek()
     used = {
         name: tensor for name, tensor in tensors.items() if "_layer_norm." not in name and "attn_pool." not in name
     }
     assert len(used) < len(tensors)
-    assert convert_state_dict(used, config)[0].keys() == convert_state_dict(tensors, config)[0].keys()
+    for name, given in (("used", used), ("all", tensors)):
+        convert_weights(tmp_path / name, config, given)
+    assert names_in(tmp_path / "used" / "native") == names_in(tmp_path / "all" / "native")
 
 
 def test_sizes_of_the_released_deepseek():
@@ -143,24 +143,13 @@ def test_sizes_of_the_released_deepseek():
     assert native.vision_config.hidden_act == native.high_res_vision_config.hidden_act == "gelu"
 
 
-def test_a_tied_configuration_with_two_tensors_is_untied():
+def test_a_tied_configuration_with_two_tensors_is_untied(tmp_path):
     config, tensors = make_qwen(tied=True, stored_head=True)
     tensors["language_model.lm_head.weight"] += 1
     with pytest.warns(UserWarning, match="two different tensors"):
-        state_dict, native_config = convert_state_dict(tensors, config)
-    model = native_model(state_dict, native_config)
+        model = convert_weights(tmp_path, config, tensors)
     assert torch.equal(model.lm_head.weight, tensors["language_model.lm_head.weight"])
     assert torch.equal(model.get_input_embeddings().weight, tensors["language_model.model.embed_tokens.weight"])
-
-
-def test_the_configuration_may_be_an_object():
-    config, tensors = make_qwen()
-
-    class OriginalConfig(PreTrainedConfig):
-        model_type = "qwen2vlm"
-
-    native = convert_state_dict(tensors, OriginalConfig(**config))[1]
-    assert native.to_dict() == convert_state_dict(tensors, config)[1].to_dict()
 
 
 @pytest.mark.parametrize(
@@ -174,11 +163,12 @@ def test_the_configuration_may_be_an_object():
         (lambda tensors: tensors.clear(), "does not fill"),
     ],
 )
-def test_tensors_that_do_not_fit(change, complaint):
+def test_tensors_that_do_not_fit(tmp_path, change, complaint):
     config, tensors = make_qwen()
     change(tensors)
     with pytest.raises(CheckpointError, match=complaint):
-        convert_state_dict(tensors, config)
+        convert_weights(tmp_path, config, tensors)
+    assert not (tmp_path / "native").exists()
 
 
 # Checkpoints
@@ -300,11 +290,9 @@ def test_weights_only(tmp_path):
 def test_the_widest_type_is_kept(tmp_path):
     config, tensors = make_qwen()
     tensors = {name: tensor.bfloat16() for name, tensor in tensors.items()}
-    assert convert_state_dict(tensors, config)[1].dtype == torch.bfloat16
+    assert convert_weights(tmp_path / "half", config, tensors).dtype == torch.bfloat16
     tensors["aligner.up_proj.weight"] = tensors["aligner.up_proj.weight"].float()
-    source = write_checkpoint(tmp_path / "original", config, tensors)
-    convert_checkpoint(str(source), str(tmp_path / "native"), weights_only=True)
-    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "native")
+    model = convert_weights(tmp_path, config, tensors)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -390,18 +378,18 @@ def test_index_and_files_that_disagree(tmp_path):
         ("low_res_cfg", {"select_layer": -2}, "select_layer: -2"),
     ],
 )
-def test_unknown_towers(tower, values, complaint):
+def test_unknown_towers(tmp_path, tower, values, complaint):
     config, tensors = make_deepseek()
     config["vision_config"]["params"][tower] |= values
     with pytest.raises(CheckpointError, match=complaint):
-        convert_state_dict(tensors, config)
+        convert_weights(tmp_path, config, tensors)
 
 
-def test_other_multi_modality_models():
+def test_other_multi_modality_models(tmp_path):
     config, tensors = make_deepseek()
     config["vision_config"] = {"cls": "CLIPVisionTower", "params": {"model_name": "siglip_large_patch16_384"}}
     with pytest.raises(CheckpointError, match="CLIPVisionTower"):
-        convert_state_dict(tensors, config)
+        convert_weights(tmp_path, config, tensors)
 
 
 def test_nothing_remains_of_a_failed_write(tmp_path, monkeypatch):
