@@ -131,6 +131,20 @@ def test_order_of_evidence(reply, kind, answer):
     assert final_answer(reply, kind) == answer
 
 
+@pytest.mark.parametrize(
+    ("reply", "options", "answer"),
+    [
+        ("It is 50 cm long.", ["0.5 m", "1 m", "50 m"], "A"),
+        ("The answer is 100 cm.", ["0.5 m", "1 m", "50 m"], "B"),
+        ("It is 50 long, because 5 x 10 = 50.", ["0.5 m", "1 m", "50 m"], "C"),
+        ("It is 30 cm.", ANGLES + ["30°"], "30"),
+        ("It takes 90 min.", ["1 h 30 min", "90 h"], "A"),
+    ],
+)
+def test_the_option_in_another_unit(reply, options, answer):
+    assert final_answer(reply, "choice", options) == answer
+
+
 def test_an_option_counts_before_what_is_none():
     reply = "The correct answer is (C). In the triangle, the third angle is\n\\[\\boxed{110^\\circ}\\]"
     assert final_answer(reply, "choice", ANGLES) == "C"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .denials import OR, with_alternatives, without_denied
 from .quantities import Quantity, before_reason, evaluate, find_number_words, find_quantities, plain_math
 from .statements import NAMES, says_nothing, split_sentences
+from .units import Unit, in_unit, read_measured, unit_behind
 
 
 LETTERS = "ABCDEFGH"
@@ -75,8 +76,8 @@ class Options:
     Args:
         texts (`tuple[str, ...]`):
             Their texts in plain characters, case and spaces levelled; empty where they are not known.
-        values (`tuple[float | None, ...]`):
-            Their values, where they are quantities.
+        values (`tuple[float | None, ...]`), units (`tuple[Unit | None, ...]`):
+            Their values and units, where they are quantities.
         mention (`re.Pattern`, *optional*):
             Finds any of the texts that are words.
         letters (`str`):
@@ -85,6 +86,7 @@ class Options:
 
     texts: tuple[str, ...]
     values: tuple[float | None, ...]
+    units: tuple[Unit | None, ...]
     mention: re.Pattern | None
     letters: str
 
@@ -92,14 +94,15 @@ class Options:
     def of(cls, texts: Sequence[str], letters: str = LETTERS) -> "Options":
         """Makes the options from their texts, in their order; of options that are not known any letter may be one."""
         levelled = tuple(level(text) for text in texts)
-        values = tuple(evaluate(text) for text in texts)
+        measured = [read_measured(text) or (None, None) for text in texts]
+        values, units = tuple(value for value, _ in measured), tuple(unit for _, unit in measured)
         words = sorted({text for text in levelled if len(text) > 1 or text not in "a1i"} - {""}, key=len, reverse=True)
         pattern = "|".join(
             rf"(?<![\w.√^-]){_spelling(word)}(?![\w^]|[.,]\d)" if _is_latin(word) else _spelling(word)
             for word in words
         )
         known = letters[: len(texts)] if texts else letters
-        return cls(levelled, values, re.compile(pattern) if words else None, known)
+        return cls(levelled, values, units, re.compile(pattern) if words else None, known)
 
     def equal_to(self, text: str) -> str | None:
         """Returns the letter of the first option that a text is as words, else of the one that it is as a value."""
@@ -108,15 +111,19 @@ class Options:
             for letter, option in zip(self.letters, self.texts, strict=False):
                 if option and plain(option) == plain(words):
                     return letter
-        value = evaluate(text)
-        return None if value is None else self.of_value(Quantity(value, text.strip(), 0, 0, True))
+        measured = read_measured(text)
+        if measured is None:
+            return None
+        value, unit = measured
+        return self.of_value(Quantity(value, text.strip(), 0, 0, True), unit)
 
-    def of_value(self, quantity: Quantity) -> str | None:
-        """Returns the letter of the one option of a quantity's value."""
+    def of_value(self, quantity: Quantity, unit: Unit | None) -> str | None:
+        """Returns the letter of the one option of a quantity's value, in its unit if both have one."""
+        values = [in_unit(value, own, unit) for value, own in zip(self.values, self.units, strict=True)]
         for fits in (lambda value: abs(value - quantity.value) <= 1e-6 * max(1, abs(value)), quantity.matches):
             same = {
                 text: letter
-                for letter, text, value in zip(self.letters[::-1], self.texts[::-1], self.values[::-1], strict=False)
+                for letter, text, value in zip(self.letters[::-1], self.texts[::-1], values[::-1], strict=False)
                 if value is not None and fits(value)
             }
             if same:
@@ -296,14 +303,15 @@ def read_value(text: str, options: Options) -> str | None:
         if says_nothing(sentence):
             continue
         quantities = without_denied(sentence, find_quantities(sentence) or find_number_words(sentence))
-        sentence = before_reason(sentence)
-        letters = [letter for quantity in quantities if (letter := options.of_value(quantity))]
+        whole, sentence = sentence, before_reason(sentence)
+        letters = [letter for each in quantities if (letter := options.of_value(each, unit_behind(whole, each)))]
         if not named and quantities:
             stated = [each for each in quantities if each.end <= len(sentence)] or quantities
             behind = [each for each in stated if each.start > sentence.rfind("=")] or stated
             if math.isnan(with_alternatives(sentence, quantities, behind[-1]).value):
                 return None
-            letter = options.of_value(behind[-1]) or (letters[0] if len(set(letters)) == 1 else None)
+            letter = options.of_value(behind[-1], unit_behind(whole, behind[-1]))
+            letter = letter or (letters[0] if len(set(letters)) == 1 else None)
             if letter:
                 return letter
         named += letters

@@ -97,6 +97,13 @@ def unit_behind(text: str, quantity: Quantity) -> Unit | None:
     return measure, first[1] / second[1]
 
 
+def in_unit(value: float | None, unit: Unit | None, other: Unit | None) -> float | None:
+    """Returns a value in another unit, `None` if that measures something else; without a unit it may have any."""
+    if value is None or unit is None or other is None:
+        return value
+    return value * unit[1] / other[1] if unit[0] == other[0] else None
+
+
 def same_measure(values: tuple[float, float], units: tuple[Unit | None, ...]) -> bool:
     """
     Returns whether two quantities are the same.
@@ -105,7 +112,8 @@ def same_measure(values: tuple[float, float], units: tuple[Unit | None, ...]) ->
     """
     if None not in units:
         # in the first unit: in metres all nanometres are close
-        return units[0][0] == units[1][0] and is_close(values[0], values[1] * units[1][1] / units[0][1])
+        second = in_unit(values[1], units[1], units[0])
+        return second is not None and is_close(values[0], second)
     shares = [
         value * unit[1] / 100 if unit and unit[0] == "percent" else value
         for value, unit in zip(values, units, strict=True)
