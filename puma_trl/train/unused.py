@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from accelerate.logging import get_logger
+from accelerate.utils import parse_flag_from_env
 from trl import ModelConfig
 
 from ..best import IS_GREATER_BETTER, find_metric
@@ -68,6 +69,8 @@ UNUSED_WITHOUT_METRICS = {
     name: ((plain,), "it is for `compute_metrics`, which is not given")
     for name, plain in (("batch_eval_metrics", False), ("include_for_metrics", []))
 }
+# Beginnings of names of optimizers that look at a weight as a whole: its rows and columns, or the size of its steps
+OF_WHOLE_WEIGHTS = ("adafactor", "apollo", "galore", "stable_adamw")
 
 
 def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -92,6 +95,7 @@ def refuse_unused(args: PumaKLConfig, takes_images: bool, functions: Mapping[str
         )
     _refuse(args, UNUSED, "")
     _refuse_batches(args, takes_images)
+    _refuse_optimizer(args)
     if takes_images:
         _refuse(args, UNUSED_WITH_PICTURES, " on a vision-language model")
     else:
@@ -162,6 +166,17 @@ def _refuse_batches(args: PumaKLConfig, takes_images: bool) -> None:
         raise ConfigError(
             "`accelerator_config: {dispatch_batches: true}` sends batches from the main process, which those with "
             "names of rows do not allow. Leave it out: every process reads its own rows."
+        )
+
+
+def _refuse_optimizer(args: PumaKLConfig) -> None:
+    engine = "DeepSpeed" if args.deepspeed_plugin is not None else "FSDP"
+    is_engine = args.deepspeed_plugin is not None or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if is_engine and args.optim.value.startswith(OF_WHOLE_WEIGHTS):
+        raise ConfigError(
+            f"`optim: {args.optim.value}` looks at each weight as a whole, but {engine} gives it slices, with which "
+            "it fails or takes other steps on each number of processes. Set `optim: adamw_torch`, or launch with "
+            "accelerate_configs/ddp.yaml."
         )
 
 

@@ -34,6 +34,7 @@ from puma_trl.train.unused import (
     UNUSED_WITH_TEXT,
     UNUSED_WITHOUT_METRICS,
     find_idle,
+    refuse_unused,
 )
 from puma_trl.vllm_config import OF_VLLM
 
@@ -424,6 +425,20 @@ def test_batches_of_other_sizes_are_refused(make, pairs, rows):
     values = {"train_sampling_strategy": "batch_rebalance", "use_kl": rows == "pairs"}
     with pytest.raises(ConfigError, match="`train_sampling_strategy: batch_rebalance`"):
         make(pairs if rows == "pairs" else TEXT, values)
+
+
+@pytest.mark.parametrize("optim", ["adafactor", "galore_adamw", "apollo_adamw", "stable_adamw"])
+@pytest.mark.parametrize("engine", ["DeepSpeed", "FSDP"])
+def test_optimizers_that_would_see_slices_are_refused(tmp_path, monkeypatch, engine, optim):
+    """ZeRO flattens the weights, and Adafactor for one takes other steps then; with sharded ones of FSDP2 it fails."""
+    args = PumaKLConfig(str(tmp_path), optim=optim, bf16=False, use_cpu=True)
+    refuse_unused(args, takes_images=True)
+    if engine == "FSDP":
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    else:
+        args.deepspeed_plugin = object()
+    with pytest.raises(ConfigError, match=f"`optim: {optim}` looks at each weight as a whole, but {engine} gives"):
+        refuse_unused(args, takes_images=True)
 
 
 def test_metrics_that_nobody_measures(make, pairs):
