@@ -154,6 +154,8 @@ class StepMetrics:
         count = max(sums["num_tokens"], 1.0)
         means = {name: sums[of] / count for name, of in MEANS.items() if of in sums}
         if "teacher_correct" not in sums:
+            if mode == "train":
+                del means["loss"]  # which Trainer logs
             return means
         means["modality_gap"] = means["teacher_mean_token_accuracy"] - means["mean_token_accuracy"]
         if mode == "eval":

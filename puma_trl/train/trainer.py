@@ -251,8 +251,9 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             loss = result[0] if return_outputs else result
             output, self._sft_output = self._sft_output, None
-            if mode == "eval":  # the loss is a mean over the tokens of this rank's batch
+            if output is not None:
                 num_tokens = output.label_mask.sum()
+                # the loss of an evaluation is a mean over the tokens of this rank's batch; that of training is logged
                 sums = (loss * num_tokens, output.entropy.sum(), output.is_top1.sum(), num_tokens)
                 self._step_metrics.add_sums(mode, torch.stack([value.detach().double() for value in sums]))
         if mode == "train":

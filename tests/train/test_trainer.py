@@ -93,6 +93,10 @@ def test_accumulation_does_not_change_the_step(train, tiny_model, pairs, use_kl,
     )
     for name, value in weights(whole).items():
         assert_close(weights(parts)[name], value, rtol=0, atol=1e-6, msg=name)
+    # means over answer tokens, and not over micro-batches
+    for ours, theirs in zip(parts.state.log_history[:3], whole.state.log_history[:3], strict=True):
+        for name in ("loss", "entropy", "mean_token_accuracy", "num_tokens"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
 
 
 def test_gradient_checkpointing_does_not_change_the_step(train, tiny_model, pairs):
