@@ -1,5 +1,6 @@
 """Tiny real models, processors and pairs, made on the spot; nothing is downloaded."""
 
+import copy
 import random
 import signal
 
@@ -41,8 +42,14 @@ def few_threads():
 
 
 @pytest.fixture(scope="session")
-def processor():
+def built_processor():
     return build_processor("qwen2_vl")
+
+
+@pytest.fixture
+def processor(built_processor):
+    """One for each test, as settings of a run change it: sizes of pictures, the pad token, the template."""
+    return copy.deepcopy(built_processor)
 
 
 @pytest.fixture

@@ -70,6 +70,7 @@ class TowerMemo:
     @contextmanager
     def record(self) -> Iterator[None]:
         """Keeps the outputs of the frozen modules; for the teacher's pass."""
+        self._outputs.clear()  # what a step has left that an error ended
         self._recording = True
         try:
             yield
@@ -84,4 +85,3 @@ class TowerMemo:
             yield
         finally:
             self._replaying = False
-            self._outputs.clear()

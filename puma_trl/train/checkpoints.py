@@ -274,7 +274,7 @@ class ExactCheckpoints:
         old = [path for path in list_checkpoints(newest.parent) if path.name not in kept]
         # those that are not complete first
         old.sort(key=lambda path: ((path / COMPLETE_MARKER).exists(), path.stat().st_mtime, path.name))
-        for path in old[: max(len(old) + len(kept) - max(limit, len(kept)), 0)]:
+        for path in old[: max(len(old) + len(kept) - limit, 0)]:
             shutil.rmtree(path, ignore_errors=True)
 
     def _finalize_training(self, *args, **kwargs):

@@ -54,8 +54,10 @@ def _hide_settings(args: PumaKLConfig, is_pair_data: bool, has_limit: bool) -> I
     if padding_free and has_limit and not args.packing:
         args.max_length = None
     args.padding_free = padding_free and not is_pair_data
-    yield
-    args.padding_free, args.max_length = padding_free, max_length
+    try:
+        yield
+    finally:
+        args.padding_free, args.max_length = padding_free, max_length
 
 
 class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):

@@ -22,7 +22,7 @@ from puma_trl import run
 from puma_trl.checkpoints.command import main
 from puma_trl.checkpoints.merge import merge_adapter
 from puma_trl.errors import MergeError
-from puma_trl.mini import build_model
+from puma_trl.mini import build_model, build_processor
 
 
 VARIANTS = {
@@ -35,8 +35,8 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory, processor, pairs):
-    folder = tmp_path_factory.mktemp("merge")
+def workspace(tmp_path_factory, pairs):
+    folder, processor = tmp_path_factory.mktemp("merge"), build_processor("qwen2_vl")
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "vision_embed_dim": 32, "vision_depth": 2}
     for name, tie in (("base", False), ("tied", True)):
         model = build_model("qwen2_vl", processor, tie_word_embeddings=tie, **sizes)

@@ -85,9 +85,9 @@ def test_image_tokens_are_those_that_the_processor_makes(name):
 
 def test_texts_are_counted_without_added_tokens_or_padding(processor):
     tokenizer = processor.tokenizer
-    tokenizer(["a", "a b"], padding="max_length", max_length=50, truncation=True)
     texts = ["", "a", "Größe <|im_end|> 123", "x" * 500]
     expected = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    tokenizer(["a", "a b"], padding="max_length", max_length=50, truncation=True)
     assert TokenCounter(processor, QWEN_VL).count_texts(texts) == expected
     assert TokenCounter(tokenizer, QWEN_VL).count_texts([]) == []
 
@@ -222,6 +222,22 @@ def test_image_tokens_count_towards_the_limit(check):
         f"{without // 2 + 5}`"
     )
     assert check([row], max_length=without // 2 + 6)[0] == [None]
+
+
+def test_a_picture_has_the_tokens_of_who_reads_it(tmp_path, processor):
+    """The same file on both sides, which another model's processor makes larger."""
+    Image.new("RGB", (56, 56)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(GOOD | {"image_url": "a.png", "image_url_2": "a.png"}) + "\n")
+    sources = find_sources([str(tmp_path / "pairs.jsonl")], None, None, "train")
+    other = build_processor("qwen2_vl")
+    other.image_processor.size["shortest_edge"] = 112 * 112
+    mine, teachers = (TokenCounter(each, QWEN_VL) for each in (processor, other))
+    (chunk,) = find_chunks(sources)
+    alone, taught = (
+        RowChecker(sources, mine, True, None, False, teacher_counter=teacher).check(chunk)[0]["length"]
+        for teacher in (None, teachers)
+    )
+    assert taught - alone == teachers.count_image((56, 56)) - mine.count_image((56, 56)) > 0
 
 
 def test_sizes_that_the_processor_refuses_are_found(check, tmp_path):

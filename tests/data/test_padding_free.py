@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from puma_trl.data.collator import DataCollatorForPumaPairs
-from puma_trl.data.padding_free import OnHost, find_answers
+from puma_trl.data.padding_free import OnHost, find_answers, line_up
 from puma_trl.errors import ConfigError
 from puma_trl.models.families import get_family
 
@@ -100,3 +100,7 @@ def test_single_sides(collate, pairs):
 def test_the_first_token_of_a_row_is_not_predicted():
     labels = torch.tensor([[5, 6, -100], [-100, 7, 8]])
     assert find_answers(labels).tolist() == [0, 3, 4]
+    batch = {"input_ids": torch.tensor([[5, 6, 0], [4, 7, 8]]), "labels": torch.tensor([[5, 6, -100], [4, 7, 8]])}
+    before = batch["labels"].clone()
+    free = line_up(batch | {"attention_mask": (before != -100).long()}, build_family("llava")[1].config)
+    assert free["labels"].tolist() == [[-100, 6, -100, 7, 8]] and torch.equal(batch["labels"], before)

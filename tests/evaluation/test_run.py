@@ -20,16 +20,16 @@ from puma_trl.errors import EvaluationError, ModelError
 from puma_trl.evaluation.__main__ import main
 from puma_trl.evaluation.benchmarks import BENCHMARKS
 from puma_trl.evaluation.local_model import Generator, Prompt, load_for_generation
-from puma_trl.mini import build_model
+from puma_trl.mini import build_model, build_processor
 
 from ..conftest import TINY
 from .helpers import make_items, read_rows, verse_item, write_data
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory, processor):
+def model_folder(tmp_path_factory):
     """A tiny model whose greedy replies differ from prompt to prompt."""
-    folder = tmp_path_factory.mktemp("model")
+    folder, processor = tmp_path_factory.mktemp("model"), build_processor("qwen2_vl")
     model = build_model("qwen2_vl", processor, seed=3, **TINY)
     with torch.no_grad():  # no special tokens in the replies: a server reads those as the parts of a message
         model.lm_head.weight[processor.tokenizer.all_special_ids] = 0

@@ -22,7 +22,7 @@ from puma_trl.evaluation.answers import is_prose
 from puma_trl.evaluation.gap_answers import options_of, same_answer
 from puma_trl.evaluation.local_model import load_for_generation
 from puma_trl.evaluation.settings import ReplySettings
-from puma_trl.mini import build_model
+from puma_trl.mini import build_model, build_processor
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.answer.choice import Judged, Yield, agrees, choose, judge_replies, without_thoughts
 from puma_trl.pairs.answer.problems import GOLD, Problem, digest, read_problems
@@ -63,9 +63,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory, processor):
+def model(tmp_path_factory):
     """A tiny model that has learned these answers by half, so that some of its replies are right."""
     torch.set_num_threads(1)
+    processor = build_processor("qwen2_vl")
     model = build_model("qwen2_vl", processor, seed=3, **TINY).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     rows = [pair(index) for index in range(COUNT)]

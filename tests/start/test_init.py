@@ -25,7 +25,7 @@ ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--tf32", "false"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, processor):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("init")
     processor, model = build_family("qwen2_vl")
     model.save_pretrained(folder / "model")

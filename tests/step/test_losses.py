@@ -320,6 +320,19 @@ class TestFusedPumaLoss:
             standardize_logits=standardize_logits,
         )
 
+    def test_large_logits(self):
+        """Of 150 and more, whose exponentials have no place in single precision."""
+        check_fused(make_inputs(), 1e-5, **SETTINGS | {"temp_kl": 1.0}, logit_scale=40.0)
+
+    @pytest.mark.parametrize("standardize_logits", [False, True])
+    def test_equal_logits_have_finite_gradients(self, standardize_logits):
+        _, teacher, weight, labels = make_inputs()
+        student = torch.zeros(11, HIDDEN, requires_grad=True)
+        fused_puma_loss(
+            student, teacher, weight, labels, **SETTINGS, standardize_logits=standardize_logits
+        ).loss.backward()
+        assert student.grad.isfinite().all() and weight.grad.isfinite().all()
+
     @pytest.mark.parametrize("chunk_size", [1, 3, 11, 100, None])
     def test_chunk_sizes(self, chunk_size):
         check_fused(make_inputs(), 1e-6, chunk_size=chunk_size, **SETTINGS)
@@ -334,6 +347,10 @@ class TestFusedPumaLoss:
             lm_head_bias=make_bias(),
             teacher_lm_head_weight=torch.randn(VOCAB, HIDDEN),
             teacher_lm_head_bias=torch.randn(VOCAB) if bias else None,
+        )
+        shared = make_inputs(trained=False)
+        check_fused(
+            shared, 1e-6, **SETTINGS, teacher_lm_head_weight=shared[2], teacher_lm_head_bias=make_bias(seed=2).detach()
         )
 
     @pytest.mark.parametrize("standardize_logits", [False, True])
@@ -490,8 +507,9 @@ class TestFusedPumaLoss:
         student.requires_grad_(trained in ("both", "hidden", "no_grad"))
         weight.requires_grad_(trained in ("both", "weight", "no_grad"))
         bias.requires_grad_(trained == "bias")
+        options = SETTINGS | {"lm_head_bias": bias, "shared_vocab_size": VOCAB}  # as the trainer gives it
         with torch.set_grad_enabled(trained != "no_grad"), Watch() as watch:
-            output = fused_puma_loss(student, teacher, weight, labels, **SETTINGS, lm_head_bias=bias)
+            output = fused_puma_loss(student, teacher, weight, labels, **options)
         assert watch.products == products  # of one chunk; the two projections are one product
         assert output.loss.requires_grad == (trained not in ("none", "no_grad"))
         if output.loss.requires_grad:
@@ -508,8 +526,9 @@ class TestFusedPumaLoss:
             fused_puma_loss(*inputs, **SETTINGS, chunk_size=4).loss.backward()
         assert watch.largest == 2 * 4 * 64  # both sides of a chunk; the head has 64 * 8 entries too
 
-    def test_automatic_chunks_fill_the_memory_budget(self, monkeypatch):
-        monkeypatch.setattr("puma_trl.step.losses.CHUNK_MEMORY", 2 * 64 * 4 * 50)  # 50 tokens, 32 in round numbers
+    @pytest.mark.parametrize("num_tokens", [50, 1])  # 32 in round numbers, and at least
+    def test_automatic_chunks_fill_the_memory_budget(self, monkeypatch, num_tokens):
+        monkeypatch.setattr("puma_trl.step.losses.CHUNK_MEMORY", 2 * 64 * 4 * num_tokens)
         inputs = make_inputs(num_tokens=65, vocab_size=64)
         with Watch() as watch:
             fused_puma_loss(*inputs, **SETTINGS).loss.backward()

@@ -105,3 +105,24 @@ def test_frozen_vision_modules(tiny_model):
     assert frozen_vision_modules(model, family) == [visual.patch_embed, *visual.blocks]
     set_trainable_parts(model, ["all"], family)
     assert frozen_vision_modules(model, family) == []
+
+
+def test_a_pass_that_an_error_ended_leaves_nothing_behind(tiny_model):
+    """As one without memory, which is tried again with fewer rows, or an interrupted one in a notebook."""
+    model = tiny_model()
+    family = get_family(model.config)
+    set_trainable_parts(model, ["aligner"], family)
+    memo, visual = TowerMemo(model, family), model.model.visual
+    grid = torch.tensor([[1, 4, 4]])
+    lost, pixels = torch.randn(2, 16, visual.patch_embed.proj.weight[0].numel())
+    expected = visual(pixels, grid).pooler_output
+    with pytest.raises(KeyboardInterrupt), memo.record():
+        visual(lost, grid)
+        raise KeyboardInterrupt
+    for _ in range(2):
+        with memo.record():
+            visual(pixels, grid)
+        with memo.replay():
+            assert torch.equal(visual(pixels, grid).pooler_output, expected)
+    visual(pixels, grid)
+    assert not any(memo._outputs.values())  # of a pass whose pictures are not those of the other

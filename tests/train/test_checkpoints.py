@@ -192,6 +192,11 @@ def test_what_a_former_run_has_left_in_a_checkpoint_goes(train, tiny_model, pair
     assert not (out / "checkpoint-2" / "rng_state_1.pth").exists()
 
 
+def test_checkpoints_of_the_model_alone_do_not_count(train, tiny_model, pairs, out):
+    train(tiny_model(), pairs(4), **SAVING, save_only_model=True)
+    assert find_problem(out / "checkpoint-2").reason == "holds the model only (`save_only_model`)"
+
+
 def test_the_marker_is_pushed_with_its_checkpoint(train, tiny_model, pairs, monkeypatch):
     pushed = []
     monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, path: pushed.append(find_problem(path)))

@@ -114,6 +114,24 @@ def test_max_length_holds(make, rows):
         make(Dataset.from_list(rows), max_length=128).evaluate(Dataset.from_list(long))
 
 
+def test_settings_stay_where_the_trainer_cannot_be_made(tiny_model, processor, rows, tmp_path):
+    """So that the same ones, in a notebook, give what they say at the next try."""
+    model = tiny_model()
+    model.set_attn_implementation("varlen")
+    args = PumaKLConfig(str(tmp_path / "out"), bf16=False, use_cpu=True, report_to=[], padding_free=True)
+    optimizer = torch.optim.SGD(model.parameters()), None
+    with pytest.raises(RuntimeError, match="optimizer"):
+        PumaKLTrainer(
+            model,
+            args,
+            train_dataset=Dataset.from_list(rows),
+            processing_class=processor,
+            optimizers=optimizer,
+            optimizer_cls_and_kwargs=(torch.optim.SGD, {}),
+        )
+    assert args.padding_free
+
+
 def test_max_pixels_hold(make, rows, tmp_path):
     Image.new("RGB", (560, 560)).save(tmp_path / "large.png")
     large = [row | {"image_url_2": str(tmp_path / "large.png")} for row in rows]

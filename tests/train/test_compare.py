@@ -14,6 +14,7 @@ from puma_trl.train.compare import (
     FIXED,
     HELD,
     LEARNED,
+    NOT_OF_ADAPTERS,
     ORDER,
     compare_rows,
     compare_settings,
@@ -63,7 +64,10 @@ def test_every_field_has_one_kind():
 
 def test_the_same_settings(make_args):
     args = make_args(learning_rate=1e-4, trainable_parts="aligner", part_learning_rates={"aligner": 1e-4})
-    assert compare_settings("checkpoint-4", describe_settings(args), args) == {}
+    saved = describe_settings(args)
+    assert compare_settings("checkpoint-4", saved, args) == {}
+    del saved["use_vllm"]  # as in a checkpoint of an earlier version
+    assert compare_settings("checkpoint-4", saved, args) == {}
 
 
 @pytest.mark.parametrize(
@@ -138,12 +142,25 @@ def test_another_model_in_the_same_folder(saved_model):
         compare_weights("checkpoint-4", describe(saved_model()), describe(saved_model(seed=1)))
 
 
+def test_another_model_of_the_same_beginning(saved_model, tmp_path):
+    model = saved_model()
+    saved, path = describe(model), tmp_path / "model" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="It has changed since"):
+        compare_weights("checkpoint-4", saved, describe(model))
+
+
 def test_models_that_have_no_folder(tiny_model):
     saved = describe(tiny_model())
     compare_weights("checkpoint-4", saved, describe(tiny_model()))
     other = copy.deepcopy(saved)
     other["model"]["name"] = "me/other"
     with pytest.raises(CheckpointError, match="me/other"):
+        compare_weights("checkpoint-4", saved, other)
+    other["model"] = saved["model"] | {"class": "OtherModel"}
+    with pytest.raises(CheckpointError, match="OtherModel"):
         compare_weights("checkpoint-4", saved, other)
 
 
@@ -152,6 +169,8 @@ def test_adapters(tiny_model):
         return describe(get_peft_model(tiny_model(), LoraConfig(target_modules=["v_proj", "q_proj"], **kwargs)))
 
     saved = adapted(r=4)
+    assert saved["adapters"].keys().isdisjoint(NOT_OF_ADAPTERS)
+    assert saved["adapters"]["target_modules"] == ["q_proj", "v_proj"]  # whatever order a set has in a process
     compare_weights("checkpoint-4", saved, adapted(r=4))
     with pytest.raises(CheckpointError, match=r"other adapters \(`lora_alpha: 8 → 16`, `r: 4 → 8`\)"):
         compare_weights("checkpoint-4", saved, adapted(r=8, lora_alpha=16))
@@ -166,6 +185,10 @@ def test_dtype_engine_and_trained_parameters(tiny_model):
     saved = describe(model)
     with pytest.raises(CheckpointError, match="`engine: one process or DDP → FSDP`"):
         compare_weights("checkpoint-4", saved, describe(model, "FSDP"))
+    quantised = copy.deepcopy(saved)
+    quantised["model"]["quantization"] = {"load_in_4bit": True}
+    with pytest.raises(CheckpointError, match=r'`quantization: null → {"load_in_4bit": true}`'):
+        compare_weights("checkpoint-4", saved, quantised)
     model.lm_head.requires_grad_(False)
     with pytest.raises(CheckpointError, match="other parameters were trained"):
         compare_weights("checkpoint-4", saved, describe(model))

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,12 @@ def test_every_missing_and_every_torn_file_is_named(checkpoint):
     assert find_problem(checkpoint) is None
 
 
+def test_files_of_the_oldest_format(checkpoint):
+    torch.save({"a": torch.ones(3)}, checkpoint / "optimizer.pt", _use_new_zipfile_serialization=False)
+    write_marker(checkpoint, read_marker(checkpoint))
+    assert find_problem(checkpoint) is None
+
+
 def test_torn_marker_and_that_of_another_version(checkpoint):
     for text, reason in (
         ('{"files', "has a torn checkpoint_complete"),
@@ -113,6 +121,18 @@ def test_all_is_on_the_disk_before_the_marker_and_the_marker_after(tmp_path, mon
     assert {checkpoint / name for name in read_marker(checkpoint)["files"]} < set(flushed[:marker])
     assert checkpoint / "ema_teacher" in flushed[:marker]
     assert flushed[marker + 1 :] == [checkpoint, tmp_path]
+
+
+def test_file_systems_that_flush_no_folders(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    assert find_problem(write_checkpoint(tmp_path / "checkpoint-4")) is None
 
 
 def test_a_marker_that_could_not_be_written_is_not_there(checkpoint):

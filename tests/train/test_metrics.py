@@ -8,7 +8,8 @@ import torch
 from puma_trl.config import PumaKLConfig
 from puma_trl.mini import build_processor
 from puma_trl.step.forward import SUMS
-from puma_trl.train.metrics import FIRST_STEPS, StepMetrics
+from puma_trl.train.completions import ON_POLICY_SUMS
+from puma_trl.train.metrics import FIRST_STEPS, ON_POLICY, StepMetrics
 from puma_trl.train.trainer import PumaKLTrainer
 
 
@@ -113,6 +114,13 @@ def test_tokens_are_those_of_rows(make_trainer, pairs, settings):
         assert logs[0]["padding_share"] == 0
 
 
+def test_losses_that_are_kept_hold_no_graph(make_trainer, pairs):
+    trainer = make_trainer(pairs(2))
+    loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+    kept = [loss for _, loss in trainer._step_metrics._unchecked]
+    assert loss.requires_grad and kept and not any(each.requires_grad for each in kept)
+
+
 def test_gap_is_logged(make_trainer, pairs):
     trainer = make_trainer(pairs(4), pairs(4))
     trainer.train()
@@ -124,6 +132,15 @@ def test_gap_is_logged(make_trainer, pairs):
 class OneProcess:
     def reduce(self, tensor, reduction):
         return tensor
+
+
+def test_a_training_begins_anew():
+    metrics = StepMetrics(torch.device("cpu"))
+    for mode, names in (("train", SUMS), (ON_POLICY, ON_POLICY_SUMS)):  # of one that was interrupted
+        metrics.add_sums(mode, torch.ones(len(names)))
+    metrics.add_loss(["a"], torch.tensor(float("nan")))
+    metrics.begin(7)
+    assert metrics.reduce(OneProcess(), "train") == ({}, False) and metrics.total_train_tokens == 7
 
 
 @pytest.mark.parametrize(

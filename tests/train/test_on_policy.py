@@ -232,6 +232,19 @@ def test_the_state_of_the_trainer_stays(train, tiny_model, pairs):
     assert all(each.grad is None for each in trainer.model.parameters())
 
 
+def test_sampling_has_the_precision_of_the_step(train, tiny_model, pairs, monkeypatch):
+    seen, sample = [], OnPolicy.sample
+
+    def watched(self, model, batch, step):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return sample(self, model, batch, step)
+
+    monkeypatch.setattr(OnPolicy, "sample", watched)
+    for bf16 in (True, False):
+        train(tiny_model(), pairs(4), max_steps=1, bf16=bf16, **ALWAYS)
+    assert seen == [True, False]
+
+
 @pytest.mark.parametrize("name", [*MINI, *OTHERS])
 def test_families(name, pairs, tmp_path):
     """

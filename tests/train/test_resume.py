@@ -10,7 +10,7 @@ from puma_trl.config import PumaKLConfig
 from puma_trl.errors import CheckpointError, ConfigError
 from puma_trl.train import resume
 from puma_trl.train.lock import LOCK
-from puma_trl.train.resume import find_checkpoint, is_finished, list_checkpoints
+from puma_trl.train.resume import find_checkpoint, is_finished, list_checkpoints, require_free
 
 from .checkpoint_files import write_checkpoint
 
@@ -136,6 +136,17 @@ def test_checkpoints_that_were_whole_once_are_not_overwritten(out, make_args):
         find_checkpoint(make_args())
 
 
+def test_checkpoints_of_another_run_are_not_overwritten_either(out):
+    for step in (2, 4):
+        (out / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    with pytest.raises(ConfigError, match="holds checkpoint-4 of another run"):
+        require_free(out, None)
+    for step in (2, 4):  # cut short
+        for name in ("checkpoint_complete", "trainer_state.json"):
+            (out / f"checkpoint-{step}" / name).unlink()
+    require_free(out, None)
+
+
 def test_models_without_a_checkpoint_are_not_overwritten(tmp_path, out, make_args):
     """A finished run with `save_strategy: no`, adapters alone, and `save_only_model`."""
     for name in ("model.safetensors", "adapter_model.safetensors", "adapter_config.json"):
@@ -156,6 +167,8 @@ def test_later_checkpoints_are_not_overwritten(out, make_args):
     with pytest.raises(ConfigError, match="overwrite checkpoint-4.*`output_dir`, or delete the later checkpoints"):
         find_checkpoint(earlier)
     assert find_checkpoint(make_args(resume_from_checkpoint=str(out / "checkpoint-4")))
+    (out / "checkpoint-4" / "optimizer.pt").unlink()  # from which nothing can go on
+    assert find_checkpoint(earlier) == str(out / "checkpoint-2")
 
 
 def test_a_remedy_is_not_refused_in_turn(tmp_path, out, make_args):
@@ -175,14 +188,18 @@ def test_another_run_is_not_overwritten_by_one_from_elsewhere(tmp_path, out, mak
         find_checkpoint(make_args(resume_from_checkpoint=str(elsewhere)))
 
 
-def test_a_finished_run_has_nothing_left(out, make_args):
-    args = make_args()
+@pytest.mark.parametrize(
+    ("end", "later"),
+    [({"max_steps": 8}, {"max_steps": 16}), ({"max_steps": -1, "num_train_epochs": 1}, {"num_train_epochs": 2})],
+)
+def test_a_finished_run_has_nothing_left(out, make_args, end, later):
+    args = make_args(**end)
     last = write_checkpoint(out / "checkpoint-8", args)
     assert find_checkpoint(args) == str(last) and not is_finished(last, args)  # killed before its model was saved
     finish(out, 8)
     assert find_checkpoint(args) == str(last) and is_finished(last, args)
-    assert not is_finished(last, make_args(max_steps=16))
-    assert find_checkpoint(make_args(max_steps=16)) == str(last)
+    assert not is_finished(last, make_args(**end | later))
+    assert find_checkpoint(make_args(**end | later)) == str(last)
 
 
 def test_a_model_of_later_steps_than_the_last_checkpoint_is_not_overwritten(out, make_args):

@@ -1,6 +1,5 @@
 """Answers sampled through vLLM, for which a stub stands: what it is sent and when, and what is made of its answers."""
 
-import copy
 from types import SimpleNamespace
 
 import pytest
@@ -17,12 +16,6 @@ from puma_trl.vllm_config import OF_SAMPLING_PARAMS, OF_VLLM
 
 from ..models.family_models import build_family
 from .vllm_stub import OF_SAMPLING, answer_to, make_llm, sampling_params, serve
-
-
-@pytest.fixture
-def processor(processor):
-    """One of its own, in which `max_pixels` is set."""
-    return copy.deepcopy(processor)
 
 
 @pytest.fixture(autouse=True)

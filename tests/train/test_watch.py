@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -172,9 +173,17 @@ def test_teachers_that_stay():
 def test_remedies_fit_the_teacher():
     logs = [{"eval_text_rich_accuracy": value, "step": step} for step, value in enumerate((1.0, 0.0), 1)]
     no_kl = ({"teacher": "frozen"}, {"use_kl": False}, {"lambda_kl": 0.0})
-    for values, is_named in (({}, True), *((values, False) for values in no_kl)):
+    sampled_only = {"lambda_kl": 0.0, "on_policy_share": 0.5}
+    for values, is_named in (({}, True), (sampled_only, True), *((values, False) for values in no_kl)):
         ((_, sign),) = find(logs, **values)
         assert ("`teacher: frozen`" in sign) == is_named and "fewer `trainable_parts`" in sign
+
+
+def test_each_training_is_watched_anew():
+    logs, watching = taught([0.98, 0.7]), Watch(Trainer())
+    for _ in range(2):
+        watching.on_train_begin(None, SimpleNamespace(log_history=[], is_world_process_zero=False), None)
+        assert sum(len(watching.read(each)) for each in logs) == 1
 
 
 @pytest.fixture
