@@ -18,7 +18,7 @@ from ..errors import DataError, UnreadError
 from .columns import FIELDS, SHARED_FIELDS, SUFFIXES, Form, Path, field_of, find_form, word_columns
 from .files import Source, column_names, empty_error, find_chunks
 from .json_lists import by_columns_error, is_by_columns
-from .lookalikes import CHOICE, MEDIA, PICTURES, REPLY, SYSTEM, find_picture, names_answer
+from .lookalikes import CHOICE, MEDIA, PICTURES, REPLY, SYSTEM, TEMPLATE, find_picture, names_answer
 from .marks import is_mark
 from .readers import BrokenRow, read_chunk
 from .references import find_referred
@@ -291,7 +291,9 @@ def _refuse_losses(source: Source, form: Form, sample: Sample) -> None:
         found = "; ".join(f"`{name}` {reason}" for name, reason in losses.items())
         remedy = _remedy(losses, form, sample)
         advice = f"Say what it is with {word_columns(remedy)}, or leave" if remedy else "Leave"
-        if not remedy and not any(names_answer(name) or reason.startswith(MEDIA) for name, reason in losses.items()):
+        if not remedy and not any(
+            names_answer(name) or reason.startswith((MEDIA, TEMPLATE)) for name, reason in losses.items()
+        ):
             advice = "Write it into the question, or leave"
         raise UnreadError(
             f"'{source.path or source.name}' has columns that are not read, but look as if they should be: {found}. "
@@ -348,7 +350,7 @@ def _remedy(losses: dict[str, str], form: Form, sample: Sample) -> dict[str, str
             return {field: name}
         is_text = any(isinstance(row.get(name), str) for row in sample.rows.values())
         alone = not any(_stem(other) == _stem(name) for other in losses if other != name)
-        may_be_read = not reason.startswith((CHOICE, REPLY, MEDIA)) and not names_answer(name)
+        may_be_read = not reason.startswith((CHOICE, REPLY, MEDIA, TEMPLATE)) and not names_answer(name)
         if "input" in form.fields and is_text and alone and may_be_read:
             return {"input": name}
     return None

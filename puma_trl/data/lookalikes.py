@@ -21,6 +21,7 @@ MEDIA = "has the name of sounds or films, which are not read"
 BESIDE = "may belong to the question"
 CHOICE = f"{BESIDE} as a choice"
 SYSTEM = "may be the system prompt"
+TEMPLATE = "would change what the chat template writes: `chat_template_path` names another"
 QUESTION = "may be the question"
 REPLY = "may be the answer, or one to avoid"
 
@@ -61,6 +62,7 @@ CHOICE_SIGNS = "选项 選項 选择 選択 候选 候選 选择肢 보기".spli
 BESIDE_SIGNS = "上下文 題幹 题干 文章 材料 背景 已知 条件 條件 提示 文脈 本文 지문".split()
 # Columns of whole questions, of what comes before them, and of answers, by all of their letters
 SYSTEMS = set("sys sysprompt sysmsg systemmsg systemmessage systemtext systeminstruction persona preamble".split())
+TEMPLATES = {"chattemplate", "chattemplatekwarg"}
 QUESTIONS = set("question problem query dialog dialogue chat turn".split())
 REPLIES = {"chosen", "rejected", "preferred", "dispreferred"}
 REPLY_FILLERS = set("answer response solution output completion reply text".split())
@@ -121,6 +123,8 @@ def suspicion(name: str, known: Iterable[str], given: Collection[str]) -> str | 
             return BESIDE
     if joined in SYSTEMS:
         return SYSTEM
+    if joined in TEMPLATES:
+        return TEMPLATE
     if joined in QUESTIONS and QUESTION not in given:
         return QUESTION
     if REPLY not in given and (replies := REPLIES & set(words)) and set(words) - replies <= REPLY_FILLERS:

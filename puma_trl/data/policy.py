@@ -37,8 +37,9 @@ REMEDIES = {
     "missing image": "Relative image paths start from `image_root`, by default the folder of the data file.",
     "image places": "A question has as many places (`<image>`) as its side has pictures, or none; `columns: "
     "{image_url: picture}` names the column of the pictures.",
-    "unread key": "Take out what is not read of a turn, or write it into the text; pictures stand in parts of "
-    'their own (`{"type": "image", "image": "a.png"}`).',
+    "unread key": "Take out what is not read of a turn, or write it into the text (a thought stands before the answer "
+    "as the model writes it: `<think>\\n…\\n</think>\\n\\n`); pictures stand in parts of their own "
+    '(`{"type": "image", "image": "a.png"}`).',
     "unread column": "`columns: {image_url_2: picture}` says what a column is, and `columns: {picture: ignore}` "
     "leaves it out.",
 }

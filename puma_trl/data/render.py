@@ -14,6 +14,7 @@ from .frames import PROBE, Frames
 from .opening import Opening
 from .places import IMAGE_PLACE
 from .texts import shorten
+from .thoughts import TAG
 from .tokens import MARK, ControlTokens
 
 
@@ -189,7 +190,11 @@ class Renderer:
     def answer(self, output: str) -> str:
         """Renders an answer."""
         output = self.opening.cut(output)
-        return (self.control.escape(output) if self.escapes else output) + self.end
+        if self.escapes:  # but for the tags of a thought
+            pieces = self.opening.split(output)
+            pieces[::2] = map(self.control.escape, pieces[::2])
+            output = "".join(pieces)
+        return output + self.end
 
     def find_problem(self, row: dict[str, Any], side: str) -> str | None:
         """
@@ -218,24 +223,26 @@ class Renderer:
                     f"rewritten text: the tokenizer reads `{name}` {shorten(text)!r} as {shorten(read)!r}; take one "
                     "without a normalizer that changes characters"
                 )
-            token = self._find_control(text, role == "user")
-            if token is not None:
-                reason = "this tokenizer cannot read as plain text" if self.escapes else "has a meaning to the model"
-                return f"special token in text: `{name}` contains '{token}', which {reason}"
+            pieces = text.split(IMAGE_PLACE) if role == "user" else [text]
+            if role and (problem := self._find_control(name, pieces, role)):
+                return problem
         problem = self._find_change(prompt_of(row, side), [name for name, _, _ in texts])
-        if problem is None and (reason := self.opening.find_problem(row.get(f"output{side}") or "")):
-            return f"conversation: {reason} in `output{side}`; give one that opens none with `chat_template_path`"
-        return problem
+        if problem is None and (flaw := self.opening.find_problem(text, self.escapes)):
+            return f"thought: in `{name}` {flaw}"
+        return problem or self._find_control(name, self.opening.split(self.opening.cut(text))[::2])
 
     def _find_change(self, prompt: Prompt, names: list[str]) -> str | None:
         """Returns what the template does to turns other than to put something around them, if anything."""
+        prompt = self._escape(*prompt) if self.escapes else prompt
         try:
-            found = self.frames.find_change(*(self._escape(*prompt) if self.escapes else prompt))
+            found = self.frames.find_change(*prompt)
         except DataError as error:
             return str(error)
         if found is not None:
             what, owner, text = found
             return f"conversation: the chat template {what} `{names[owner]}`: {text[:60]!r}"
+        if not self.opening.opens(rendered := self.frames.render(*prompt)):
+            return f"conversation: the chat template opens this answer otherwise than others: {rendered[-60:]!r}"
         for name, text in [(names[-2], prompt[0]), *((names[i], turn["content"]) for i, turn in enumerate(prompt[2]))]:
             if len([piece for piece in text.split(IMAGE_PLACE) if piece.strip()]) > 1 and not self._keeps_places:
                 return (
@@ -251,17 +258,21 @@ class Renderer:
         rendered = apply_template(self.processor, make_turns(self.processor, messages, 1))
         return bool(rendered.partition(STAND_IN)[2].partition(ANSWER_STAND_IN)[0].strip())
 
-    def _find_control(self, text: str, has_places: bool) -> str | None:
-        """Finds a control token, also one that stands there when a template takes the pictures out of the text."""
-        pieces = text.split(IMAGE_PLACE) if has_places else [text]
-        if self.escapes:
-            return self.control.find("".join(map(self.control.escape, pieces)))
+    def _find_control(self, name: str, pieces: list[str], role: str = "") -> str | None:
+        """
+        Finds a control token in the pieces of a text, also one that stands there when a template takes what is between
+        them out, and says what is wrong.
+        """
+        token = self.control.find("".join(map(self.control.escape, pieces))) if self.escapes else None
         # joined as well
-        for piece in dict.fromkeys(["".join(pieces), *pieces]):
-            token = self.control.find(piece) or self.control.find_normalized(piece)
-            if token is not None:
-                return token
-        return None
+        for piece in () if self.escapes else dict.fromkeys(["".join(pieces), *pieces]):
+            token = token or self.control.find(piece) or self.control.find_normalized(piece)
+        if token is None:
+            return None
+        if role == "assistant" and TAG.fullmatch(token):
+            return f"thought: `{name}` contains '{token}'; take out thoughts of turns before, as chat templates do"
+        reason = "this tokenizer cannot read as plain text" if self.escapes else "has a meaning to the model"
+        return f"special token in text: `{name}` contains '{token}', which {reason}"
 
     def _escape(self, instruction: str, num_images: int, history: Sequence[dict[str, str]] = ()) -> Prompt:
         def escape(text: str, role: str) -> str:

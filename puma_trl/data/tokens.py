@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from ..models.tokenizers import get_tokenizer
+from .thoughts import TAG
 
 
 # Inside of a control token it keeps that from being one; [`ControlTokens.plain_reader`] drops it. Unicode sets this
@@ -156,7 +157,8 @@ def _mark(token: str) -> str:
 
 def _is_control(token: AddedToken) -> bool:
     content = token.content.strip(" \n▁")
-    return token.special or (SHAPE.fullmatch(content) is not None and HTML.fullmatch(content) is None)
+    has_shape = SHAPE.fullmatch(content) is not None and HTML.fullmatch(content) is None
+    return token.special or has_shape or TAG.fullmatch(content) is not None
 
 
 def _any_of(words: list[str]) -> str:

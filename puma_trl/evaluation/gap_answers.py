@@ -7,7 +7,16 @@ from typing import Any
 from datasets import Dataset
 
 from ..data.render import prompt_of
-from .answers import final_answer, find_truths, gold_answer, parse_options, same_quantity, same_truth, same_words
+from .answers import (
+    final_answer,
+    find_truths,
+    gold_answer,
+    parse_options,
+    same_quantity,
+    same_truth,
+    same_words,
+    strip_thoughts,
+)
 from .local_model import Generator, Prompt
 from .progress import Progress
 
@@ -36,6 +45,7 @@ def same_answer(reply: str, gold: str, options: tuple[str, ...] = ()) -> bool:
         options (`tuple[str, ...]`, *optional*):
             Texts of the options, where the gold answer is one of them.
     """
+    gold, reply = strip_thoughts(gold), strip_thoughts(reply)
     expected = gold_answer(gold, options)
     if expected is None:
         return same_words(gold, reply)

@@ -18,6 +18,7 @@ from transformers import (
 
 from ..data.images import image_size, open_image
 from ..data.render import end_token_ids, render_prompt
+from ..data.thoughts import find_end, find_tags
 from ..errors import EvaluationError
 from ..models.weights import check_folder
 
@@ -178,8 +179,25 @@ class Generator:
     def answer(self, prompts: Sequence[Prompt]) -> list[Reply]:
         """Answers one batch."""
         tokens, lengths, cuts = self.complete(prompts)
-        texts = self.processor.batch_decode(tokens, skip_special_tokens=True)
-        return [Reply(text.strip(), *facts) for text, *facts in zip(texts, lengths, cuts, strict=True)]
+        texts = map(self.with_thought, prompts, self._decode(tokens))
+        return [Reply(*facts) for facts in zip(texts, lengths, cuts, strict=True)]
+
+    def with_thought(self, prompt: Prompt, text: str) -> str:
+        """Returns what was said, with the tag of a thought that the chat template has opened before it."""
+        found = find_end(render_prompt(self.processor, prompt.text, len(prompt.images), prompt.history))
+        return f"{found[0]}\n{text.strip()}" if found and found["begins"] else text.strip()
+
+    def _decode(self, tokens: torch.Tensor) -> list[str]:
+        """Returns texts without special tokens, but with the tags of thoughts, which some tokenizers count to them."""
+        tokenizer = self.processor.tokenizer
+        tags = tokenizer.convert_tokens_to_ids([tag for pair in find_tags(tokenizer).items() for tag in pair])
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        if special.isdisjoint(tags):
+            return self.processor.batch_decode(tokens, skip_special_tokens=True)
+        special = special.union(tokenizer.all_special_ids).difference(tags)
+        return self.processor.batch_decode(
+            [[token for token in row if token not in special] for row in tokens.tolist()]
+        )
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[Prompt], **options: Any) -> tuple[torch.Tensor, list[int], list[bool]]:

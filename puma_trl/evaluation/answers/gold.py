@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from .final import final_answer, final_truth, find_loose, read_announced
 from .options import TRUTHS
 from .quantities import REASON, WHY, plain_math
-from .statements import split_sentences
+from .statements import split_sentences, strip_thoughts
 
 
 MARKUP = " \t\r\n*$.!。！)）\"'”"
@@ -38,6 +38,7 @@ def gold_answer(gold: str, options: Sequence[str] = ()) -> str | None:
         options (`Sequence[str]`, *optional*):
             Texts of the options, where the answer is the letter of one.
     """
+    gold = strip_thoughts(gold)
     if options:
         return final_answer(gold, "choice", options)
     announced = read_announced(gold)
@@ -50,7 +51,7 @@ def gold_answer(gold: str, options: Sequence[str] = ()) -> str | None:
 
 def is_prose(gold: str) -> bool:
     """Returns whether a gold output is prose: several words that state no answer."""
-    return gold_answer(gold) is None and len(WORD.findall(gold)) > MAX_WORDS
+    return gold_answer(gold) is None and len(WORD.findall(strip_thoughts(gold))) > MAX_WORDS
 
 
 def find_truths(answer: str) -> tuple[str, ...]:

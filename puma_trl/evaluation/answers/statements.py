@@ -7,15 +7,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from ...data.thoughts import TAG as THOUGHT
+
 
 MAX_SEGMENT = 400  # characters of a sentence that are read after a phrase
 MAX_PHRASES = 50
 
-THOUGHT = re.compile(
-    r"(?P<begins><(?:think|thinking|thought|thoughts|reasoning)>|◁think▷)"
-    r"|</(?:think|thinking|thought|thoughts|reasoning)>|◁/think▷",
-    re.IGNORECASE,
-)
 BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\[{}]|[{}]")
 TAG = re.compile(r"<(?P<end>/?)(?:answer|final_answer|conclusion)>(?!\s*:)", re.IGNORECASE)
 GAP = r"[ \t]{0,8}"

@@ -154,7 +154,7 @@ def read_problems(
     # what the sides say differently does not matter: both get another answer
     checker = replace(make_checker(sources, model, max_length=None), student_answers=True)
     if checker.renderer is not None:
-        checker.renderer.opening.thought = None  # if the template opens one: it is taken out of the replies
+        checker.renderer.opening.takes_any = True  # thoughts are taken out of the replies
     problems, bad, total = [], [], 0
     with Progress("reading", 0) as progress:
         for chunk in find_chunks(sources):

@@ -71,8 +71,8 @@ class Sampler(Generator):
             draws = [random.Random(seed) for seed in seeds]
             options["logits_processor"] = LogitsProcessorList([PickToken(draws, self.temperature, self.top_p)])
         replies = []
-        for row, length, is_cut in zip(*self.complete(prompts, **options), strict=True):
+        for prompt, row, length, is_cut in zip(prompts, *self.complete(prompts, **options), strict=True):
             said = row[: length if is_cut else length - 1]
             text = self.processor.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            replies.append(Reply(text.strip(), length, is_cut))
+            replies.append(Reply(self.with_thought(prompt, text), length, is_cut))
         return replies
