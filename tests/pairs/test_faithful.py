@@ -93,14 +93,3 @@ def test_pieces_of_running_text_are_drawn_whatever_blank_is_between():
         assert failures == (), question
         text = plain("".join(piece.text for piece in drawn)).replace("~", "").replace("′", "'")
         assert text == plain("".join(RUNNING[piece] for piece in pieces)), question
-
-
-@pytest.mark.parametrize("style", STYLES)
-def test_no_source_is_drawn(style):
-    """A backslash, a brace or a dollar only where the signs of the question have it."""
-    for seed in range(COUNT // 4):
-        rng = random.Random(f"source/{style}/{seed}")
-        question, signs = STYLES[style](rng)
-        text = "".join(piece.text for piece in list_pieces(question, compose.draw_style(rng), BOOK)[0])
-        for sign in "\\{}$^_&":
-            assert text.count(sign) == signs.count(sign), question
