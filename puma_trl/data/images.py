@@ -4,11 +4,13 @@ import functools
 import os
 import re
 import stat
+import unicodedata
 import warnings
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
@@ -220,13 +222,39 @@ def _as_struct(value: str | bytes) -> dict[str, Any]:
     return read_address(value) or {"bytes": None, "path": value}
 
 
+def _otherwise_written(path: str) -> str | None:
+    """Returns the file whose path differs by case, Unicode form (macOS), slashes (Windows) or escapes alone."""
+    found, *names = Path(os.path.abspath(unquote(path.replace("\\", "/")))).parts
+    for name in names:
+        if not os.path.exists(os.path.join(found, name)):
+            name = _names(found).get(_folded(name))
+            if name is None:
+                return None
+        found = os.path.join(found, name)
+    return found if os.path.isfile(found) else None
+
+
+@functools.lru_cache(maxsize=64)
+def _names(folder: str) -> dict[str, str]:
+    try:
+        return {_folded(name): name for name in os.listdir(folder)}
+    except OSError:
+        return {}
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _open_file(value: dict[str, Any], name: str) -> BinaryIO:
     if value["bytes"] is not None:
         return BytesIO(value["bytes"])
     try:
         mode = os.stat(value["path"]).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"missing image: {name} does not exist") from None
+        there = _otherwise_written(value["path"])
+        but = f", but {there!r} does, which differs in capitals, Unicode form, slashes or escapes" if there else ""
+        raise DataError(f"missing image: {name} does not exist{but}") from None
     if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
         raise DataError(
             f"unreadable image: {name} is {KINDS.get(stat.S_IFMT(mode), 'no file')}, not a file with a picture"

@@ -74,7 +74,7 @@ def load_for_prompts(path: str) -> tuple[PreTrainedConfig, ProcessorMixin]:
 
     Raises:
         EvaluationError: if the folder lacks them or the chat template.
-        ModelError: if its files are torn, or its weights are pickled.
+        ModelError: if it holds adapters, its files are torn, or its weights are pickled.
     """
     check_folder(path)
     try:
@@ -101,7 +101,7 @@ def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel
 
     Raises:
         EvaluationError: if the folder lacks the model, its processor or its chat template.
-        ModelError: if its files are torn, or its weights are pickled.
+        ModelError: if it holds adapters, its files are torn, or its weights are pickled.
     """
     _, processor = load_for_prompts(path)
     try:

@@ -39,11 +39,6 @@ def load_config(
             or without usable weights (see [`check_folder`]), or a model of an unknown type.
     """
     folder = model_args.model_name_or_path
-    if os.path.isfile(os.path.join(folder, "adapter_config.json")):
-        raise ModelError(
-            f"`{key}: {folder}` holds adapters and no model. Merge them into their base model first: "
-            f"`python -m puma_trl.merge {folder} {folder.rstrip('/')}-merged`."
-        )
     check_folder(folder)
     try:
         return AutoConfig.from_pretrained(

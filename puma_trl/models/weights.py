@@ -37,10 +37,15 @@ def check_folder(folder: str | Path) -> None:
             The folder. Anything else, such as the name of a model on the Hub, is not judged.
 
     Raises:
-        ModelError: if a file is torn, there are no weights but pickled ones, or an index names files that are missing
-            or outside of the folder.
+        ModelError: if it holds adapters, a file is torn, there are no weights but pickled ones, or an index names
+            files that are missing or outside of the folder.
     """
     folder = Path(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder} holds adapters and no model. Merge them into their base model first: "
+            f"`puma-trl merge {folder} {folder}-merged`."
+        )
     if not (folder / "config.json").is_file():  # what loads it says so
         return
     contents = {name: read_object(folder / name) for name in JSON_FILES if (folder / name).exists()}

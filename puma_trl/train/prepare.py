@@ -327,8 +327,9 @@ def prepare_rows(
     for name, dataset in splits.items():
         if not isinstance(dataset, Dataset | IterableDataset):
             raise ConfigError(
-                f"The {name} dataset is of the type {type(dataset).__name__}. Give a `datasets.Dataset`, such as "
-                "`Dataset.from_list(...)` makes; `load_data(files, args, processor)[0]['train']` reads files."
+                f"The {name} dataset is of the type {type(dataset).__name__}. Give a `datasets.Dataset`, such as a "
+                "split of a `DatasetDict`, or `Dataset.from_list`; `load_data(files, args, processor)[0]['train']` reads "
+                " files."
             )
         if isinstance(dataset, IterableDataset):
             if takes_images:

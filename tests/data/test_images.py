@@ -221,6 +221,19 @@ def test_missing_images_are_found(tmp_path):
             image_size(str(path))
 
 
+@pytest.mark.parametrize(
+    "written", ["blatt 1/Übung.png", "Blatt 1\\U\u0308bung.PNG", "Blatt 1/\u00dcbung.PNG", "Blatt%201/U%CC%88bung.PNG"]
+)
+def test_a_missing_image_that_is_there_under_a_like_name(tmp_path, written):
+    there = tmp_path / "Blatt 1" / "U\u0308bung.PNG"  # as macOS packs it
+    there.parent.mkdir()
+    there.write_bytes(PNG)
+    with pytest.raises(DataError) as caught:
+        image_size(str(tmp_path / written))
+    assert f"does not exist, but {str(there)!r} does, which differs in" in str(caught.value)
+    assert image_size(str(there)) == (48, 64)
+
+
 def test_only_regular_files_are_opened(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     monkeypatch.chdir(tmp_path)  # a socket's path must be short

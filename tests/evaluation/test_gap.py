@@ -92,6 +92,20 @@ def checked_pairs(pair_file, processor, tiny_model):
         ("It leaves at 3 am.", "It leaves at 3 pm.", False),
         ("Answer: t = 3 a.m.", "Answer: t = 3 p.m.", False),
         ("Answer: t = 3 p.m.", "Answer: t = 3 pm", True),
+        # decimal commas
+        ("Der Winkel ist 93,6°.", "93,6°", True),
+        ("93.6", "$93{,}6^\\circ$", True),
+        ("Der Umfang ist 13,5 cm.", "12,5 cm", False),
+        ("6", "93,6", False),
+        ("1,5", "5", False),
+        ("125", "0,125", False),
+        ("1/8", "0,125", True),
+        ("1000.5", "1.000,50", True),
+        ("x = 2,5", "Answer: x = 2.5", True),
+        ("1234", "1,234", True),
+        ("12345", "12{,}345", True),
+        ("5", "(2,5)", False),
+        ("(2,5)", "(2,5)", True),
         # several values
         ("x = -3 or x = 3", "Answer: x = 3 or x = -3", True),
         ("Answer: x = ±3", "Answer: x = 3 or x = -3", True),
@@ -129,6 +143,7 @@ def test_options_are_consulted_where_the_gold_answer_is_a_letter():
     assert options_of(row) == ("10", "20") and options_of(row | {"output_2": "Answer: 20"}) == ()
     assert same_answer("AB is 20 long.", row["output_2"], ("10", "20"))
     assert not same_answer("AB is 10 long.", row["output_2"], ("10", "20"))
+    assert same_answer("Es sind 93.6°.", "B", ("103,7°", "93,6°"))
 
 
 def test_accuracy_on_both_sides(checked_pairs):

@@ -10,6 +10,7 @@ from transformers import AutoModelForImageTextToText
 from trl import ModelConfig
 
 from puma_trl.config import PumaKLConfig
+from puma_trl.evaluation.local_model import load_for_prompts
 from puma_trl.models.adapters import build_peft_config
 from puma_trl.models.families import Family, get_family
 from puma_trl.models.load import load_config, load_model
@@ -330,5 +331,8 @@ def test_adapters_name_their_base_by_its_whole_path(folder, tmp_path, monkeypatc
 def test_adapters_are_no_model(make, tmp_path):
     trainer = make(max_steps=1)
     trainer.save_model()
-    with pytest.raises(ValueError, match="python -m puma_trl.merge .*out"):
+    message = "out holds adapters and no model.*`puma-trl merge .*out .*out-merged`"
+    with pytest.raises(ValueError, match=message):
         load_config(ModelConfig(str(tmp_path / "out")), trainer.args)
+    with pytest.raises(ValueError, match=message):
+        load_for_prompts(str(tmp_path / "out"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 from peft import LoraConfig
 from PIL import Image
 from transformers import AutoModelForImageTextToText, default_data_collator
@@ -269,6 +269,10 @@ def test_streams_are_refused(make, rows):
         (
             {"train_dataset": [{"instruction": "a"}]},
             "The train dataset is of the type list. Give a",
+        ),
+        (
+            {"train_dataset": DatasetDict({"train": Dataset.from_list([{"instruction": "a"}])})},
+            "The train dataset is of the type DatasetDict. Give .* a split of a `DatasetDict`",
         ),
         (
             {"train_dataset": "rows.jsonl"},

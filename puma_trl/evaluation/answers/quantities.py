@@ -55,7 +55,7 @@ REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\[dtc]frac", r"\\frac"),
-        (r"(?<=\d)(?:\{,\}|\\[,!;])(?=\d{3}(?!\d))", ","),
+        (r"(?<=\d)(?:\{,\}(?=\d)|\\[,!;](?=\d{3}(?!\d)))", ","),
         (r"\\(?:text|textbf|textit|mathrm|mathbf|mathit|operatorname)\s*\{([^{}]*)\}", r" \1"),
         (r"\\(?:left|right|displaystyle|bigl?|bigr)(?![A-Za-z])", ""),
         (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ|\{\s*°\s*\}|°)|\\degree(?![A-Za-z])", "°"),
@@ -96,10 +96,14 @@ BRACES = tuple(
     )
 )
 
+# "93,6", "0,125" and "1.234,5"; but "1,234" has thousands, "(2,5)" is a pair, "1,2,3" a list
+DECIMAL_COMMA = r"(?<![\d.,(\[{])(?![1-9]\d{0,2},\d{3}(?!\d))(?:[1-9]\d{0,2}(?:\.\d{3})+|\d+),\d+(?![\d,.]*\d)"
+
 TOKEN = re.compile(
     r"(?P<skip>^[ \t]*\d{1,2}[.)][ \t]+(?=\S)|\d{1,2}:\d\d(?!\d)|"
     r"(?i:\b(?:step|figure|fig\.?|question|part|case|method|equation|eq\.?|example|table))\s*\d+)"
-    r"|(?P<number>\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?!\w|\.\d))?)"
+    rf"|(?P<number>{DECIMAL_COMMA}|"
+    r"\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+(?!\w|\.\d))?)"
     r"|(?P<symbol>[√π()+*/^×·÷-])"
     r"|(?P<mark>[°%])"
     r"|(?P<space>\s+)"
@@ -135,11 +139,19 @@ class Quantity:
         """Returns whether a value is this one, or rounds to it at the decimals that are written."""
         if is_close(self.value, value):
             return True
-        decimals = len(self.text.rpartition(".")[2]) if self.plain and "." in self.text else 0
+        written = _with_point(self.text) if self.plain else ""
+        decimals = len(written.rpartition(".")[2]) if "." in written else 0
         return decimals > 0 and abs(self.value - value) <= 0.5001 * 10**-decimals
 
     def __str__(self) -> str:
-        return self.text.replace(",", "").replace(" ", "") if self.plain else f"{self.value:.10g}"
+        return _with_point(self.text.replace(" ", "")) if self.plain else f"{self.value:.10g}"
+
+
+def _with_point(number: str) -> str:
+    """Returns a number without commas or points between thousands, and with a point before its decimals."""
+    if re.fullmatch(rf"-?{DECIMAL_COMMA}", number):
+        number = number.replace(".", "").replace(",", ".")
+    return number.replace(",", "")
 
 
 def is_close(first: float, second: float) -> bool:
@@ -320,7 +332,7 @@ class _Scanner:
     def _factor(self, position: int, depth: int) -> tuple[float, int] | None:
         kind, token, _ = self.tokens[position]
         if kind == "number":
-            return float(token.replace(",", "")), position + 1
+            return float(_with_point(token)), position + 1
         if token == "π":
             return math.pi, position + 1
         if depth >= MAX_DEPTH or token not in ("√", "-", "("):
