@@ -328,8 +328,8 @@ def prepare_rows(
         if not isinstance(dataset, Dataset | IterableDataset):
             raise ConfigError(
                 f"The {name} dataset is of the type {type(dataset).__name__}. Give a `datasets.Dataset`, such as a "
-                "split of a `DatasetDict`, or `Dataset.from_list`; `load_data(files, args, processor)[0]['train']` reads "
-                " files."
+                "split of a `DatasetDict` or what `Dataset.from_list(...)` makes; "
+                "`load_data(files, args, processor)[0]['train']` reads files."
             )
         if isinstance(dataset, IterableDataset):
             if takes_images:
