@@ -27,7 +27,7 @@ from ..step.forward import SelfTeacher, SeparateTeacher
 from ..step.teacher import AdapterEMACallback
 from .compare import compare_rows, compare_weights, describe_rows, describe_settings, describe_weights, word_changes
 from .lock import hold_lock
-from .marker import COMPLETE_MARKER, find_damage, read_marker, write_marker
+from .marker import COMPLETE_MARKER, begin_checkpoint, find_damage, read_marker, write_marker
 from .resume import (
     check_settings,
     find_checkpoint,
@@ -225,6 +225,9 @@ class ExactCheckpoints:
         if self.args.should_save:  # what a run has left that is being repeated from an earlier checkpoint
             (folder / COMPLETE_MARKER).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
+            if not self.args.save_only_model:
+                with naming_disk_of(folder):
+                    begin_checkpoint(folder)
         self.accelerator.wait_for_everyone()
         self._completed = None
         limit, self._holds_limit = self.args.save_total_limit, True

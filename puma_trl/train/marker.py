@@ -22,6 +22,8 @@ from ..models.weights import leads_outside
 
 
 COMPLETE_MARKER = "checkpoint_complete"
+# In a checkpoint while it is written, until it counts: so that one of ours that was cut short is known at any point
+BEGUN = "checkpoint_begun"
 PICKLES = (".pt", ".pth", ".bin")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model*.bin")
 # Of Trainer, of FSDP and of DeepSpeed
@@ -47,6 +49,12 @@ class Problem(NamedTuple):
     is_unfinished: bool = False
 
 
+def begin_checkpoint(checkpoint: str | Path) -> None:
+    """Makes the folder of a checkpoint that is to be written, of which [`write_marker`] is the end."""
+    Path(checkpoint).mkdir(parents=True, exist_ok=True)
+    (Path(checkpoint) / BEGUN).touch()
+
+
 def write_marker(checkpoint: str | Path, facts: dict[str, Any]) -> None:
     """
     Declares a checkpoint complete. All it holds is on the disk before that, and the marker is after it.
@@ -58,12 +66,13 @@ def write_marker(checkpoint: str | Path, facts: dict[str, Any]) -> None:
             What the run is, to stand beside `files` in the marker.
     """
     checkpoint = Path(checkpoint)
-    paths = sorted(path for path in checkpoint.rglob("*") if path.name != COMPLETE_MARKER)
+    paths = sorted(path for path in checkpoint.rglob("*") if path.name not in (COMPLETE_MARKER, BEGUN))
     for path in paths:
         _flush(path)
     files = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in paths if path.is_file()}
     with whole_file(checkpoint / COMPLETE_MARKER) as file:
         json.dump(facts | {"files": files}, file, indent=1)
+    (checkpoint / BEGUN).unlink(missing_ok=True)
     for folder in (checkpoint, checkpoint.parent):
         _flush(folder)
 
@@ -136,11 +145,11 @@ def _explain_without_marker(checkpoint: Path) -> Problem:
         if has_model(checkpoint) and not has_optimizer:
             return Problem("holds a model, and no checkpoint to go on from")
         return Problem(f"is no checkpoint: it has no {COMPLETE_MARKER}")
-    if not has_state:
+    if not has_state or (checkpoint / BEGUN).exists():
         return Problem("was cut short while it was written", is_unfinished=True)
     if has_model(checkpoint) and not has_optimizer:
         return Problem("holds the model only (`save_only_model`)")
-    return Problem(f"was cut short just before its end, or written by other software: it has no {COMPLETE_MARKER}")
+    return Problem(f"was written by other software, or cut short in copying it: it has no {COMPLETE_MARKER}")
 
 
 def _is_torn(path: Path) -> bool:

@@ -17,7 +17,7 @@ from puma_trl.record.provenance import read_provenance, save_provenance
 from puma_trl.train import checkpoints
 from puma_trl.train.checkpoints import naming_damage
 from puma_trl.train.compare import describe_settings
-from puma_trl.train.marker import COMPLETE_MARKER, find_problem, read_marker
+from puma_trl.train.marker import BEGUN, COMPLETE_MARKER, find_problem, read_marker
 from puma_trl.train.trainer import PumaKLTrainer
 
 from .checkpoint_files import write_checkpoint
@@ -46,6 +46,27 @@ def test_marker_of_a_run(train, tiny_model, pairs, out):
     assert marker["settings"] == settings  # training does not change what is compared
     assert marker["weights"]["engine"] == "one process or DDP"
     assert {split: rows["rows"] for split, rows in marker["data"].items()} == {"train": 4, "eval": 2}
+
+
+@pytest.mark.parametrize("place", ["begin_checkpoint", "_save_optimizer_and_scheduler", "write_marker"])
+def test_a_first_checkpoint_that_is_killed_at_any_point(train, tiny_model, pairs, out, monkeypatch, caplog, place):
+    """Before its first file, between model and optimizer, and when all but the marker is there."""
+    owner = PumaKLTrainer if place.startswith("_") else checkpoints
+    run = getattr(owner, place)
+
+    def kill(*args):
+        if place == "begin_checkpoint":
+            run(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, place, kill)
+        train(tiny_model(), pairs(4), **SAVING)
+    assert find_problem(out / "checkpoint-1").is_unfinished
+    trainer = train(tiny_model(), pairs(4), **SAVING, resume_from_checkpoint="true")
+    assert "checkpoint-1 was cut short while it was written" in caplog.text and trainer.state.global_step == 2
+    assert [find_problem(out / f"checkpoint-{step}") for step in (1, 2)] == [None, None]
+    assert not (out / "checkpoint-2" / BEGUN).exists()
 
 
 def test_settings_are_compared_before_the_trainer_is_made_as_after(train, tiny_model, pairs, tmp_path):

@@ -93,7 +93,7 @@ def test_torn_marker_and_that_of_another_version(checkpoint):
         ("checkpoint-4", [], "was cut short while it was written", True),
         ("checkpoint-4", ["model.safetensors", "optimizer.pt"], "was cut short while it was written", True),
         ("checkpoint-4", ["config.json", "model.safetensors", "trainer_state.json"], "holds the model only", False),
-        ("checkpoint-4", ["model.safetensors", "optimizer.pt", "trainer_state.json"], "or written by other", False),
+        ("checkpoint-4", ["model.safetensors", "optimizer.pt", "trainer_state.json"], "written by other", False),
         ("final", ["config.json", "model.safetensors", "trainer_state.json"], "holds a model, and no check", False),
         ("other", [], "is no checkpoint", False),
     ],
