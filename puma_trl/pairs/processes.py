@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from rich.console import Console
@@ -41,6 +42,9 @@ def map_tasks(worker: Callable[[Any], Any], tasks: Sequence[Any], num_proc: int,
             Processes; with 1 the work is done in this one.
         title (`str`):
             What the bar says.
+
+    Raises:
+        DataError: if a process was killed.
     """
     console = Console(stderr=True)
     shown = {"description": title, "total": len(tasks), "console": console, "transient": True}
@@ -54,6 +58,11 @@ def map_tasks(worker: Callable[[Any], Any], tasks: Sequence[Any], num_proc: int,
     pool = ProcessPoolExecutor(min(num_proc, len(tasks)), context, initializer=_start, initargs=(worker,))
     try:
         yield from track(pool.map(_work, tasks), **shown)
+    except BrokenProcessPool:
+        raise DataError(
+            f"One of the {num_proc} processes was killed, as happens where memory runs out. Work with fewer: "
+            "`--num_proc 1`."
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
