@@ -29,6 +29,7 @@ from .settings import (
 Settings = TypeVar("Settings")
 
 SHARED = ("run", "generate")  # which several processes do together
+ENDINGS = {"generate": ".jsonl", "extract": ".jsonl", "score": ".json", "report": ".md", "gap": ".json"}
 FAILED = 3  # exit code of a run that is whole, but to which the language model said too little
 
 
@@ -205,6 +206,9 @@ def run_subcommand(args: argparse.Namespace) -> int:
     if args.command == "run":
         check_folder(args.output_dir)
         return run_all(args)
+    ending = ENDINGS[args.command]
+    if args.output.suffix != ending:  # files of other endings are written beside it
+        raise EvaluationError(f"`--output {args.output}` must end with {ending}.")
     check_file(args.output)  # before hours of work
     if args.command == "generate":
         from .generate import run_generate

@@ -26,7 +26,7 @@ from .gap_answers import answer_pairs, longest_reply
 from .gap_report import draw_gap, name_models, print_gap
 from .gap_summary import GROUPS, compare_models, summarise
 from .local_model import Generator, load_for_generation, load_for_prompts
-from .settings import GapSettings
+from .settings import GapSettings, check_sampling
 
 
 def load_pairs(
@@ -138,6 +138,9 @@ def run_gap(settings: GapSettings, models: list[str], output: Path) -> list[dict
     Raises:
         EvaluationError: if the pairs cannot be used or a model cannot be loaded.
     """
+    if settings.num_rows is not None and settings.num_rows < 2:
+        raise EvaluationError(f"`num_rows` is {settings.num_rows}, but the shuffled-teacher control needs two pairs.")
+    check_sampling(settings.batch_size, 1 if settings.max_new_tokens is None else settings.max_new_tokens, 0.0, 1.0)
     for path in (output, output.with_suffix(".pairs.jsonl"), output.with_suffix(".png")):
         check_file(path)
     checked = [check_pairs(settings, path) for path in models]

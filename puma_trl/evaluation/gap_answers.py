@@ -71,7 +71,7 @@ def options_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 def longest_reply(rows: Dataset, max_new_tokens: int | None = None) -> int:
     """Returns how many tokens a reply may have: by default a quarter more than the longest gold answer."""
-    return max_new_tokens or 8 + max(rows["num_answer_tokens"]) * 5 // 4
+    return 8 + max(rows["num_answer_tokens"]) * 5 // 4 if max_new_tokens is None else max_new_tokens
 
 
 def answer_pairs(generator: Generator, rows: Dataset, title: str) -> list[dict[str, Any]]:

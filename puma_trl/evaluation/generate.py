@@ -16,9 +16,9 @@ from .files import read_jsonl
 from .items import load_items
 from .pictures import find_pictures, png_address
 from .progress import Progress
-from .responses import ResponseWriter, merge_ranks, open_responses, rank_path
+from .responses import ResponseWriter, id_of, merge_ranks, open_responses, rank_path
 from .server import Server
-from .settings import ItemSource, ReplySettings
+from .settings import ItemSource, ReplySettings, check_sampling
 
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def run_generate(source: ItemSource, settings: ReplySettings, output: Path, allo
     Raises:
         EvaluationError: if input is bad, the file was made with other settings, or items stay without answer.
     """
+    check_sampling(settings.batch_size, settings.max_new_tokens, settings.temperature, settings.top_p)
     if settings.backend == "openai" and int(os.environ.get("RANK", 0)) > 0:
         return False  # requests are concurrent already; a second rank would ask them again
     benchmark, prompt = source.benchmark, settings.prompt
@@ -131,7 +132,8 @@ class Questions:
 
     def pending(self, output: Path) -> list[int]:
         """Returns the positions of the items that have no response in the file yet."""
-        answered = {str(row["id"]) for _, row in read_jsonl(output)} if output.exists() else set()
+        rows = read_jsonl(output) if output.exists() else ()
+        answered = {id_of(row, f"{output}, line {line}") for line, row in rows}
         return [position for position, item in enumerate(self.items) if self.benchmark.item_id(item) not in answered]
 
     def response(self, position: int, reply: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ..data.render import end_token_ids, render_prompt
 from ..data.thoughts import find_end, find_tags
 from ..errors import EvaluationError
 from ..models.weights import check_folder
+from .settings import check_sampling
 
 
 PIXELS_PER_TOKEN = 28 * 28
@@ -103,6 +104,8 @@ def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel
         EvaluationError: if the folder lacks the model, its processor or its chat template.
         ModelError: if it holds adapters, its files are torn, or its weights are pickled.
     """
+    if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise EvaluationError(f"`dtype` is '{dtype}', but must be auto, or a type such as bfloat16 or float32.")
     _, processor = load_for_prompts(path)
     try:
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, use_safetensors=True)
@@ -144,12 +147,7 @@ class Generator:
         temperature: float = 0.0,
         top_p: float = 1.0,
     ):
-        if batch_size < 1 or max_new_tokens < 1:
-            raise EvaluationError(
-                f"`batch_size` is {batch_size} and `max_new_tokens` {max_new_tokens}, but both must be at least 1."
-            )
-        if temperature < 0 or not 0 < top_p <= 1:
-            raise EvaluationError(f"`temperature` {temperature} must not be negative, `top_p` {top_p} in (0, 1].")
+        check_sampling(batch_size, max_new_tokens, temperature, top_p)
         self.model, self.processor, self.batch_size = model, processor, batch_size
         self.processor.tokenizer.padding_side = "left"
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature else {}

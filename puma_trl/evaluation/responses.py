@@ -39,8 +39,8 @@ def read_responses(path: Path, benchmark: Benchmark, items: list[dict[str, Any]]
     rows: dict[str, dict[str, Any]] = {}
     unknown = []
     for where, row in _read_rows(path, benchmark):
+        key = id_of(row, where)
         _check_row(row, where)
-        key = str(row["id"])
         if key in rows:
             raise EvaluationError(f"{where}: the id {key} occurs a second time. Keep one response per item.")
         rows[key] = row
@@ -90,9 +90,19 @@ def _from_official(row: dict[str, Any], benchmark: Benchmark) -> dict[str, Any]:
     return {"id": row[benchmark.id_column], "response": response} | kept
 
 
-def _check_row(row: dict[str, Any], where: str) -> None:
+def id_of(row: dict[str, Any], where: str) -> str:
+    """
+    Returns the id of a row as text.
+
+    Raises:
+        EvaluationError: if it has none.
+    """
     if row.get("id") is None:
         raise EvaluationError(f"{where}: the row has no `id`.")
+    return str(row["id"])
+
+
+def _check_row(row: dict[str, Any], where: str) -> None:
     if not {"response", "extraction", "judgement"} & row.keys():
         raise EvaluationError(f"{where}: the row has neither `response` nor `extraction` nor `judgement`.")
     if not isinstance(row.get("response"), str | None):
@@ -174,9 +184,9 @@ def merge_ranks(path: Path) -> None:
     for part in [path, *parts]:
         repair_last_line(part)
         if part.exists():
-            for _, row in read_jsonl(part):
+            for line, row in read_jsonl(part):
                 # a process killed between writing the merged file and deleting the parts leaves rows twice
-                rows.setdefault(str(row["id"]), row)
+                rows.setdefault(id_of(row, f"{part}, line {line}"), row)
     write_jsonl(path, list(rows.values()))
     for part in parts:
         part.unlink()

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -49,7 +50,8 @@ class Server:
 
         from .http_client import BoundedClient
 
-        if min(settings.concurrency, max_tokens) < 1 or settings.timeout <= 0 or settings.max_retries < 0:
+        counts = min(settings.concurrency, max_tokens, settings.max_retries + 1)
+        if counts < 1 or not 0 < settings.timeout < math.inf:
             raise EvaluationError(
                 f"`concurrency` is {settings.concurrency}, `timeout` {settings.timeout}, `max_retries` "
                 f"{settings.max_retries} and the room for a reply {max_tokens} tokens: `max_retries` must not be "

@@ -1,9 +1,11 @@
 """What the commands are told, apart from the files that they write, and the options that say it."""
 
 import argparse
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..errors import EvaluationError
 from .benchmarks import PROMPTS, Benchmark
 
 
@@ -26,6 +28,24 @@ def add_settings(parser: argparse.ArgumentParser, kind: type, *names: str) -> No
         if default is not None:
             options |= {"type": type(default), "help": f"{options['help']} (default: %(default)s)"}
         parser.add_argument(f"--{name}", default=default, **options)
+
+
+def check_sampling(batch_size: int, max_new_tokens: int, temperature: float, top_p: float) -> None:
+    """
+    Checks how a model is to reply.
+
+    Raises:
+        EvaluationError: if a value is out of its range.
+    """
+    if batch_size < 1 or max_new_tokens < 1:
+        raise EvaluationError(
+            f"`batch_size` is {batch_size} and `max_new_tokens` {max_new_tokens}, but both must be at least 1."
+        )
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1:
+        raise EvaluationError(
+            f"`temperature` is {temperature} and `top_p` {top_p}, but the first must be a finite number from 0 on, "
+            "and the second above 0 and at most 1."
+        )
 
 
 @dataclass(frozen=True)

@@ -355,6 +355,23 @@ def test_gap_command_explains_bad_input(pair_file, processor, tiny_model, tmp_pa
     assert not (tmp_path / "g.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--num_rows", "-1"), "`num_rows` is -1, but"),
+        (("--max_new_tokens", "0"), "`max_new_tokens` 0, but"),
+        (("--dtype", "x"), "`dtype` is 'x', but"),
+        (("--output", "gap.png"), "`--output gap.png` must end with .json"),
+    ],
+)
+def test_options_out_of_range_are_no_defaults(pair_file, processor, tiny_model, tmp_path, capsys, option, message):
+    tiny_model().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    options = ["--data", str(pair_file), "--output", str(tmp_path / "g.json")]
+    assert main(["gap", "--model", str(tmp_path / "model"), *options, *option]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_data_are_checked_before_a_model_is_loaded(pair_file, processor, tiny_model, tmp_path, monkeypatch, capsys):
     tiny_model().save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")

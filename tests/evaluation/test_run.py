@@ -105,6 +105,17 @@ def test_other_settings_do_not_mix(model_folder, tmp_path, capsys):
     assert "prompt 'official' -> 'math_puma'" in error and "responses.jsonl" in error
 
 
+@pytest.mark.parametrize("name", ["temperature", "top_p"])
+def test_settings_that_are_refused_leave_nothing_behind(model_folder, tmp_path, capsys, name):
+    data = write_data(tmp_path / "data", "mathverse", [verse_item(1)])
+    assert main(options("mathverse", model_folder, data, tmp_path / "out", f"--{name}", "nan")) == 1
+    assert f"`{name}` " in capsys.readouterr().err
+    assert main(options("mathverse", model_folder, data, tmp_path / "out")) == 0
+    (tmp_path / "out" / "responses.jsonl").write_text('{"response": "B"}\n')
+    assert main(options("mathverse", model_folder, data, tmp_path / "out")) == 1
+    assert "responses.jsonl, line 1: the row has no `id`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -204,7 +215,9 @@ def test_checkpoint_sampling_defaults_are_not_used(model_folder):
     assert config.eos_token_id == sorted([5, processor.tokenizer.eos_token_id])
 
 
-@pytest.mark.parametrize("values", [{"temperature": -1.0}, {"top_p": 0.0}, {"max_new_tokens": 0}])
+@pytest.mark.parametrize(
+    "values", [{"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"max_new_tokens": 0}]
+)
 def test_generator_checks_its_options(values, model_folder):
     model, processor = load_for_generation(str(model_folder))
     with pytest.raises(EvaluationError, match=next(iter(values))):
