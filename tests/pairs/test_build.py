@@ -129,6 +129,20 @@ def test_columns(build_rows):
     assert pair["output_2"] == "12"
 
 
+def test_choices_in_a_column_each(build_rows):
+    rows = [
+        {"question": "Which?", "answer": "C", "A": "103,7°", "B": "", "C": "93,6°", "D": None},
+        {"question": "How many?", "answer": "A", "A": 3, "B": 4, "C": None, "D": None},
+        {"question": "How far?", "answer": "5 km", "A": None, "B": None, "C": None, "D": None},
+    ]
+    pairs = build_rows(rows, "--choices_column", "A", "B", "C", "D")
+    assert [pair["instruction"].split("\n") for pair in pairs] == [
+        ["Which?", "A. 103,7°", "C. 93,6°"],
+        ["How many?", "A. 3", "B. 4"],
+        ["How far?"],
+    ]
+
+
 def test_answers_by_position_are_told(build_rows, capsys):
     rows = [{"question": "Which?", "answer": 1, "options": ["red", "blue"]}] * 2
     pairs = build_rows(rows, "--choices_column", "options")

@@ -45,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument("--preset", choices=PRESETS, help="put the texts of a common dataset in order")
     add_columns(parser)
-    for name in ("question", "answer", "image", "choices", "facts"):
+    for name in ("question", "answer", "image", "facts"):
         parser.add_argument(f"--{name}_column", help=f"column of the {name}, if it is not found by its name")
+    parser.add_argument("--choices_column", nargs="+", default=[], help="column of the choices, or one for each")
     parser.add_argument(
         "--levels", nargs="+", choices=LEVELS, default=LEVELS[:1], help="one pair of each row for each"
     )

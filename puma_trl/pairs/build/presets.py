@@ -1,7 +1,7 @@
 """Rows of any form → problems, and what common datasets need besides: presets."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ...data.rows import read_row
 from ...data.texts import check_text, describe
 from ...data.turns import SYSTEM
 from ...errors import DataError
-from .choices import answer_letter, read_choices
+from .choices import LETTERS, answer_letter, read_choices
 from .escapes import refuse_escapes
 from .latex import find_code
 from .splits import split_text
@@ -62,7 +62,7 @@ class SourceProblem:
 
 
 def read_problem(
-    raw: Any, root: str | None, form: Form, choices: str | None = None, facts: str | None = None
+    raw: Any, root: str | None, form: Form, choices: Sequence[str] = (), facts: str | None = None
 ) -> SourceProblem:
     """
     Reads a row as training does, and what it has for a build alone.
@@ -74,8 +74,8 @@ def read_problem(
             Folder that relative image paths start from.
         form ([`Form`]):
             The form of the row.
-        choices (`str`, *optional*):
-            Column of the choices, which follow the question, see [`read_choices`]; rows may have none.
+        choices (`Sequence[str]`, *optional*):
+            Column of the choices, or one for each. They follow the question, see [`read_choices`]; rows may have none.
         facts (`str`, *optional*):
             Column of the conditions, where the question does not contain them; rows may have none.
 
@@ -96,7 +96,7 @@ def read_problem(
             raise DataError(f"empty text: `{name}` is empty, or has nothing but the place of a picture")
     by_position = False
     if choices:
-        options = read_choices(raw.get(choices), choices)
+        options = read_choices(_choices(raw, choices), ", ".join(choices))
         lettered = answer_letter(answer, options)
         by_position, answer = lettered != answer, lettered
         question = "\n".join([question, *(option.line for option in options)])
@@ -110,6 +110,14 @@ def read_problem(
     return SourceProblem(
         question, answer, row["image_url"], conditions, system=system, by_position=by_position, unread=unread
     )
+
+
+def _choices(raw: dict[str, Any], names: Sequence[str]) -> Any:
+    """Returns what the column of the choices holds, or of several columns the letters of those that are not empty."""
+    if len(names) == 1:
+        return raw.get(names[0])
+    values = {letter: raw.get(name) for letter, name in zip(LETTERS, names, strict=False)}
+    return {letter: value for letter, value in values.items() if value not in (None, "")}
 
 
 def _without_places(question: str) -> str:

@@ -23,7 +23,7 @@ class BuildSettings:
     image_root: str | None
     preset: str | None
     columns: dict[str, str | list[str]]
-    choices: str | None
+    choices: list[str]
     facts: str | None
     levels: tuple[str, ...]
     text_rich_image: str
@@ -83,14 +83,15 @@ def _find_forms(sources: list[Source], settings: BuildSettings) -> list[Source]:
     Raises:
         DataError: if the columns fit no form, a named one is in no row, or others look as if they should be read.
     """
-    more = [name for name in (settings.choices, settings.facts) if name]
+    more = [name for name in (*settings.choices, settings.facts) if name]
     try:
         formed = find_forms(sources, settings.columns | dict.fromkeys(more, IGNORE))
     except UnreadError as error:
         if not any(reason.startswith(BESIDE) for reason in error.reasons.values()):
             raise
         raise DataError(
-            f"{error} `--choices_column` names a list of choices, `--facts_column` a text of conditions."
+            f"{error} `--choices_column` names the column of choices, or one for each; `--facts_column` a text of "
+            "conditions."
         ) from None
     passed = [tuple(name for name in source.form.passed if name not in more) for source in formed]
     return [
@@ -101,4 +102,4 @@ def _find_forms(sources: list[Source], settings: BuildSettings) -> list[Source]:
 def unread_columns(sources: list[Source], settings: BuildSettings) -> list[str]:
     """Returns the columns that no part of a build reads."""
     names = [name for source in sources for name in source.form.unread]
-    return [name for name in dict.fromkeys(names) if name not in (settings.choices, settings.facts)]
+    return [name for name in dict.fromkeys(names) if name not in (*settings.choices, settings.facts)]
