@@ -1,9 +1,11 @@
 """SIGTERM and SIGINT: a run that is asked to end saves first; its data-loader workers leave both to it."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -53,9 +55,19 @@ def stop_on_signals(trainer: Trainer) -> Callable[[], int]:
 def leave_signals(init: Callable[[int], None] | None, worker_id: int) -> None:
     """
     Starts a data-loader worker that ignores SIGTERM and SIGINT, which schedulers and terminals send to all processes
-    of a run: it ends when the process does that it works for.
+    of a run: it ends when the process does that it works for, or by the SIGTERM of that process.
     """
-    for number in EXIT_CODES:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # macOS has none, where PyTorch's own handler stays
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_heed_parent, daemon=True).start()
     if init is not None:
         init(worker_id)
+
+
+def _heed_parent() -> None:
+    """Ends this process by its parent's SIGTERM; a parent that exits waits for workers which persist until then."""
+    parent = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

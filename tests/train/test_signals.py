@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -103,3 +104,26 @@ def test_loaders_of_the_trainer_outlive_signals(train, tiny_model, pairs, is_tra
     loader = trainer._get_dataloader(Rows(), "rows", 2, is_training=is_training)
     assert torch.cat(list(loader)).tolist() == list(range(8))
     assert torch.cat(list(skip_first_batches(loader, 1))).tolist() == list(range(2, 8))  # of a resumed epoch
+
+
+LEFT = """
+import sys
+from functools import partial
+from torch.utils.data import DataLoader
+from puma_trl.train.signals import leave_signals
+
+persist = sys.argv[1] == "persist"
+init = partial(leave_signals, None)
+loader = DataLoader(range(99), 2, num_workers=2, persistent_workers=persist, worker_init_fn=init)
+for batch in loader:
+    if not persist:
+        raise RuntimeError("out of memory")
+print("done")
+"""
+
+
+@pytest.mark.parametrize(("left", "code", "output"), [("persist", 0, "done\n"), ("in an epoch", 1, "")])
+def test_workers_end_with_their_process(left, code, output):
+    result = subprocess.run([sys.executable, "-c", LEFT, left], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (code, output)
+    assert (result.stderr.splitlines() or [""])[-1] == ("RuntimeError: out of memory" if code else "")
