@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
+from torch.distributed.device_mesh import init_device_mesh
 
 from puma_trl.mini import build_model, build_processor
 
@@ -60,6 +61,14 @@ def tiny_model(processor):
         return build_model(family_name, processor, seed=seed, **(TINY | sizes))
 
     return make
+
+
+@pytest.fixture
+def mesh():
+    """The devices of one process, to divide a model over."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="session")

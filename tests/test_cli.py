@@ -177,5 +177,6 @@ def test_what_is_written_is_looked_at_first(tmp_path, monkeypatch, argv, error, 
 
 
 def test_no_model_is_loaded_for_a_file_that_cannot_be(tmp_path, capsys):
-    assert main(["eval", "gap", "--model", "none", "--data", "none", "--output", str(tmp_path)]) == 1
+    (tmp_path / "gap.json").mkdir()
+    assert main(["eval", "gap", "--model", "none", "--data", "none", "--output", str(tmp_path / "gap.json")]) == 1
     assert "is a folder, and a file is to be written" in capsys.readouterr().err

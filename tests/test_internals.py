@@ -22,6 +22,7 @@ from peft import LoraConfig, get_peft_model
 from PIL import Image
 from safetensors.torch import load_file
 from torch.distributed import distributed_c10d
+from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 from transformers import (
     LlavaProcessor,
@@ -335,3 +336,21 @@ def test_colocated_vllm_gets_prompts_as_they_are():
 
     source = inspect.getsource(VLLMGeneration.generate)
     assert 'row = {"prompt_token_ids": ids}' in source, mended("train/vllm_sampling.py")
+
+
+def test_what_vllm_keeps_of_pictures_outlives_new_weights():
+    from trl.generation import vllm_client, vllm_generation
+
+    source = inspect.getsource(vllm_generation) + inspect.getsource(vllm_client)
+    assert "reset_prefix_cache" in source and "reset_encoder_cache" not in source, mended("train/vllm_sampling.py")
+
+
+def test_fsdp2_takes_the_first_module_that_runs_for_the_outermost(tiny_model, mesh):
+    model = tiny_model()
+    for module in (model.model.language_model, model):
+        fully_shard(module, mesh=mesh)
+    ids = torch.ones(1, 2, dtype=torch.long)
+    model.model.language_model(input_ids=ids)
+    with pytest.raises(RuntimeError, match="already been lazily initialized"):
+        model(input_ids=ids)
+        raise AssertionError(mended("train/whole_model.py"))

@@ -1,8 +1,11 @@
 """Thoughts: the tags that models for reasoning put around what they think before they answer."""
 
 import re
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:  # the tags are known where no library is waited for
+    from transformers import PreTrainedTokenizerBase
 
 
 NAMES = "think|thinking|thought|thoughts|reasoning"
@@ -18,7 +21,7 @@ def end_of(tag: str) -> str:
     return f"{tag[:1]}/{tag[1:]}"
 
 
-def find_tags(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+def find_tags(tokenizer: "PreTrainedTokenizerBase") -> dict[str, str]:
     """Returns the tags of thoughts that are tokens of their own: what opens a thought → what closes it."""
     tokens = tokenizer.get_added_vocab()
     return {

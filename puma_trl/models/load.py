@@ -39,7 +39,10 @@ def load_config(
             or without usable weights (see [`check_folder`]), or a model of an unknown type.
     """
     folder = model_args.model_name_or_path
-    check_folder(folder)
+    try:
+        check_folder(folder)
+    except ModelError as error:
+        raise ModelError(f"`{key}`: {error}") from error
     try:
         return AutoConfig.from_pretrained(
             model_args.model_name_or_path,

@@ -95,8 +95,8 @@ class VLLMSampler:
     def _load_weights(self) -> None:
         """Gives vLLM the weights of this step, and lets it forget what it has read by those before."""
         self.vllm.sync_weights()
-        # Workaround (TRL 1.16): that resets the keys and values alone, and vLLM would go on with what the vision tower
-        # of an earlier step has made of a picture
+        # Workaround (TRL 1.16, no upstream issue found): that resets the keys and values alone, and vLLM would go on
+        # with what the vision tower of an earlier step has made of a picture
         if self.vllm.mode == "colocate":
             self.vllm.llm.llm_engine.reset_encoder_cache()
         elif self.trainer.accelerator.is_main_process:

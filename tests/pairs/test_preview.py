@@ -13,6 +13,7 @@ from PIL import Image
 from puma_trl.data.images import open_image
 from puma_trl.data.render import render_answer, render_prompt
 from puma_trl.errors import DataError
+from puma_trl.evaluation.local_model import Reply
 from puma_trl.pairs.__main__ import main
 from puma_trl.pairs.generate.files import write_pairs
 from puma_trl.pairs.generate.pairs import generate_pairs
@@ -277,10 +278,13 @@ def test_replies_stand_on_their_side(pair_file, model_folder, monkeypatch):
         def __init__(self, model, processor, batch_size, max_new_tokens):
             assert max_new_tokens == 7
 
-        def generate(self, prompts, share=list):
-            yield [
-                (position, f"Answer: {gold[position] if not prompt.images or position % 2 else 'none'}")
-                for position, prompt in reversed(list(enumerate(prompts)))
+        def batches(self, prompts):
+            return [list(reversed(range(len(prompts))))]
+
+        def answer(self, prompts):
+            return [
+                Reply(f"Answer: {gold[position] if not prompt.images or position % 2 else 'none'}", 4, False)
+                for position, prompt in reversed(list(enumerate(reversed(prompts))))
             ]
 
     gold = [json.loads(line)["answer"] for line in pair_file.read_text().splitlines()]

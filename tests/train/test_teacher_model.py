@@ -241,7 +241,10 @@ TURN = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + END }}{% end
         ),
         (lambda folder: (folder / "chat_template.jinja").unlink(), "has no chat template, so how a problem is put to"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "t5"}'), "which predicts no next token"),
-        (lambda folder: (folder / "adapter_config.json").write_text("{}"), "`teacher_model_name_or_path: .* holds ad"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("{}"),
+            "`teacher_model_name_or_path`: .* holds a",
+        ),
     ],
 )
 def test_teachers_that_cannot_be(make, models, tmp_path, change, message):

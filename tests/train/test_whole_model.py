@@ -6,18 +6,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from puma_trl.step.teacher import find_layers
-from puma_trl.train.whole_model import whole_model
-
-
-@pytest.fixture
-def mesh():
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
+from puma_trl.train.whole_model import describe_generation, whole_model
 
 
 @pytest.mark.parametrize("use_peft", [False, True])
@@ -30,7 +22,11 @@ def test_before_the_first_step_under_fsdp2(tiny_model, processor, mesh, use_peft
         fully_shard(module, mesh=mesh)
     args = SimpleNamespace(gradient_checkpointing_kwargs=None)
     trainer = SimpleNamespace(
-        model_wrapped=model, accelerator=Accelerator(cpu=True), processing_class=processor, args=args
+        model_wrapped=model,
+        accelerator=Accelerator(cpu=True),
+        processing_class=processor,
+        args=args,
+        generation_seen=describe_generation(model.generation_config),
     )
     inputs = torch.ones(1, 2, dtype=torch.long)
     with whole_model(trainer) as whole:
