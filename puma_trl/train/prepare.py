@@ -95,7 +95,7 @@ def prepare(
     if isinstance(model, str):
         config = load_config(ModelConfig(model, model_revision=revision), args)
     else:
-        refuse_with_model(args, functions["quantization_config"])
+        refuse_with_model(args, functions["quantization_config"], model)
         config = model.config
     if processor is None:
         name = model if isinstance(model, str) else config._name_or_path
@@ -364,8 +364,11 @@ def _is_for_trl(dataset: Dataset, args: PumaKLConfig, formatting_func: Callable 
 
 
 def name_splits(dataset: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
-    """Returns evaluation datasets by name; one alone is called `"eval"`."""
-    return dict(dataset) if isinstance(dataset, dict) else {} if dataset is None else {"eval": dataset}
+    """Returns evaluation datasets by name, one alone as `"eval"`; `"train"` is refused, as training rows have it."""
+    splits = dict(dataset) if isinstance(dataset, dict) else {} if dataset is None else {"eval": dataset}
+    if "train" in splits:
+        raise ConfigError("`eval_dataset` names a dataset 'train', as the rows to train on are. Give it another name.")
+    return splits
 
 
 def _is_checked(dataset: Any) -> bool:

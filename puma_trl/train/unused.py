@@ -6,13 +6,16 @@ from types import MappingProxyType
 from typing import Any
 
 from accelerate.logging import get_logger
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import is_peft_model, parse_flag_from_env
+from peft import PeftModel
+from transformers import PreTrainedModel
 from trl import ModelConfig
 
 from ..best import IS_GREATER_BETTER, find_metric
 from ..config import FOLLOWING, PumaKLConfig, PumaScriptArguments
 from ..errors import ConfigError
 from ..fields import given_fields
+from ..step.teacher import TEACHER_ADAPTER
 from ..vllm_config import OF_COLOCATE, OF_SERVER
 
 
@@ -199,16 +202,25 @@ def refuse_for_rows(args: PumaKLConfig, left: list[str], ours: list[str]) -> Non
         _refuse(args, UNUSED_BY_US, "")
 
 
-def refuse_with_model(args: PumaKLConfig, quantization_config: Any) -> None:
+def refuse_with_model(args: PumaKLConfig, quantization_config: Any, model: PreTrainedModel | PeftModel) -> None:
     """
     Raises:
-        ConfigError: if what is for loading a model is given beside one that is loaded.
+        ConfigError: if what is for loading a model is given beside one that is loaded, or that has adapters by other
+            names than the ones that train and are saved.
     """
     for name, value in (("model_init_kwargs", args.model_init_kwargs), ("quantization_config", quantization_config)):
         if value is not None:
             raise ConfigError(
                 f"`{name}` has no effect on a model that is loaded already. Load the model with it, or give its id or "
                 "folder as `model`."
+            )
+    if is_peft_model(model):
+        others = sorted(model.peft_config.keys() - {"default", TEACHER_ADAPTER})
+        if others or model.active_adapters != ["default"]:
+            raise ConfigError(
+                f"`model` has the adapters {', '.join(map(repr, others or model.active_adapters))}, but adapters train "
+                "and are saved by the name `default` alone. Load or make them without `adapter_name`, and no others "
+                "beside them."
             )
 
 

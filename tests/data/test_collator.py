@@ -72,6 +72,11 @@ def test_several_images_on_a_side(collate, processor, pairs):
     assert starts.tolist() == [0, 2]
 
 
+def test_sides_without_pictures_show_no_same_ones(collate, pairs):
+    """Of the student's blank image a teacher without one has computed nothing."""
+    assert collate(pairs(2, vision_rich_images=lambda index: 0))["same_images"] is False
+
+
 @pytest.mark.parametrize("family_name", ["qwen2_vl", "qwen2_5_vl"])
 @pytest.mark.parametrize("num_rows", [1, 3])
 def test_placeholder_changes_nothing(collate, tiny_model, pairs, family_name, num_rows):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, IterableDataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from transformers import AutoModelForImageTextToText, default_data_collator
 from trl import SFTConfig
@@ -283,6 +283,7 @@ def test_streams_are_refused(make, rows):
             {"eval_dataset": {"easy": torch.utils.data.TensorDataset()}},
             "The easy dataset is of the type Tensor",
         ),
+        ({"eval_dataset": DatasetDict(train=Dataset.from_list([{}]))}, "names a dataset 'train'.*another name"),
     ],
 )
 def test_arguments_of_another_type(tiny_model, processor, rows, tmp_path, change, message):
@@ -317,3 +318,14 @@ def test_picture_that_breaks_while_training(make, rows, tmp_path, caplog):
     (tmp_path / "2.png").write_bytes(b"broken by now")
     with pytest.raises(DataError, match="train#3: .*2.png"):
         strict.train()
+
+
+@pytest.mark.parametrize("names", [["mine"], ["default", "mine"]])
+def test_adapters_by_other_names(make, tiny_model, rows, names):
+    """Else a teacher, a checkpoint and the card would be those of other adapters than the ones that train."""
+    model = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj"]), adapter_name=names[0])
+    for name in names[1:]:
+        model.add_adapter(name, model.peft_config["default"])
+    model.set_adapter(names[-1])
+    with pytest.raises(ConfigError, match="adapters 'mine'.*by the name `default` alone"):
+        make(Dataset.from_list(rows), model, teacher="ema").train()
