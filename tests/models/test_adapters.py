@@ -173,12 +173,15 @@ def test_quantised_weights_without_adapters_are_refused(folder, tmp_path):
         load_model(model_args, args, config, Family(("qwen2_vl",), {}))
 
 
-def test_targets_are_taken_inside_the_parts(tiny_model):
+@pytest.mark.parametrize("targets", [["gate_proj", "up_proj"], ["gate_proj"]])
+def test_targets_alone_are_taken_inside_the_parts(tiny_model, targets):
     model = tiny_model(family_name="qwen2_5_vl")  # both its language model and its tower have a gate_proj
     family = get_family(model.config)
-    args = ModelConfig(use_peft=True, lora_target_modules=["gate_proj", "up_proj"])
-    config = build_peft_config(model, args, ["vision_tower_low"], family)
-    assert config.target_modules and all(name.startswith("model.visual.blocks.") for name in config.target_modules)
+    config = build_peft_config(
+        model, ModelConfig(use_peft=True, lora_target_modules=targets), ["vision_tower_low"], family
+    )
+    assert all(name.startswith("model.visual.blocks.") for name in config.target_modules)
+    assert {name.split(".")[-1] for name in config.target_modules} == set(targets)
 
 
 def test_whole_parts_of_a_family_with_several_aligner_modules(tiny_model):
