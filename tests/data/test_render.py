@@ -126,8 +126,16 @@ def test_a_template_that_always_starts_an_answer():
     tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<bot>"
     assert render_prompt(tokenizer, "Why?", 0) == "<user>Why?<bot>"
     assert end_of_answer(tokenizer) == "<|endoftext|>"
+    tokenizer.chat_template = tokenizer.chat_template.replace("<bot>", "<|im_start|>")
+    assert end_of_answer(tokenizer) == "<|endoftext|>"
     tokenizer.chat_template = CHATML.replace("{% if add_generation_prompt %}", "").replace("{% endif %}", "")
     assert end_of_answer(tokenizer) == "<|im_end|>"
+
+
+def test_a_word_that_is_one_token_ends_an_answer():
+    tokenizer = build("alpaca")
+    tokenizer.chat_template = tokenizer.chat_template.replace("### End", "|")
+    assert end_of_answer(tokenizer) == "\n|" and end_token_id(tokenizer) == tokenizer.convert_tokens_to_ids("|")
 
 
 def test_an_answer_needs_an_end():

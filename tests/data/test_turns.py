@@ -86,6 +86,7 @@ def test_other_turns_have_none(key):
         (TEXT | {"index": 0}, "index"),
         (PICTURE | {"image": "x.png", "url": "y.png"}, "url"),
         (PICTURE | {"image": "x.png", "index": 0}, "index"),
+        (PICTURE | {"index": True}, "index"),
         (PICTURE | {"image": "x.png", "max_pixels": 100}, "max_pixels"),
         (PICTURE | {"image": "x.png", "resized_height": 28}, "resized_height"),
         (PICTURE | {"source": {"type": "base64", "data": "x"}}, "source"),

@@ -267,6 +267,14 @@ def test_bf16_base_and_autocast(make, peft):
     assert changed(before, trainer.model) == set(dtypes)
 
 
+def test_bf16_base_without_autocast(make):
+    """Adapters learn in fp32; what trains whole has the dtype of its neighbours."""
+    trainer = make({"dtype": "bfloat16", "lora_modules_to_save": ["aligner"]}, max_steps=1)
+    trainer.train()
+    dtypes = {name: p.dtype for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert {"lora_" in name: dtype for name, dtype in dtypes.items()} == {True: torch.float32, False: torch.bfloat16}
+
+
 @pytest.mark.parametrize("peft", [{}, NF4], ids=["lora", "qlora"])
 @pytest.mark.parametrize("teacher", ["frozen", "ema"])
 def test_resume_equals_an_uninterrupted_run(make, peft, teacher, tmp_path):

@@ -138,7 +138,8 @@ def test_tokens_beyond_the_embedding(tmp_path, tokens, special, template, found)
     tokenizer.add_tokens(tokens, special_tokens=special)
     tokenizer.chat_template += template
     if found is None:
-        return check_vocabulary(config, tokenizer)
+        check_vocabulary(config, tokenizer)
+        tokenizer.pad_token, found = tokens[0], repr(tokens[0])  # which batches have
     last, rows = len(tokenizer) - 1, config.vocab_size
     with pytest.raises(
         ModelError, match=f"goes up to id {last}, but the embedding has {rows} rows only.*first being {found}"
