@@ -19,7 +19,7 @@ from ..data.load import load_data
 from ..data.policy import describe_rows, require_answers
 from ..data.render import end_token_id
 from ..data.rows import ROW_COLUMNS
-from ..errors import ConfigError, DataError, PumaError
+from ..errors import ConfigError, DataError
 from ..models.adapters import below_adapters
 from ..models.attention import attention_of, check_padding_free
 from ..models.families import get_family
@@ -135,8 +135,6 @@ def _try_collator(collator: Callable, rows: Any, args: PumaKLConfig) -> None:
     try:
         missing = [name for name in wanted if name not in collator([row])]
         problem = f"makes no {', '.join(f'`{name}`' for name in missing)} of it" if missing else ""
-    except PumaError:
-        raise
     except Exception as error:
         problem = f"ends with {type(error).__name__}: {str(error).strip() or 'no message'}"
     if problem:

@@ -85,7 +85,7 @@ class PumaKLTrainer(TokenMeans, ExactCheckpoints, SFTTrainer):
             Rows in one of the forms of docs/data.md, or as [`load_data`] returns them; for a text model also what
             [`~trl.SFTTrainer`] takes.
         eval_dataset ([`~datasets.Dataset`] or `dict[str, Dataset]`, *optional*):
-            Rows to evaluate on, in the same forms.
+            Rows to evaluate on, in the same forms; of several datasets none may be called `train`.
         processing_class ([`~transformers.ProcessorMixin`] or [`~transformers.PreTrainedTokenizerBase`], *optional*):
             Processor of the model, or the tokenizer of a text model. Defaults to what lies beside the model.
         compute_loss_func, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs, \

@@ -218,9 +218,9 @@ def refuse_with_model(args: PumaKLConfig, quantization_config: Any, model: PreTr
         others = sorted(model.peft_config.keys() - {"default", TEACHER_ADAPTER})
         if others or model.active_adapters != ["default"]:
             raise ConfigError(
-                f"`model` has the adapters {', '.join(map(repr, others or model.active_adapters))}, but adapters train "
-                "and are saved by the name `default` alone. Load or make them without `adapter_name`, and no others "
-                "beside them."
+                f"`model` has the adapters {', '.join(map(repr, others or model.active_adapters))}, but adapters "
+                "train and are saved by the name `default` alone. Load or make them without `adapter_name`, and no "
+                "others beside them."
             )
 
 
