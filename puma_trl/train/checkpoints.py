@@ -85,7 +85,7 @@ def naming_disk_of(checkpoint: Path) -> AbstractContextManager[None]:
 class ExactCheckpoints:
     """
     What [`~transformers.Trainer`] needs to be stopped at any time and to go on as if it had not been: to be inherited
-    before it, with `self.teacher` and `self.stop_requested` of [`PumaKLTrainer`].
+    before it, with `self.teacher` and `self.is_stopping` of [`PumaKLTrainer`].
 
     Attributes:
         resumed (`Sequence[dict[str, Any]]`):
@@ -225,16 +225,15 @@ class ExactCheckpoints:
         if self.args.should_save:  # what a run has left that is being repeated from an earlier checkpoint
             (folder / COMPLETE_MARKER).unlink(missing_ok=True)
             shutil.rmtree(folder, ignore_errors=True)
-            if not self.args.save_only_model:
-                with naming_disk_of(folder):
-                    begin_checkpoint(folder)
         self.accelerator.wait_for_everyone()
         self._completed = None
         limit, self._holds_limit = self.args.save_total_limit, True
         only_model = self.args.save_only_model
-        self.args.save_only_model = only_model and not self.stop_requested  # a run that is stopped is to go on
+        self.args.save_only_model = only_model and not self.is_stopping  # a run that is stopped is to go on
         try:
             with naming_disk_of(folder):
+                if self.args.should_save and not self.args.save_only_model:
+                    begin_checkpoint(folder)
                 super()._save_checkpoint(model, trial)
                 self._complete(folder)
         finally:
@@ -293,7 +292,7 @@ class ExactCheckpoints:
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         # with `save_strategy: best` its answer decides whether to save, also in a run that was asked to save and stop
-        return super()._determine_best_metric(metrics, trial) or self.stop_requested
+        return super()._determine_best_metric(metrics, trial) or self.is_stopping
 
     # What Trainer does not save, and how it reads
 

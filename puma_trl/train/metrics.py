@@ -219,7 +219,14 @@ class TokenMeans:
     """
     What [`~transformers.Trainer`] needs to log means over the answer tokens of all ranks: to be inherited before it,
     with `self._step_metrics`, `self._is_pair_data` and `self.stop_requested` of [`PumaKLTrainer`].
+
+    Attributes:
+        is_stopping (`bool`):
+            Whether all ranks know that one was asked to stop. `stop_requested` may be true on some alone, if a signal
+            came after they last told each other.
     """
+
+    is_stopping = False
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -313,8 +320,10 @@ class TokenMeans:
                 f"{self.args.output_dir} was written before that and is good. Look at these rows, or lower "
                 "`learning_rate` or `max_grad_norm`, then resume."
             ) from None
+        self.is_stopping = stop
         if stop:
-            self.stop_requested = self.control.should_training_stop = self.control.should_save = True
+            self.stop_requested = True
+            self.control.should_training_stop = self.control.should_save = True
         return means
 
     def _save_checkpoint(self, model, trial):

@@ -131,7 +131,8 @@ class Watch(TrainerCallback):
             self._record(state)
         if signs and args.stop_on_collapse:
             self.stopped_by = signs[0]
-            self.trainer.stop_requested = control.should_training_stop = control.should_save = True
+            self.trainer.is_stopping = self.trainer.stop_requested = True  # all processes have read the same log
+            control.should_training_stop = control.should_save = True
 
     def _record(self, state: TrainerState) -> None:
         if state.is_world_process_zero and self.signs:

@@ -218,6 +218,20 @@ def test_checkpoints_of_the_model_alone_do_not_count(train, tiny_model, pairs, o
     assert find_problem(out / "checkpoint-2").reason == "holds the model only (`save_only_model`)"
 
 
+def test_a_signal_that_not_all_processes_know_of_changes_no_checkpoint(train, tiny_model, pairs, out, monkeypatch):
+    """Processes that save a model, and others that save all, would wait for each other for ever."""
+    save = checkpoints.ExactCheckpoints._save_checkpoint
+
+    def save_after_signal(self, *args):
+        self.stop_requested = True
+        save(self, *args)
+
+    monkeypatch.setattr(checkpoints.ExactCheckpoints, "_save_checkpoint", save_after_signal)
+    train(tiny_model(), pairs(4), **SAVING | {"max_steps": 3}, save_only_model=True)
+    assert find_problem(out / "checkpoint-1").reason == "holds the model only (`save_only_model`)"
+    assert find_problem(out / "checkpoint-2") is None and not (out / "checkpoint-3").exists()
+
+
 def test_the_marker_is_pushed_with_its_checkpoint(train, tiny_model, pairs, monkeypatch):
     pushed = []
     monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda self, path: pushed.append(find_problem(path)))
