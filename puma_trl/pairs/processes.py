@@ -4,7 +4,8 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -46,18 +47,35 @@ def map_tasks(worker: Callable[[Any], Any], tasks: Sequence[Any], num_proc: int,
     Raises:
         DataError: if a process was killed.
     """
+    results = stream_tasks(worker, tasks, max(min(num_proc, len(tasks)), 1))
     console = Console(stderr=True)
     shown = {"description": title, "total": len(tasks), "console": console, "transient": True}
     shown["disable"] = not sys.stderr.isatty()
-    if num_proc == 1 or len(tasks) < 2:
-        yield from track(map(worker, tasks), **shown)
+    yield from track(results, **shown)
+
+
+def stream_tasks(worker: Callable[[Any], Any], tasks: Iterable[Any], num_proc: int) -> Iterator[Any]:
+    """
+    The same without a bar, for any number of tasks: only a few are taken before their results are asked for.
+
+    Raises:
+        DataError: if a process was killed.
+    """
+    if num_proc == 1:
+        yield from map(worker, tasks)
         return
     # unlike multiprocessing.Pool, it notices when a worker is killed; spawned, since a copy of a process with threads
     # (of torch, tokenizers, Arrow) may wait for ever for one of them
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_proc, len(tasks)), context, initializer=_start, initargs=(worker,))
+    pool = ProcessPoolExecutor(num_proc, context, initializer=_start, initargs=(worker,))
+    waiting = deque()
     try:
-        yield from track(pool.map(_work, tasks), **shown)
+        for task in tasks:
+            waiting.append(pool.submit(_work, task))
+            if len(waiting) > 2 * num_proc:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     except BrokenProcessPool:
         raise DataError(
             f"One of the {num_proc} processes was killed, as happens where memory runs out. Work with fewer: "

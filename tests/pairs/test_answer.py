@@ -17,7 +17,7 @@ from PIL import Image
 from puma_trl.data.files import find_sources
 from puma_trl.data.forms import find_forms
 from puma_trl.data.render import render_answer, render_prompt
-from puma_trl.errors import DataError, EvaluationError
+from puma_trl.errors import DataError, EvaluationError, PumaError
 from puma_trl.evaluation.answers import is_prose
 from puma_trl.evaluation.gap_answers import options_of, same_answer
 from puma_trl.evaluation.local_model import Prompt, load_for_generation
@@ -549,16 +549,17 @@ def test_rows_that_cannot_be_answered(rows, message, data, tmp_path):
     ("more", "message"),
     [
         (["--temperature", "0"], "--temperature 0"),
-        (["--temperature", "-1"], "--temperature"),
-        (["--temperature", "nan"], "--temperature` is nan"),
-        (["--temperature", "inf"], "--temperature` is inf"),
-        (["--top_p", "0"], "--top_p"),
+        (["--temperature", "-1"], "`temperature` is -1"),
+        (["--temperature", "nan"], "`temperature` is nan"),
+        (["--temperature", "inf"], "`temperature` is inf"),
+        (["--top_p", "0"], "`top_p` 0"),
+        (["--batch_size", "0"], "`batch_size` is 0"),
         (["--n", "0"], "--n"),
         (["--output", "own.json"], "own.json"),
     ],
 )
 def test_options_are_checked_first(more, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(PumaError, match=message):
         main(["answer", "--model", "no model", "--data", "no data", "--output", "own.jsonl", *more])
 
 

@@ -514,6 +514,13 @@ def test_bad_rows(tmp_path, monkeypatch, row, reason):
     assert yaml.safe_load((tmp_path / "out" / "build.yaml").read_text())["result"]["rows"] == 2
 
 
+def test_no_processes_are_refused_first(tmp_path, monkeypatch):
+    source = write(tmp_path / "in.jsonl", PLAIN)
+    with pytest.raises(PumaError, match="`--num_proc` is 0"):
+        run_build(monkeypatch, source, tmp_path / "out", "--num_proc", "0")
+    assert not (tmp_path / "out").exists()
+
+
 def test_bad_rows_of_a_worker_end_the_build(tmp_path, monkeypatch):
     source = write(tmp_path / "in.jsonl", [*PLAIN, {"question": "What?"}])
     with pytest.raises(PumaError, match=r"^1 of 3 rows cannot be used.*\n  in.jsonl:3: no answer.*\nRepair"):

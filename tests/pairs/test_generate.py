@@ -2,6 +2,7 @@
 
 import gc
 import json
+import multiprocessing
 import random
 import re
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from puma_trl.errors import ConfigError
+from puma_trl.errors import ConfigError, DataError
 from puma_trl.evaluation.gap_answers import same_answer
 from puma_trl.mini import IMAGE_SIZE
 from puma_trl.mini import KINDS as MINI_KINDS
@@ -112,6 +113,14 @@ def test_labels_overlap_nothing(kind, size, monkeypatch):
                 assert not inside.all(axis=1).any(), (kind, level, seed, index)
                 for other in canvas._boxes[:index]:
                     assert left >= other[2] or other[0] >= right or top >= other[3] or other[1] >= bottom
+
+
+def test_a_killed_process_ends_the_work_in_a_line():
+    rows = generate_pairs(10_000, seed=7, num_proc=2)
+    next(rows)
+    multiprocessing.active_children()[0].kill()
+    with pytest.raises(DataError, match="One of the 2 processes was killed"):
+        list(rows)
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])

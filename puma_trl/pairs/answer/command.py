@@ -11,14 +11,13 @@ command reads. All replies are kept beside them in `.own.progress.jsonl`, with w
 """
 
 import argparse
-import math
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
-from ...evaluation.settings import REQUESTS, SAMPLING, ReplySettings, add_settings
+from ...evaluation.settings import REQUESTS, SAMPLING, ReplySettings, add_settings, check_sampling
 from ..mapping import add_columns, read_columns
 
 
@@ -46,7 +45,8 @@ def answer_pairs(
 
     Raises:
         DataError: if an option is out of range, a row cannot be used or has no gold answer, or no reply is right.
-        EvaluationError: if the model cannot be read or asked, or earlier replies were made with other settings.
+        EvaluationError: if a setting is out of range, the model cannot be read or asked, or earlier replies were made
+            with other settings.
     """
     _check_options(data, output, settings, num_samples)
     if judge == "math_verify" and find_spec("math_verify") is None:
@@ -109,16 +109,9 @@ def _check_options(data: list[str], output: Path, settings: ReplySettings, num_s
             f"{foreign[0]} is there, but not the replies it would be made of ({_progress_path(output).name}), and "
             "would be written over. Choose another `--output`, or delete the file."
         )
-    if num_samples < 1 or settings.batch_size < 1 or settings.max_new_tokens < 1:
-        raise DataError(
-            f"`--n` is {num_samples}, `--batch_size` {settings.batch_size} and `--max_new_tokens` "
-            f"{settings.max_new_tokens}, but each must be at least 1."
-        )
-    if not 0 <= settings.temperature < math.inf or not 0 < settings.top_p <= 1:
-        raise DataError(
-            f"`--temperature` is {settings.temperature:g} and `--top_p` {settings.top_p:g}, but the first must be a "
-            "number that is not negative, and the second above 0 and at most 1."
-        )
+    if num_samples < 1:
+        raise DataError(f"`--n` is {num_samples}, but must be at least 1.")
+    check_sampling(settings.batch_size, settings.max_new_tokens, settings.temperature, settings.top_p)
     if not settings.temperature and num_samples > 1:
         raise DataError(
             f"`--temperature 0` gives the same reply each time, and `--n` asks for {num_samples}. Set `--n 1`, or a "

@@ -26,6 +26,7 @@ from typing import Any
 from ...data.files import DROPPED
 from ...data.texts import shorten
 from ..mapping import add_columns
+from ..processes import count_processes
 from .files import finish, list_counts, prepare_output
 from .hub import check_login, push
 from .page import PAGE, join_showcases, write_page
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Builds, reports, and uploads if that is asked for."""
+    num_proc = count_processes(args.num_proc)
     settings, sources = read_settings(args)
     if args.push_to_hub:
         check_login()
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{args.output} holds this build already.")
     else:
         results, shown = [], {}
-        for result in run_chunks(builder, args.num_proc):
+        for result in run_chunks(builder, num_proc):
             shown = join_showcases(shown, result.pop("showcase"))
             results.append(result)
         total = add_up(results)

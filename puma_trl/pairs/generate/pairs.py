@@ -1,12 +1,11 @@
 """Problems of every kind → rows of pairs: which problem comes next, its two sides, and its drawing."""
 
+import functools
 import hashlib
 import io
 import itertools
-import multiprocessing
 import random
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from ...errors import ConfigError
 from ...evaluation.modality import MODALITIES
+from ..processes import stream_tasks
 from . import areas, basic, charts, functions, plane, solid
 from .drawing import Canvas, NoRoom
 from .printing import print_above
@@ -235,18 +235,15 @@ def _order_modalities(
 
 def _make_rows(make: Callable[[_Task], list[dict]], tasks: Iterator[_Task], num_proc: int) -> Iterator[dict]:
     if num_proc == 1:
-        yield from itertools.chain.from_iterable(map(make, tasks))
+        chunks = ([task] for task in tasks)
     else:
-        # spawned, since a copy of a process with threads may wait for ever for one of them
-        with multiprocessing.get_context("spawn").Pool(num_proc) as pool:
-            # a pool's own `imap` reads all tasks at once and keeps all pictures that nobody has asked for yet
-            waiting = deque()
-            for chunk in iter(lambda: list(itertools.islice(tasks, CHUNK)), []):
-                waiting.append(pool.map_async(make, chunk, chunksize=CHUNK))
-                if len(waiting) > 2 * num_proc:
-                    yield from itertools.chain.from_iterable(waiting.popleft().get())
-            for result in waiting:
-                yield from itertools.chain.from_iterable(result.get())
+        chunks = iter(lambda: list(itertools.islice(tasks, CHUNK)), [])
+    for rows in stream_tasks(functools.partial(_make_chunk, make), chunks, num_proc):
+        yield from rows
+
+
+def _make_chunk(make: Callable[[_Task], list[dict]], tasks: list[_Task]) -> list[dict]:
+    return [row for task in tasks for row in make(task)]
 
 
 def _sample_tasks(
