@@ -33,7 +33,7 @@ SURPLUS = _SURPLUS + b"".join(bytes((0xFF, 0xD0 + number)) + _SURPLUS for number
 
 def is_whole(file: BinaryIO, image_format: str) -> bool:
     """
-    Tells whether a file is complete, without decoding its pixels.
+    Tells whether a file is complete, without decoding its pixels; `image_format` is Pillow's name of its format.
 
     Returns:
         `bool`: `False` if that cannot be told, so that the pixels have to be decoded: other formats than PNG, JPEG and

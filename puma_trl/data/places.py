@@ -80,6 +80,12 @@ def mark_places(text: str, name: str) -> tuple[str, list[Place]]:
     """
     Writes every placeholder of a picture as `IMAGE_PLACE`.
 
+    Args:
+        text (`str`):
+            A text of the user's.
+        name (`str`):
+            What messages call it.
+
     Returns:
         `tuple[str, list[Place]]`: the text and its places.
 

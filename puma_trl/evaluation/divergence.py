@@ -37,6 +37,22 @@ def measure_divergence(
     """
     Measures the divergence between both sides' answer distributions, teacher = text-rich side.
 
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model, which reads both sides.
+        processor ([`~transformers.ProcessorMixin`]):
+            Its processor.
+        family ([`Family`]):
+            Its family.
+        rows ([`~datasets.Dataset`]):
+            Checked pairs.
+        batch_size (`int`):
+            Pairs in a batch.
+        title (`str`):
+            Words of the progress bar.
+        seed (`int`, *optional*, defaults to `0`):
+            Seed of the control's shuffle.
+
     Returns:
         Per pair, means over its answer tokens in nats: `forward_kl` = KL(text-rich‖vision-rich), `reverse_kl`, the
         same with the text-rich side of another problem (`shuffled_…`), and `num_tokens`.

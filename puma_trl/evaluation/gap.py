@@ -83,6 +83,12 @@ def check_pairs(settings: GapSettings, path: str) -> tuple[Dataset, Family]:
     """
     Checks the pairs with what reads them in a model, before its weights are loaded.
 
+    Args:
+        settings ([`GapSettings`]):
+            The pairs.
+        path (`str`):
+            Folder of the model.
+
     Raises:
         EvaluationError: if the model's family is unknown or the pairs cannot be used.
     """
@@ -102,6 +108,20 @@ def measure_model(
 ) -> list[dict[str, Any]]:
     """
     Measures one model.
+
+    Args:
+        settings ([`GapSettings`]):
+            How the pairs are answered.
+        path (`str`):
+            Folder of the model.
+        label (`str`):
+            What the model is called in the results.
+        rows ([`~datasets.Dataset`]):
+            The pairs, checked for this model.
+        family ([`Family`]):
+            Its family.
+        groups (`dict[str, dict[str, Any]]`):
+            Row id → `kind`, `level` and `modality`.
 
     Returns:
         The results per pair.

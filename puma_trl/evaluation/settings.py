@@ -98,5 +98,7 @@ class GapSettings:
     image_root: str | None = setting(None, "folder that relative image paths start from")
     num_rows: int | None = setting(None, "use the first rows only", type=int)
     batch_size: int = setting(16, "pairs in a batch")
-    max_new_tokens: int | None = setting(None, "longest reply (default: a quarter over the longest gold)", type=int)
+    max_new_tokens: int | None = setting(
+        None, "longest reply in tokens (default: a quarter over the longest gold)", type=int
+    )
     dtype: str = setting("auto", "type of the weights; auto is that of the checkpoint")

@@ -29,7 +29,7 @@ def resolve_part(name: str, family: Family, setting: str) -> list[str]:
     `part_learning_rates` and `lora_modules_to_save`.
 
     Names are those of `PARTS`, and `vision_tower` for both towers. In a family with one vision tower all three tower
-    names mean that one, `vision_tower_low`.
+    names mean that one, `vision_tower_low`. `setting` is where the name stands, for the message.
 
     Raises:
         ModelError: if the family has no such part; the message gives the nearest one, and all.

@@ -75,7 +75,21 @@ def agrees(answer: str, gold: str, options: tuple[str, ...], judge: str) -> bool
 def find_flaw(
     problem: Problem, reply: dict[str, Any], answer: str | None, folder: Path, reader: Renderer | None
 ) -> str | None:
-    """Says why a reply cannot be learned from, whatever it answers."""
+    """
+    Says why a reply cannot be learned from, whatever it answers.
+
+    Args:
+        problem ([`Problem`]):
+            What was asked.
+        reply (`dict[str, Any]`):
+            The row of the progress file.
+        answer (`str`, *optional*):
+            What [`without_thoughts`] returned.
+        folder (`Path`):
+            Where the answers will be written.
+        reader ([`Renderer`], *optional*):
+            What reads texts for the model.
+    """
     if reply["is_cut"]:
         return "cut off"
     if answer is None:

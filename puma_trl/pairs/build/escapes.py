@@ -30,6 +30,12 @@ def refuse_escapes(text: str, name: str) -> None:
     """
     Makes sure that a text has no control characters.
 
+    Args:
+        text (`str`):
+            Any text of a row.
+        name (`str`):
+            What messages call it.
+
     Raises:
         DataError: if it has one, with how it came about and how to write what was meant.
     """

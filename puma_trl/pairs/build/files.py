@@ -42,10 +42,10 @@ def find_marker(output: Path, number: int) -> Path:
 
 class ChunkWriter:
     """
-    Writes the pairs of a chunk. Used as a context manager; after an error only pictures are left.
+    Writes the pairs of a chunk, by its number. Used as a context manager; after an error only pictures are left.
 
     Pictures go to folders of at most `FILES_PER_FOLDER` files, and rows to a jsonl file at the end; or both go to a
-    parquet file, some rows at a time.
+    parquet file, some rows at a time, if they are `embedded`.
     """
 
     def __init__(self, output: Path, number: int, embedded: bool):

@@ -37,7 +37,7 @@ class ShowsSource(DataError):
 
 
 class Builder:
-    """Builds one chunk of the input at a time, in any process."""
+    """Builds one chunk of the input at a time, in any process; `bad_rows` is `"error"` or `"drop"`."""
 
     def __init__(self, settings: BuildSettings, sources: list[Source], output: Path, bad_rows: str):
         self.settings, self.sources, self.output, self.bad_rows = settings, sources, output, bad_rows

@@ -9,7 +9,7 @@ from .tree import Cell, Table
 
 
 def lay_table(metrics: Metrics, table: Table, lay: Callable[[Any], Laid]) -> Laid:
-    """Lays a table out, with its middle on the axis."""
+    """Lays a table out, with its middle on the axis; `lay` lays the trees of its cells out."""
     placed = _place_cells(table, lay)
     edges = _column_edges(metrics, table, placed)
     lined = bool(table.bars or table.rules)

@@ -238,7 +238,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder or Hub name of a model: lengths count in its tokens")
     parser.add_argument("--measure", action="store_true", help="show KL and token losses of the model")
     parser.add_argument("--replies", action="store_true", help="show the model's greedy replies; slow")
-    parser.add_argument("--thumbnail_size", type=int, default=320, help="longest side of pictures (default: 320)")
+    parser.add_argument("--thumbnail_size", type=int, default=320, help="pixels of the longest side (default: 320)")
     parser.add_argument("--max_pairs", type=int, default=10_000, help="show the first rows only (default: 10000)")
     add_settings(parser, GapSettings, "batch_size", "max_new_tokens", "dtype")
 
