@@ -135,6 +135,8 @@ def test_length_grouped_order_is_the_same_after_resuming_in_a_later_epoch(train,
         sampler.set_epoch(epoch)
         orders.append(list(sampler))
     assert orders[0] == orders[2] != orders[1]
+    whole.args.data_seed = 7
+    assert list(whole._get_train_sampler()) != orders[0]
 
 
 def test_length_grouped_order_is_that_of_any_number_of_processes(train, tiny_model, pairs, monkeypatch):
