@@ -264,6 +264,8 @@ def test_nothing_left_is_an_error(tmp_path, monkeypatch, rows, reason):
 
 def test_columns_that_a_preset_does_not_read_are_refused(tmp_path, monkeypatch):
     source = write(tmp_path / "in.jsonl", [conversation("d.png", 30)])
+    with pytest.raises(PumaError, match="`--choices_column` names 27 columns.* 26 letters"):
+        run_build(monkeypatch, source, tmp_path / "out", "--choices_column", *map(str, range(27)))
     with pytest.raises(PumaError, match="leave `--choices_column` out"):
         run_build(monkeypatch, source, tmp_path / "out", "--preset", "geoqa", "--choices_column", "choices")
 

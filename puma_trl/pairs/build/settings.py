@@ -8,6 +8,7 @@ from ...data.forms import IGNORE, find_forms
 from ...data.lookalikes import BESIDE
 from ...errors import DataError, UnreadError
 from ..mapping import read_columns
+from .choices import LETTERS
 from .presets import PRESETS
 
 
@@ -42,6 +43,11 @@ def read_settings(args: argparse.Namespace) -> tuple[BuildSettings, list[Source]
     """
     if args.push_to_hub and args.format != "parquet":
         raise DataError("`--push_to_hub` needs `--format parquet`, which holds the pictures.")
+    if len(args.choices_column) > len(LETTERS):
+        raise DataError(
+            f"`--choices_column` names {len(args.choices_column)} columns, one for each choice, but there are "
+            f"{len(LETTERS)} letters. Name fewer."
+        )
     sources = find_sources(args.input, args.image_root, args.config, args.split)
     columns = _map_columns(args)
     settings = BuildSettings(
