@@ -77,6 +77,14 @@ def test_sides_without_pictures_show_no_same_ones(collate, pairs):
     assert collate(pairs(2, vision_rich_images=lambda index: 0))["same_images"] is False
 
 
+@pytest.mark.parametrize("num_same", [0, 1, 2])
+def test_pictures_are_the_same_if_those_of_all_rows_are(collate, pairs, num_same):
+    rows = pairs(2)
+    images = [row["image_url_2"] if index < num_same else [] for index, row in enumerate(rows)]
+    rows = rows.remove_columns("image_url").add_column("image_url", images, feature=rows.features["image_url"])
+    assert collate(rows)["same_images"] is (num_same == 2)
+
+
 @pytest.mark.parametrize("family_name", ["qwen2_vl", "qwen2_5_vl"])
 @pytest.mark.parametrize("num_rows", [1, 3])
 def test_placeholder_changes_nothing(collate, tiny_model, pairs, family_name, num_rows):
