@@ -124,7 +124,7 @@ print("done")
 
 @pytest.mark.parametrize(("left", "code", "output"), [("persist", 0, ["done"]), ("in an epoch", 1, [])])
 def test_workers_end_with_their_process(left, code, output):
-    result = subprocess.run([sys.executable, "-c", LEFT, left], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", LEFT, left], capture_output=True, text=True, timeout=240)
     said = [line for line in result.stdout.splitlines() if not line.startswith("[INFO]")]  # by libraries
     assert (result.returncode, said) == (code, output)
     assert (result.stderr.splitlines() or [""])[-1] == ("RuntimeError: out of memory" if code else "")
