@@ -299,12 +299,10 @@ def _hold_out(splits: dict[str, Dataset], reports: dict[str, DataReport], size: 
             "another size."
         )
     places = Dataset.from_dict({"place": range(total)}).train_test_split(test_size=count, seed=seed)
-    rows, train = splits["train"], reports["train"]
-    digests, rows_read = train.digests, train.rows_read - count
+    rows, before = splits["train"], reports["train"]
     for split, part in (("train", places["train"]), ("eval", places["test"])):
         chosen = np.array(part["place"])
+        digests = {name: values[chosen] for name, values in before.digests.items()}
         splits[split] = rows.select(chosen)
-        reports[split] = describe_rows(splits[split])
-        reports[split].unread = train.unread
-        reports[split].digests = {name: values[chosen] for name, values in digests.items()}
-    reports["train"].rows_read, reports["train"].dropped = rows_read, train.dropped
+        reports[split] = replace(describe_rows(splits[split]), unread=before.unread, digests=digests)
+    reports["train"] = replace(reports["train"], rows_read=before.rows_read - count, dropped=before.dropped)
