@@ -47,11 +47,13 @@ class ControlTokens:
             placeholders = [value for name, value in vars(processor).items() if name.endswith("_token")]
             tokens.update(value for value in placeholders if isinstance(value, str))
         self.tokens = sorted(token for token in tokens if token.strip())
-        vocabulary = self.tokenizer.get_vocab()
-        self.ids = {vocabulary[token] for token in self.tokens if token in vocabulary}
+        # one by one, as copying a large vocabulary takes a tenth of a second
+        is_fast = self.tokenizer.is_fast
+        find_id = self.tokenizer.backend_tokenizer.token_to_id if is_fast else self.tokenizer.get_vocab().get
+        self.ids = {find_id(token) for token in self.tokens} - {None}
         self.pattern = re.compile(_any_of(self.tokens))
         # the tokenizer looks for some in the text that it has normalised, in lower case for instance
-        self._normalizer = self.tokenizer.backend_tokenizer.normalizer if self.tokenizer.is_fast else None
+        self._normalizer = self.tokenizer.backend_tokenizer.normalizer if is_fast else None
         normalized = [token for token in self.tokens if token in added and added[token].normalized]
         self._normalized_pattern = None
         if self._normalizer is not None and normalized:
