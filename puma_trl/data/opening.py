@@ -98,7 +98,7 @@ class Opening:
         Returns:
             `list[str]`: texts, and between them tags; the answer alone, if it has no thought as models write one.
         """
-        pieces = self._pieces(output)
+        pieces = self._any_tag.split(output)
         return pieces if self.takes_any or self._find_flaw(pieces) is None else [output]
 
     def find_problem(self, output: str, is_plain: bool = False) -> str | None:
@@ -113,14 +113,15 @@ class Opening:
         """
         if self.takes_any or not output.strip() or (is_plain and self.thought is None):
             return None
-        return self._find_flaw(self._pieces(self.cut(output)))
+        return self._find_flaw(self._any_tag.split(self.cut(output)))
 
-    def _pieces(self, output: str) -> list[str]:
+    @cached_property
+    def _any_tag(self) -> re.Pattern[str]:
         tags = dict(self.tags)
         if self._written is not None:  # also where its tags are no tokens
             tags[self._written["start"]] = end_of(self._written["start"])
         names = sorted({*tags, *tags.values()}, key=len, reverse=True)
-        return re.split(f"({'|'.join(map(re.escape, names))})", output) if names else [output]
+        return re.compile(f"({'|'.join(map(re.escape, names))})" if names else "(?!)")
 
     def _find_flaw(self, pieces: list[str]) -> str | None:
         """Says what is wrong with the thought of an answer: texts, and between them tags."""
