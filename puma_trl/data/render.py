@@ -263,10 +263,12 @@ class Renderer:
         Finds a control token in the pieces of a text, also one that stands there when a template takes what is between
         them out, and says what is wrong.
         """
-        token = self.control.find("".join(map(self.control.escape, pieces))) if self.escapes else None
-        # joined as well
-        for piece in () if self.escapes else dict.fromkeys(["".join(pieces), *pieces]):
-            token = token or self.control.find(piece) or self.control.find_normalized(piece)
+        if self.escapes:
+            token = self.control.find("".join(map(self.control.escape, pieces)))
+        else:
+            texts = dict.fromkeys(["".join(pieces), *pieces])
+            found = (self.control.find(text) or self.control.find_normalized(text) for text in texts)
+            token = next(filter(None, found), None)
         if token is None:
             return None
         if role == "assistant" and TAG.fullmatch(token):
