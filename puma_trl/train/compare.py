@@ -185,7 +185,7 @@ def compare_settings(checkpoint: str | Path, saved: dict[str, Any], args: PumaKL
         CheckpointError: if a setting differs that would not take effect, or that would change the order of the rows.
     """
     now = describe_settings(args)
-    changed = {name: [saved[name], now[name]] for name in now if name in saved and saved[name] != now[name]}
+    changed = find_changes(saved, now)
     kinds = [
         (
             HELD,
@@ -205,6 +205,11 @@ def compare_settings(checkpoint: str | Path, saved: dict[str, Any], args: PumaKL
                 "`model_name_or_path`."
             )
     return changed
+
+
+def find_changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+    """Returns setting → old and new value, of those that are on both sides and differ."""
+    return {name: [before[name], now[name]] for name in now if name in before and before[name] != now[name]}
 
 
 def word_changes(changed: dict[str, list[Any]], names: Iterable[str] | None = None) -> str:

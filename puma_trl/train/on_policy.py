@@ -29,7 +29,7 @@ from ..data.render import end_token_ids
 from ..data.tokens import ControlTokens
 from ..errors import ConfigError
 from ..on_policy_config import OF_SAMPLING, WARPERS, check_on_policy
-from .compare import word_changes
+from .compare import find_changes, word_changes
 from .completions import CompletionLog, sum_completions
 from .sampling import count_real_rows
 from .whole_model import name_unused, whole_model
@@ -166,12 +166,11 @@ class OnPolicy:
         """Takes up what was changed since the last sampling; vLLM keeps to what it was started with, which is told."""
         if self.vllm is not None:
             name_unused(self.trainer, self._base.generation_config)
-        before, now = self._settings, self._read_settings()
-        if before == now:
+        now = self._read_settings()
+        changed, self._settings = find_changes(self._settings, now), now
+        if not changed:
             return
-        self._settings = now
         if self.vllm is not None:
-            changed = {name: [before[name], now[name]] for name in now if before[name] != now[name]}
             logger.warning(
                 f"Without effect: {word_changes(changed)}. vLLM keeps to the settings that the trainer was made with; "
                 "make a new one."

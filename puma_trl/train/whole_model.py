@@ -11,7 +11,7 @@ from trl.models import unwrap_model_for_generation
 
 from ..models.adapters import below_adapters
 from ..on_policy_config import OF_GENERATION
-from .compare import word_changes
+from .compare import find_changes, word_changes
 
 
 logger = get_logger(__name__)
@@ -33,9 +33,8 @@ def name_unused(trainer: Trainer, config: GenerationConfig | None) -> None:
         config ([`~transformers.GenerationConfig`], *optional*):
             That of its model.
     """
-    before, now = trainer.generation_seen, describe_generation(config)
-    changed = {name: [before[name], now[name]] for name in now if before[name] != now[name]}
-    if changed:
+    now = describe_generation(config)
+    if changed := find_changes(trainer.generation_seen, now):
         logger.warning(
             f"Without effect in training: {word_changes(changed)} of `model.generation_config`. Sampled answers "
             "follow the settings of `PumaKLConfig`, and the gap is measured by the likeliest tokens."
