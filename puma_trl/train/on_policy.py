@@ -167,18 +167,17 @@ class OnPolicy:
         if self.vllm is not None:
             name_unused(self.trainer, self._base.generation_config)
         now = self._read_settings()
-        changed, self._settings = find_changes(self._settings, now), now
-        if not changed:
-            return
-        if self.vllm is not None:
+        changed = find_changes(self._settings, now)
+        if changed and self.vllm is not None:
             logger.warning(
                 f"Without effect: {word_changes(changed)}. vLLM keeps to the settings that the trainer was made with; "
                 "make a new one."
             )
-            return
-        check_on_policy(self.args)
-        self.ends = now["eos_token_id"]
-        self.config = self._make_config()
+        elif changed:
+            check_on_policy(self.args)
+            self.ends = now["eos_token_id"]
+            self.config = self._make_config()
+        self._settings = now
 
     def _count_micro_batches(self, step: int) -> int:
         """Returns the number of micro-batches before an optimizer step; the last step of an epoch may have fewer."""
