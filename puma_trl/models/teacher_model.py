@@ -1,10 +1,10 @@
 """Another model as the teacher (`teacher: model`): what reads the text-rich side, its weights, and its vocabulary."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+from accelerate.utils import patch_environment
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -189,14 +189,9 @@ def loading_another() -> Iterator[None]:
     Lets another model be loaded beside the one that trains. Under FSDP every process reads its weights, which are not
     handed on by the first one; under ZeRO-3 it is divided over the processes as the first one is.
     """
-    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
-    before = os.environ.pop(name, None)
-    try:
-        with _keeping_groups() if is_deepspeed_zero3_enabled() else nullcontext():
-            yield
-    finally:
-        if before is not None:
-            os.environ[name] = before
+    groups = _keeping_groups() if is_deepspeed_zero3_enabled() else nullcontext()
+    with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"), groups:
+        yield
 
 
 @contextmanager
