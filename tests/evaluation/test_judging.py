@@ -74,6 +74,7 @@ CHOICES = "Choices:\nA:50°\nB:60°\nC:sample A\nD:$2\\sqrt{3}$ cm"
         ("30°15′", "30.25°", True),
         ("30.26°", "30°15'36\"", True),
         ("2 min 30 h", "2.5 min", False),
+        ("90 min", "x = 30 min, y = 1 h 30 min", False),
         ("3:15 pm", "3:15 am", False),
         ("3:15 pm", "3:15 p.m.", True),
         ("x = 3 or x = -3", "x = -3 or x = 3", True),

@@ -210,19 +210,22 @@ def before_reason(text: str, reason: re.Pattern = WHY) -> str:
     return next((text[: cut.start()] for cut in reason.finditer(text) if cut.start() >= first), text)
 
 
+def find_whole(text: str) -> tuple[str, list[Quantity]]:
+    """
+    Returns a text in plain characters without a name before "=", and its quantities; none where it does not begin and
+    end with one, units aside, or has several names.
+    """
+    name, _, text = plain_math(text).strip(" \t\n.,;:").rpartition("=")
+    text = text.strip()
+    found = [] if SEVERAL.search(name) else find_quantities(text)
+    is_whole = found and found[0].start == 0 and with_unit(text, found[-1]) == text[found[-1].start :]
+    return text, found if is_whole else []
+
+
 def evaluate(text: str) -> float | None:
     """Returns the value of a text that is one quantity, with or without a unit or a name before "=", else `None`."""
-    text = plain_math(text).strip(" \t\n.,;:")
-    name, _, text = text.rpartition("=")
-    if SEVERAL.search(name):
-        return None
-    text = text.strip()
-    found = find_quantities(text)
-    if len(found) != 1 or found[0].start > 0:
-        return None
-    rest = text[found[0].end :]
-    unit = BEHIND.match(rest)
-    return found[0].value if not rest.strip() or (unit and not rest[unit.end() :].strip()) else None
+    _, found = find_whole(text)
+    return found[0].value if len(found) == 1 else None
 
 
 def strip_unit(text: str) -> str:

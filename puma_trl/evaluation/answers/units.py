@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from .quantities import BEHIND, Quantity, evaluate, find_quantities, is_close, plain_math
+from .quantities import BEHIND, Quantity, find_whole, is_close
 
 
 Unit = tuple[str, float]  # what it measures, and how many of its base unit it is
@@ -51,16 +51,12 @@ def read_measured(text: str) -> tuple[float, Unit | None] | None:
     Returns the value of a text that is one quantity, behind a name or not, and its unit; of "1 h 30 min" the sum, in
     the first unit.
     """
-    value = evaluate(text)
-    text = plain_math(text).rpartition("=")[2].strip(" \t\n.,;:")
-    found = find_quantities(text)
-    if value is not None:
-        return value, unit_behind(text, found[0])
-    if len(found) < 2 or found[0].start > 0 or find_parts(text, found, found[-1]) != found:
-        return None
-    if BEHIND.match(text, found[-1].end).end() < len(text):
+    text, found = find_whole(text)
+    if not found or find_parts(text, found, found[-1]) != found:
         return None
     units = [unit_behind(text, each) for each in found]
+    if len(found) == 1:
+        return found[0].value, units[0]
     total = sum(each.value * unit[1] for each, unit in zip(found, units, strict=True))
     return total / units[0][1], units[0]
 
