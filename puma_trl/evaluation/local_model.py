@@ -101,7 +101,7 @@ def load_for_generation(path: str, dtype: str = "auto") -> tuple[PreTrainedModel
             Type of the weights; `"auto"` is that of the checkpoint.
 
     Raises:
-        EvaluationError: if the folder lacks the model, its processor or its chat template.
+        EvaluationError: if there is no such type, or the folder lacks the model, its processor or its chat template.
         ModelError: if it holds adapters, its files are torn, or its weights are pickled.
     """
     if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):

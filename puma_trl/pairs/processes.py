@@ -89,7 +89,7 @@ _worker: Callable[[Any], Any]
 
 
 def _start(worker: Callable[[Any], Any]) -> None:
-    """Keeps the worker, and ends the process when the command is killed, so that none still works when it is not."""
+    """Keeps the worker, and ends the process when the command is killed, so that none works on alone."""
     global _worker
     _worker = worker
 
