@@ -153,14 +153,15 @@ def measure_trainer(trainer: Any, watch: Watch) -> None:
 
 def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_logits: bool) -> None:
     """Runs the passes alone on the trainer's batch."""
+    from puma_trl.data.collator import split_sides
     from puma_trl.data.padding_free import find_answers
     from puma_trl.step.forward import answer_hidden_states
 
-    batch = dict(next(iter(trainer.get_train_dataloader())))
-    for name in ("row_id", "same_images", "blank_tokens", "teacher_blank_tokens"):
-        batch.pop(name, None)
-    teacher = {name.removeprefix("teacher_"): batch.pop(name) for name in list(batch) if name.startswith("teacher_")}
-    answers, teacher_answers = (find_answers(side.pop("labels")) for side in (batch, teacher))
+    student, teacher = sides = split_sides(next(iter(trainer.get_train_dataloader())))
+    for side in sides:
+        for name in ("row_id", "same_images", "blank_tokens"):
+            side.pop(name, None)
+    answers, teacher_answers = (find_answers(side.pop("labels")) for side in sides)
     model = trainer.model.train()
 
     def logits(inputs: dict[str, Any], positions: torch.Tensor) -> torch.Tensor:
@@ -172,7 +173,7 @@ def measure_passes(args: argparse.Namespace, trainer: Any, watch: Watch, all_log
         watch.start()
         with torch.no_grad():
             logits(teacher, teacher_answers)
-        logits(batch, answers).sum().backward()
+        logits(student, answers).sum().backward()
         watch.stop()
         model.zero_grad()
 
